@@ -1,0 +1,3 @@
+//! The agent that runs on every node.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The Linux kernel: observe, apply and watch what hostnet describes.

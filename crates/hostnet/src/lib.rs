@@ -1,0 +1,1 @@
+//! One host's network as data, what it should be, and the difference.

@@ -1,0 +1,3 @@
+//! Shows and exports the topology.
+
+fn main() {}

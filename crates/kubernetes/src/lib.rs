@@ -1,0 +1,1 @@
+//! Nodes and Peers of the Kubernetes API, decoded, watched and patched.

@@ -1,0 +1,3 @@
+//! A multi-site cluster in network namespaces of one machine.
+
+fn main() {}

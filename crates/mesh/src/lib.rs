@@ -1,0 +1,1 @@
+//! What the mesh is: nodes, peers, locations, leaders, topology, WireGuard configuration.

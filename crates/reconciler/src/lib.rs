@@ -1,0 +1,1 @@
+//! The agent's decisions as a state machine without input or output.

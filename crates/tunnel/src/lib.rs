@@ -1,0 +1,1 @@
+//! A WireGuard device in user space.

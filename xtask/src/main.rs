@@ -1,0 +1,3 @@
+//! Development tasks that need more than a command line.
+
+fn main() {}
