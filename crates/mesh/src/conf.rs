@@ -1,0 +1,135 @@
+//! WireGuard configurations: which peers a node or a Peer has, and their text as `wg(8)` reads it.
+//!
+//! The order of keys and the empty lines are those of the Go `kgctl`.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use crate::{Endpoint, Perspective, PresharedKey, PublicKey, Segment, Topology};
+
+/// One `[Peer]` of a WireGuard configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfPeer {
+    /// The peer's public key.
+    pub key: PublicKey,
+    /// A key shared with the peer.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where the peer is reached.
+    pub endpoint: Option<Endpoint>,
+    /// Seconds between keepalives; 0 = none.
+    pub persistent_keepalive: u16,
+    /// What is sent to the peer and accepted from it.
+    pub allowed_ips: Vec<IpNet>,
+}
+
+impl ConfPeer {
+    /// Adds allowed IPs and drops repetitions, keeping the order.
+    #[must_use]
+    pub fn with_allowed_ips(mut self, more: &[IpNet]) -> Self {
+        let mut seen = std::collections::BTreeSet::new();
+        self.allowed_ips.extend_from_slice(more);
+        self.allowed_ips.retain(|ip| seen.insert(*ip));
+        self
+    }
+}
+
+/// A WireGuard configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conf {
+    /// The port of the `[Interface]`; without it there is no such section.
+    pub listen_port: Option<u16>,
+    /// The peers.
+    pub peers: Vec<ConfPeer>,
+}
+
+impl Perspective<'_> {
+    /// The peers of the local node's WireGuard when it leads: every other segment, then every Peer. All get the
+    /// local node's keepalive, because it is the local node that may be behind NAT.
+    pub fn conf_peers(&self) -> Vec<ConfPeer> {
+        let persistent_keepalive = self.node.persistent_keepalive;
+        let segments = self.other_segments().map(|segment| ConfPeer {
+            key: segment.key,
+            preshared_key: None,
+            endpoint: Some(self.segment_endpoint(segment)),
+            persistent_keepalive,
+            allowed_ips: segment.all_allowed_ips().copied().collect(),
+        });
+        let peers = self.topology.peers.iter().map(|peer| ConfPeer {
+            key: peer.key,
+            preshared_key: peer.preshared_key.clone(),
+            endpoint: self.peer_endpoint(peer),
+            persistent_keepalive,
+            allowed_ips: peer.allowed_ips.clone(),
+        });
+        segments.chain(peers).collect()
+    }
+
+    /// The local node's segment as a peer of some other WireGuard, without its allowed-location IPs.
+    pub fn as_peer(&self) -> ConfPeer {
+        let segment = self.segment();
+        ConfPeer {
+            key: segment.key,
+            preshared_key: None,
+            endpoint: Some(segment.endpoint.clone()),
+            persistent_keepalive: 0,
+            allowed_ips: segment.allowed_ips.clone(),
+        }
+    }
+
+    /// The configuration of the Peer of this name: every segment, then the other Peers. All get this Peer's
+    /// keepalive; segments get its preshared key. `None` when there is no such Peer.
+    pub fn peer_conf(&self, name: &str) -> Option<Conf> {
+        let Topology { segments, peers, .. } = self.topology;
+        let this = peers.iter().find(|peer| peer.name == name)?;
+        let persistent_keepalive = this.persistent_keepalive;
+        let of_segment = |segment: &Segment| ConfPeer {
+            key: segment.key,
+            preshared_key: this.preshared_key.clone(),
+            endpoint: Some(self.segment_endpoint(segment)),
+            persistent_keepalive,
+            allowed_ips: segment.all_allowed_ips().copied().collect(),
+        };
+        let others = peers.iter().filter(|peer| peer.name != name).map(|peer| ConfPeer {
+            key: peer.key,
+            preshared_key: None,
+            endpoint: self.peer_endpoint(peer),
+            persistent_keepalive,
+            allowed_ips: peer.allowed_ips.clone(),
+        });
+        Some(Conf { listen_port: None, peers: segments.iter().map(of_segment).chain(others).collect() })
+    }
+}
+
+impl fmt::Display for ConfPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[Peer]")?;
+        if !self.allowed_ips.is_empty() {
+            let ips: Vec<_> = self.allowed_ips.iter().map(IpNet::to_string).collect();
+            writeln!(f, "AllowedIPs = {}", ips.join(", "))?;
+        }
+        if let Some(endpoint) = &self.endpoint {
+            writeln!(f, "Endpoint = {endpoint}")?;
+        }
+        writeln!(f, "PersistentKeepalive = {}", self.persistent_keepalive)?;
+        if let Some(key) = &self.preshared_key {
+            writeln!(f, "PresharedKey = {}", key.expose_base64())?;
+        }
+        writeln!(f, "PublicKey = {}", self.key)
+    }
+}
+
+impl fmt::Display for Conf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(port) = self.listen_port {
+            writeln!(f, "[Interface]\nListenPort = {port}")?;
+        }
+        for (index, peer) in self.peers.iter().enumerate() {
+            if index > 0 || self.listen_port.is_some() {
+                writeln!(f)?;
+            }
+            write!(f, "{peer}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! A node of the mesh: what its Node object says, decoded.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+
+use crate::{Endpoint, PublicKey, prefix::Family};
+
+/// How nodes are grouped into segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Granularity {
+    /// One segment per location.
+    Location,
+    /// Every node is its own segment.
+    Full,
+}
+
+impl FromStr for Granularity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "location" => Ok(Self::Location),
+            "full" => Ok(Self::Full),
+            other => Err(format!("a granularity is \"location\" or \"full\", this is {other:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Location => "location",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// A node as its object describes it. Empty fields are those that its agent or its operator has not filled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The name of the Node object.
+    pub name: String,
+    /// The location; `""` when none was given.
+    pub location: String,
+    /// Whether the operator asks for this node to lead.
+    pub leader: bool,
+    /// Where the node's WireGuard listens.
+    pub endpoint: Option<Endpoint>,
+    /// The node's WireGuard public key.
+    pub key: Option<PublicKey>,
+    /// The node's private addresses with their prefix lengths, at most one per family, the Go agent's one first.
+    pub internal_ips: Vec<IpNet>,
+    /// The node's pod subnets, in the order of `spec.podCIDRs`.
+    pub pod_subnets: Vec<IpNet>,
+    /// Seconds between keepalives that this node sends; 0 = none. Non-zero marks a node behind NAT.
+    pub persistent_keepalive: u16,
+    /// Ranges outside of the cluster that are reachable through this node's location.
+    pub allowed_location_ips: Vec<IpNet>,
+    /// The WireGuard addresses that the node's agent last wrote, with the length of the subnet.
+    pub wireguard_ips: Vec<IpNet>,
+    /// Endpoints of peers behind NAT, as this node's WireGuard sees them.
+    pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
+    /// The granularity that the node's agent works with.
+    pub granularity: Option<Granularity>,
+    /// The address of another CNI's device on the node, by which encapsulated packets may be sent.
+    pub cni_compatibility_ip: Option<IpNet>,
+    /// Unix seconds, as the node's own clock last wrote them; 0 when never.
+    pub last_seen: i64,
+}
+
+impl Node {
+    /// A node of which nothing but the name is known.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            location: String::new(),
+            leader: false,
+            endpoint: None,
+            key: None,
+            internal_ips: Vec::new(),
+            pod_subnets: Vec::new(),
+            persistent_keepalive: 0,
+            allowed_location_ips: Vec::new(),
+            wireguard_ips: Vec::new(),
+            discovered_endpoints: BTreeMap::new(),
+            granularity: None,
+            cni_compatibility_ip: None,
+            last_seen: 0,
+        }
+    }
+
+    /// What the node still lacks before it can be in a mesh; empty when nothing. Liveness is not judged here.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if self.endpoint.is_none() {
+            missing.push("an endpoint");
+        }
+        if self.key.is_none() {
+            missing.push("a key");
+        }
+        if self.pod_subnets.is_empty() {
+            missing.push("a pod subnet (spec.podCIDR)");
+        }
+        missing
+    }
+
+    /// The internal address of one family.
+    pub fn internal_ip(&self, family: Family) -> Option<IpAddr> {
+        self.internal_net(family).map(|net| net.addr())
+    }
+
+    /// The internal address of one family with its prefix length.
+    pub fn internal_net(&self, family: Family) -> Option<IpNet> {
+        self.internal_ips.iter().copied().find(|net| Family::of_prefix(net) == family)
+    }
+
+    /// Whether another agent would count this node as live at `now` (Unix seconds) by its `last-seen` alone. Only
+    /// one-shot tools ask this; an agent judges by when it saw `last-seen` change.
+    pub fn seen_within(&self, seconds: i64, now: i64) -> bool {
+        now.saturating_sub(self.last_seen) < seconds
+    }
+}
