@@ -1,1 +1,35 @@
-//! One host's network as data, what it should be, and the difference.
+//! One host's network as data: what it is, what it should be for the node's place in the mesh, and the changes that
+//! lead from one to the other.
+//!
+//! Links are named; whoever applies a change finds their indices. Nothing here talks to a kernel.
+
+pub mod firewall;
+pub mod link;
+pub mod observation;
+pub mod plan;
+pub mod render;
+pub mod route;
+pub mod state;
+pub mod wireguard;
+
+pub use firewall::Firewall;
+pub use link::{Link, LinkKind, LinkName};
+pub use observation::{Handshake, HostFacts, Interface, Observation};
+pub use plan::{Change, plan};
+pub use render::{Encapsulation, RenderConfig, render};
+pub use route::{Route, Rule};
+pub use state::{Address, HostState, Leftover};
+pub use wireguard::{Wireguard, WireguardPeer};
+
+/// The protocol number that marks routes and rules as ours (`rtm_protocol`, `FRA_PROTOCOL`). It is not among those
+/// that `linux/rtnetlink.h` or iproute2's `rt_protos` give to others.
+pub const ROUTE_PROTOCOL: u8 = 107;
+
+/// The policy routing table for traffic that is encapsulated inside of a location; the Go implementation's number.
+pub const KILO_TABLE: u32 = 1107;
+
+/// The kernel's main routing table.
+pub const MAIN_TABLE: u32 = 254;
+
+/// The name of our nftables table, of family `inet`.
+pub const NFT_TABLE: &str = "kilo";

@@ -1,0 +1,74 @@
+//! What is seen on a host in one look: what is ours, and the facts that decisions need.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+use mesh::PublicKey;
+
+use crate::{HostState, LinkName};
+
+/// What is seen on a host in one look.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observation {
+    /// What is ours.
+    pub host: HostState,
+    /// What is not, but matters.
+    pub facts: HostFacts,
+    /// Of every WireGuard peer that had a handshake: when, and where the peer is.
+    pub handshakes: BTreeMap<PublicKey, Handshake>,
+}
+
+/// The last handshake with a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// How long ago.
+    pub age: Duration,
+    /// Where packets of the peer came from.
+    pub endpoint: Option<SocketAddr>,
+    /// Bytes received from the peer.
+    pub received: u64,
+    /// Bytes sent to the peer.
+    pub sent: u64,
+}
+
+impl Handshake {
+    /// WireGuard drops a session three minutes after its handshake (`REJECT_AFTER_TIME` in the WireGuard paper,
+    /// section 6.2); until then the peer's address is proven.
+    pub const LIFETIME: Duration = Duration::from_secs(180);
+
+    /// Whether the session that began with the handshake may still be in use.
+    pub fn is_alive(&self) -> bool {
+        self.age < Self::LIFETIME
+    }
+}
+
+/// What else matters on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostFacts {
+    /// All interfaces except our own, by name.
+    pub interfaces: BTreeMap<LinkName, Interface>,
+    /// The interface of the default route with the lowest metric, IPv4 before IPv6.
+    pub default_interface: Option<LinkName>,
+}
+
+/// An interface that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Interface {
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// Whether it is up and has a carrier.
+    pub running: bool,
+    /// Its addresses with their prefix lengths, permanent ones first, without tentative and deprecated ones.
+    pub addresses: Vec<IpNet>,
+    /// Its kind as the kernel names it (`IFLA_INFO_KIND`), for example `bridge`, `veth`, `vxlan`; empty for hardware.
+    pub kind: String,
+}
+
+impl HostFacts {
+    /// The interface that has this very address.
+    pub fn interface_with(&self, address: std::net::IpAddr) -> Option<(&LinkName, &Interface)> {
+        self.interfaces
+            .iter()
+            .find(|(_, interface)| interface.addresses.iter().any(|net| net.addr() == address))
+    }
+}

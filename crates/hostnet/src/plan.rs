@@ -1,0 +1,200 @@
+//! The changes that lead from what is to what should be, in an order that never takes away a way before the new one
+//! is there: links, keys and peers, addresses, rules, routes, and removals last.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use mesh::{PrivateKey, PublicKey};
+
+use crate::{
+    Address, Firewall, HostState, Leftover, Link, LinkName, Route, Rule, Wireguard, WireguardPeer,
+    state::Forwarding,
+};
+
+/// One change of a host's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Make an interface, with its MTU, down.
+    CreateLink(LinkName, Link),
+    /// Set the MTU of an interface, in bytes.
+    SetMtu(LinkName, u32),
+    /// Set an interface up or down.
+    SetUp(LinkName, bool),
+    /// Remove an interface of ours.
+    RemoveLink(LinkName, Link),
+    /// Set the private key and the port of the WireGuard interface.
+    SetWireguard(LinkName, PrivateKey, u16),
+    /// Add a peer to the WireGuard interface or change the one there is.
+    SetPeer(LinkName, PublicKey, PeerChange),
+    /// Remove a peer from the WireGuard interface.
+    RemovePeer(LinkName, PublicKey),
+    /// Add an address.
+    AddAddress(Address),
+    /// Remove an address.
+    RemoveAddress(Address),
+    /// Add a route, or replace the one with the same table and destination.
+    SetRoute(Route),
+    /// Remove a route.
+    RemoveRoute(Route),
+    /// Add a rule.
+    AddRule(Rule),
+    /// Remove a rule.
+    RemoveRule(Rule),
+    /// Make the firewall table anew, in one transaction.
+    SetFirewall(Firewall),
+    /// Change the elements of the firewall's sets, from the first state to the second, in one transaction.
+    UpdateFirewall(Firewall, Firewall),
+    /// Remove the firewall table.
+    RemoveFirewall,
+    /// Let the host forward packets.
+    EnableForwarding(Forwarding),
+    /// Remove what a Go agent left behind.
+    RemoveLeftover(Leftover),
+}
+
+/// What changes at one peer. Fields that are `None` or empty stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerChange {
+    /// The peer is new: nothing of it exists yet.
+    pub new: bool,
+    /// The new preshared key; the inner `None` removes it.
+    pub preshared_key: Option<Option<mesh::PresharedKey>>,
+    /// The new endpoint.
+    pub endpoint: Option<std::net::SocketAddr>,
+    /// The new keepalive in seconds; 0 turns it off.
+    pub persistent_keepalive: Option<u16>,
+    /// Allowed IPs that are added. One that another peer had moves.
+    pub add_allowed_ips: Vec<IpNet>,
+    /// Allowed IPs that are removed and do not go to another peer.
+    pub remove_allowed_ips: Vec<IpNet>,
+}
+
+/// The changes that lead from `observed` to `desired`; empty when there is nothing to do.
+pub fn plan(observed: &HostState, desired: &HostState) -> Vec<Change> {
+    let mut changes = Vec::new();
+    plan_links(observed, desired, &mut changes);
+    plan_wireguard(observed, desired, &mut changes);
+    plan_up(observed, desired, &mut changes);
+    let added = desired.addresses.difference(&observed.addresses).cloned();
+    changes.extend(added.map(Change::AddAddress));
+    plan_forwarding(observed, desired, &mut changes);
+    plan_firewall(observed, desired, &mut changes);
+    plan_routes_and_rules(observed, desired, &mut changes);
+    let removed = observed.addresses.difference(&desired.addresses);
+    // An address goes with its link.
+    let removed = removed.filter(|address| stays(observed, desired, &address.link)).cloned();
+    changes.extend(removed.map(Change::RemoveAddress));
+    changes.extend(observed.leftovers.iter().cloned().map(Change::RemoveLeftover));
+    for (name, link) in &observed.links {
+        if !desired.links.contains_key(name) && link.managed {
+            changes.push(Change::RemoveLink(name.clone(), link.clone()));
+        }
+    }
+    changes
+}
+
+/// Whether a link that is there is not about to be removed.
+fn stays(observed: &HostState, desired: &HostState, link: &LinkName) -> bool {
+    observed.links.get(link).is_none_or(|found| !found.managed) || desired.links.contains_key(link)
+}
+
+fn plan_links(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
+    for (name, link) in &desired.links {
+        let Some(found) = observed.links.get(name) else {
+            changes.push(Change::CreateLink(name.clone(), link.clone()));
+            continue;
+        };
+        if let Some(mtu) = link.mtu
+            && found.mtu != link.mtu
+        {
+            changes.push(Change::SetMtu(name.clone(), mtu));
+        }
+    }
+}
+
+/// Links go up after WireGuard is configured, so that it sends no packet with half a configuration.
+fn plan_up(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
+    for (name, link) in &desired.links {
+        if observed.links.get(name).is_some_and(|found| found.up) != link.up {
+            changes.push(Change::SetUp(name.clone(), link.up));
+        }
+    }
+}
+
+fn plan_forwarding(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
+    let missing = Forwarding {
+        v4: desired.forwarding.v4 && !observed.forwarding.v4,
+        v6: desired.forwarding.v6 && !observed.forwarding.v6,
+    };
+    if missing.v4 || missing.v6 {
+        changes.push(Change::EnableForwarding(missing));
+    }
+}
+
+fn plan_firewall(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
+    match (&observed.firewall, &desired.firewall) {
+        (None, Some(wanted)) => changes.push(Change::SetFirewall(wanted.clone())),
+        (Some(found), Some(wanted)) if found != wanted => {
+            changes.push(Change::UpdateFirewall(found.clone(), wanted.clone()));
+        }
+        (Some(_), None) => changes.push(Change::RemoveFirewall),
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+}
+
+fn plan_routes_and_rules(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
+    changes.extend(desired.routes.difference(&observed.routes).cloned().map(Change::SetRoute));
+    changes.extend(desired.rules.difference(&observed.rules).cloned().map(Change::AddRule));
+    changes.extend(observed.rules.difference(&desired.rules).cloned().map(Change::RemoveRule));
+    let wanted: BTreeSet<_> = desired.routes.iter().map(Route::key).collect();
+    let stale = observed.routes.iter().filter(|route| !wanted.contains(&route.key()));
+    let stale = stale.filter(|route| stays(observed, desired, &route.link)).cloned();
+    changes.extend(stale.map(Change::RemoveRoute));
+}
+
+fn plan_wireguard(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
+    let Some(wanted) = &desired.wireguard else { return };
+    let Some((name, _)) = desired.links.iter().find(|(_, link)| link.kind == crate::LinkKind::Wireguard)
+    else {
+        return;
+    };
+    let nothing = Wireguard { private_key: None, listen_port: 0, peers: Default::default() };
+    let found = observed.wireguard.as_ref().unwrap_or(&nothing);
+    if let Some(key) = &wanted.private_key
+        && (found.private_key.as_ref() != Some(key) || found.listen_port != wanted.listen_port)
+    {
+        changes.push(Change::SetWireguard(name.clone(), key.clone(), wanted.listen_port));
+    }
+    let owned: BTreeSet<IpNet> =
+        wanted.peers.values().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
+    for (key, peer) in &wanted.peers {
+        if let Some(change) = peer_change(found.peers.get(key), peer, &owned) {
+            changes.push(Change::SetPeer(name.clone(), *key, change));
+        }
+    }
+    // After the additions, so that an allowed IP of a peer that goes has moved before.
+    let gone = found.peers.keys().filter(|key| !wanted.peers.contains_key(key));
+    changes.extend(gone.map(|key| Change::RemovePeer(name.clone(), *key)));
+}
+
+/// What changes at one peer. An allowed IP that goes to another peer (it is in `owned`) is not removed here: the
+/// addition there moves it, and at every moment it belongs to exactly one.
+fn peer_change(
+    found: Option<&WireguardPeer>,
+    wanted: &WireguardPeer,
+    owned: &BTreeSet<IpNet>,
+) -> Option<PeerChange> {
+    let nothing = WireguardPeer::default();
+    let base = found.unwrap_or(&nothing);
+    let removed = base.allowed_ips.difference(&wanted.allowed_ips).filter(|ip| !owned.contains(*ip));
+    let change = PeerChange {
+        new: found.is_none(),
+        preshared_key: (base.preshared_key != wanted.preshared_key).then(|| wanted.preshared_key.clone()),
+        endpoint: wanted.endpoint.filter(|endpoint| base.endpoint != Some(*endpoint)),
+        persistent_keepalive: (base.persistent_keepalive != wanted.persistent_keepalive)
+            .then_some(wanted.persistent_keepalive),
+        add_allowed_ips: wanted.allowed_ips.difference(&base.allowed_ips).copied().collect(),
+        remove_allowed_ips: removed.copied().collect(),
+    };
+    (change != PeerChange::default()).then_some(change)
+}

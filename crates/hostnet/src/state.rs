@@ -1,0 +1,83 @@
+//! Everything of a host's network that belongs to us.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+
+use crate::{Firewall, Link, LinkName, Route, Rule, Wireguard};
+
+/// An address on an interface of ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// The interface.
+    pub link: LinkName,
+    /// The address with its prefix length.
+    pub net: IpNet,
+}
+
+/// Something that a Go agent left behind; we take its place, then remove it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leftover {
+    /// A route of protocol `static` on `kilo0` or `tunl0`, or in [`crate::KILO_TABLE`].
+    Route {
+        /// The route.
+        route: Route,
+        /// Its `rtm_protocol`.
+        protocol: u8,
+    },
+    /// A rule that looks up [`crate::KILO_TABLE`] and is not marked as ours.
+    Rule(Rule),
+    /// A chain of iptables, with the rules that jump to it.
+    Chain {
+        /// `ip` or `ip6`.
+        family: &'static str,
+        /// The table, for example `nat`.
+        table: String,
+        /// The chain, for example `KILO-NAT`.
+        chain: String,
+    },
+}
+
+/// Everything of a host's network that belongs to us: desired or observed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostState {
+    /// Interfaces.
+    pub links: BTreeMap<LinkName, Link>,
+    /// Addresses on our interfaces, without the link-local ones.
+    pub addresses: BTreeSet<Address>,
+    /// Routes.
+    pub routes: BTreeSet<Route>,
+    /// Policy rules.
+    pub rules: BTreeSet<Rule>,
+    /// The firewall; `None`: there is no table of ours, or one that is not as we make it.
+    pub firewall: Option<Firewall>,
+    /// The WireGuard interface. `None` in a desired state: it is left as it is (a member's `kilo0` is down).
+    pub wireguard: Option<Wireguard>,
+    /// What a Go agent left behind. Always empty in a desired state.
+    pub leftovers: BTreeSet<Leftover>,
+    /// Whether the host forwards packets, per family: IPv4, IPv6 (`net.ipv4.ip_forward`,
+    /// `net.ipv6.conf.all.forwarding`). A desired `false` means: not our business.
+    pub forwarding: Forwarding,
+}
+
+/// Which families a host forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Forwarding {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl HostState {
+    /// The source address that own packets to `destination` prefer, if one of our main routes matches best.
+    pub fn route_to(&self, destination: IpAddr) -> Option<&Route> {
+        self.routes
+            .iter()
+            .filter(|route| route.table == crate::MAIN_TABLE && route.destination.contains(&destination))
+            .max_by_key(|route| route.destination.prefix_len())
+    }
+}
