@@ -16,7 +16,7 @@ pub use firewall::Firewall;
 pub use link::{Link, LinkKind, LinkName};
 pub use observation::{Handshake, HostFacts, Interface, Observation};
 pub use plan::{Change, plan};
-pub use render::{Encapsulation, RenderConfig, render};
+pub use render::{Encapsulation, RenderConfig, Rendered, Responsible, render};
 pub use route::{Route, Rule};
 pub use state::{Address, HostState, Leftover};
 pub use wireguard::{Wireguard, WireguardPeer};

@@ -1,0 +1,229 @@
+//! What a host's network should be, given the node's place in the mesh.
+//!
+//! A leader holds the WireGuard interface and sends what belongs to other segments through it; a member sends it to
+//! its leader. Both reach the nodes of their own location over the private network, encapsulated or not.
+
+mod local;
+mod nat;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use mesh::{
+    Endpoint, Host, Object, Perspective, PrivateKey, Problem, Role, Segment,
+    prefix::{self, Family},
+};
+
+use crate::{
+    Address, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE, Route, Wireguard, WireguardPeer,
+    state::Forwarding,
+};
+
+/// When packets inside of a location are encapsulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Never.
+    Never,
+    /// Only to nodes outside of the prefix of the own internal address.
+    CrossSubnet,
+    /// Always.
+    Always,
+}
+
+impl FromStr for Encapsulation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            "crosssubnet" => Ok(Self::CrossSubnet),
+            "always" => Ok(Self::Always),
+            other => Err(format!("{other:?} is none of never, crosssubnet, always")),
+        }
+    }
+}
+
+/// Who is responsible for a part of the host's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Responsible {
+    /// We are.
+    Kilo,
+    /// Something else: another CNI, or whoever made the interface.
+    Other,
+}
+
+/// What the operator decides for one host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RenderConfig {
+    /// The WireGuard interface.
+    pub interface: LinkName,
+    /// Who makes the WireGuard interface.
+    pub interface_by: Responsible,
+    /// Bytes of the largest packet through the WireGuard interface.
+    pub mtu: u32,
+    /// The host's private key.
+    pub private_key: PrivateKey,
+    /// The UDP port of WireGuard.
+    pub listen_port: u16,
+    /// When packets inside of a location are encapsulated.
+    pub encapsulation: Encapsulation,
+    /// Who routes between the pods of one location (`--local`).
+    pub local_routes_by: Responsible,
+    /// Who masquerades what pods send out of the cluster (`--cni`).
+    pub pod_nat_by: Responsible,
+    /// Whether forwarding has to be accepted in other tables too (`--iptables-forward-rules`).
+    pub accept_forwarding: bool,
+    /// Addresses of services: never masqueraded.
+    pub service_cidrs: Vec<IpNet>,
+    /// The addresses that DNS names of endpoints resolve to, as far as known.
+    pub resolved: BTreeMap<String, IpAddr>,
+}
+
+/// The desired state of a host, and what stands in its way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rendered {
+    /// What the host's network should be.
+    pub state: HostState,
+    /// What cannot be done, and why. The rest can.
+    pub problems: Vec<Problem>,
+}
+
+/// What a host's network should be.
+pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderConfig) -> Rendered {
+    let mut renderer =
+        Renderer { perspective, facts, config, state: HostState::default(), problems: BTreeSet::new() };
+    renderer.wireguard();
+    renderer.addresses();
+    match perspective.role {
+        Role::Leader => renderer.routes_through_tunnels(),
+        Role::Member => renderer.routes_through_leader(),
+    }
+    renderer.routes_inside_location();
+    renderer.state.firewall = Some(renderer.firewall());
+    renderer.state.forwarding = Forwarding { v4: true, v6: renderer.uses_ipv6() };
+    Rendered { state: renderer.state, problems: renderer.problems.into_iter().collect() }
+}
+
+/// A render in progress.
+struct Renderer<'a> {
+    perspective: &'a Perspective<'a>,
+    facts: &'a HostFacts,
+    config: &'a RenderConfig,
+    state: HostState,
+    problems: BTreeSet<Problem>,
+}
+
+impl Renderer<'_> {
+    fn wireguard(&mut self) {
+        let lead = self.perspective.role == Role::Leader;
+        let link = Link {
+            kind: LinkKind::Wireguard,
+            mtu: (self.config.interface_by == Responsible::Kilo).then_some(self.config.mtu),
+            up: lead,
+            managed: self.config.interface_by == Responsible::Kilo,
+        };
+        self.state.links.insert(self.config.interface.clone(), link);
+        // A member has no peers: nobody should hold a session with a node that does not forward.
+        let peers = if lead { self.peers() } else { BTreeMap::new() };
+        self.state.wireguard = Some(Wireguard {
+            private_key: Some(self.config.private_key.clone()),
+            listen_port: self.config.listen_port,
+            peers,
+        });
+    }
+
+    fn peers(&self) -> BTreeMap<mesh::PublicKey, WireguardPeer> {
+        let peer = |peer: mesh::conf::ConfPeer| {
+            let wireguard = WireguardPeer {
+                preshared_key: peer.preshared_key,
+                endpoint: peer.endpoint.as_ref().and_then(|endpoint| self.resolve(endpoint)),
+                persistent_keepalive: peer.persistent_keepalive,
+                allowed_ips: peer.allowed_ips.iter().map(IpNet::trunc).collect(),
+            };
+            (peer.key, wireguard)
+        };
+        self.perspective.conf_peers().into_iter().map(peer).collect()
+    }
+
+    fn resolve(&self, endpoint: &Endpoint) -> Option<SocketAddr> {
+        let address = match &endpoint.host {
+            Host::Ip(address) => *address,
+            Host::Dns(name) => *self.config.resolved.get(name)?,
+        };
+        Some(SocketAddr::new(address, endpoint.port))
+    }
+
+    fn addresses(&mut self) {
+        if self.perspective.role != Role::Leader {
+            return;
+        }
+        let subnets = &self.perspective.topology.config.subnets;
+        for address in &self.perspective.segment().wireguard_ips {
+            let Some(length) = subnets.prefix_len(Family::of(*address)) else { continue };
+            let net =
+                IpNet::new(*address, length).expect("the length is that of a subnet of the same family");
+            self.state.addresses.insert(Address { link: self.config.interface.clone(), net });
+        }
+    }
+
+    /// A leader's routes to other segments and to peers.
+    fn routes_through_tunnels(&mut self) {
+        for segment in self.perspective.other_segments() {
+            let endpoint =
+                self.resolve(&self.perspective.segment_endpoint(segment)).map(|a| prefix::host(a.ip()));
+            for destination in segment.all_allowed_ips().map(IpNet::trunc) {
+                // The tunnel's own packets cannot go through the tunnel, and WireGuard addresses are on the link.
+                if Some(destination) == endpoint || is_wireguard_ip(segment, &destination) {
+                    continue;
+                }
+                let family = Family::of_prefix(&destination);
+                // WireGuard finds the peer by the destination alone; without an address of this family on the
+                // other side the route just names the device.
+                let via = segment.wireguard_ips.iter().copied().find(|ip| Family::of(*ip) == family);
+                self.tunnel_route(destination, via);
+            }
+        }
+        for peer in &self.perspective.topology.peers {
+            for destination in &peer.allowed_ips {
+                self.tunnel_route(destination.trunc(), None);
+            }
+        }
+    }
+
+    fn tunnel_route(&mut self, destination: IpNet, via: Option<IpAddr>) {
+        // Otherwise the host would use its WireGuard address as source, which clouds do not know the way back to.
+        let source = self.perspective.node.internal_ip(Family::of_prefix(&destination));
+        let link = self.config.interface.clone();
+        self.state.routes.insert(Route { table: MAIN_TABLE, destination, via, link, source });
+    }
+
+    /// A member's routes to other segments, to peers and to all WireGuard addresses.
+    fn routes_through_leader(&mut self) {
+        let leader = self.perspective.segment().leader();
+        let own = self.perspective.segment().wireguard_ips.iter().map(|ip| prefix::host(*ip));
+        let others = self.perspective.other_segments().flat_map(Segment::all_allowed_ips).map(IpNet::trunc);
+        let peers =
+            self.perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips).map(IpNet::trunc);
+        for destination in own.chain(others).chain(peers).collect::<Vec<_>>() {
+            self.route_inside(destination, leader);
+        }
+    }
+
+    fn uses_ipv6(&self) -> bool {
+        let v6 = |net: &IpNet| matches!(net, IpNet::V6(_));
+        self.perspective.node.pod_subnets.iter().any(v6)
+            || self.perspective.topology.config.subnets.iter().any(v6)
+    }
+
+    fn problem(&mut self, reason: &'static str, message: String) {
+        self.problems.insert(Problem::new(Object::Host, reason, message));
+    }
+}
+
+fn is_wireguard_ip(segment: &Segment, destination: &IpNet) -> bool {
+    segment.wireguard_ips.iter().any(|ip| prefix::host(*ip) == *destination)
+}
