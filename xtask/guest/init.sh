@@ -9,11 +9,11 @@ $box mount -t devtmpfs dev /dev
 $box mkdir -p /dev/pts /dev/shm
 $box mount -t devpts devpts /dev/pts
 $box mount -t tmpfs shm /dev/shm
-$box mount -t tmpfs run /run
+$box mount -t tmpfs -o mode=755 run /run
 $box mount -t tmpfs tmp /tmp
 $box mount -t cgroup2 cgroup /sys/fs/cgroup
 $box mkdir -p /run/netns
-$box chmod 1777 /tmp /dev/shm
+$box chmod 755 /
 $box ln -s /proc/self/fd /dev/fd
 $box ln -s ../proc/mounts /etc/mtab
 

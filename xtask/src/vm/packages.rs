@@ -57,22 +57,21 @@ struct Candidate {
     kernel: Option<Box<Candidate>>,
 }
 
-/// One call for all, as each reads apt's whole index.
-fn candidates<const N: usize>(packages: [&str; N]) -> Result<[Candidate; N]> {
+/// One call for both, as each reads apt's whole index.
+fn candidates(packages: [&str; 2]) -> Result<[Candidate; 2]> {
     let mut show = Command::new("apt-cache");
     show.args(["show", "--no-all-versions"]).args(packages).env("LC_ALL", "C").stderr(Stdio::null());
     let output =
         show.output().context("run apt-cache: the kernel comes from Debian's archive, so this needs apt")?;
     let shown = String::from_utf8_lossy(&output.stdout);
     let mut found: Vec<_> = shown.split("\n\n").filter_map(parse_candidate).collect();
-    let mut take = |package: &str| {
+    let [first, second] = packages.map(|package| {
         let index = found.iter().position(|candidate| candidate.name == package);
         index.map(|index| found.swap_remove(index)).with_context(|| {
             format!("apt knows no package {package}; run `apt-get update` as root (it looks in Debian's main archive)")
         })
-    };
-    let taken = packages.iter().map(|package| take(package)).collect::<Result<Vec<_>>>()?;
-    Ok(taken.try_into().ok().expect("invariant: as many as there were names"))
+    });
+    Ok([first?, second?])
 }
 
 fn parse_candidate(stanza: &str) -> Option<Candidate> {
