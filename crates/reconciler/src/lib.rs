@@ -1,1 +1,97 @@
-//! The agent's decisions as a state machine without input or output.
+//! What an agent does next, as a state machine without input or output.
+//!
+//! Whoever runs it feeds it what happened (`handle_*`, with the time), asks what to do (`poll_action`) and when to
+//! come back (`poll_timeout`), carries out the action and reports. So the same code runs in an agent, against a
+//! simulated cluster, and in a test that steps through a day in milliseconds.
+//!
+//! Here is decided: who is alive, what this node tells the others about itself, when the host is looked at and
+//! changed, which learned endpoints are kept, what counts as healthy. How a route gets into a kernel or an
+//! annotation to an API server is not known here.
+
+mod cycle;
+pub mod discovery;
+mod endpoints;
+mod liveness;
+mod machine;
+mod names;
+mod view;
+
+pub use machine::{Action, Config, Mtu, Reconciler, Removal};
+pub use view::{Counts, View};
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use mesh::{Endpoint, Granularity, Node, Peer, Problem, PublicKey};
+
+/// The time, by both clocks: decisions use the first, what is written for others the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Never goes back, never jumps.
+    pub instant: Instant,
+    /// Seconds since 1970, as this host believes.
+    pub unix: i64,
+}
+
+impl Now {
+    /// The time a while later, by both clocks.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self { instant: self.instant + duration, unix: self.unix + duration.as_secs() as i64 }
+    }
+}
+
+/// A Node of the cluster, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeUpdate {
+    /// What could be read.
+    pub node: Node,
+    /// What could not.
+    pub problems: Vec<Problem>,
+    /// What its operator forces. Only of interest for the own node.
+    pub forced: Forced,
+}
+
+/// What the operator of a node decides instead of its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Forced {
+    /// The endpoint.
+    pub endpoint: Option<Endpoint>,
+    /// The internal addresses; an empty list: the node has none.
+    pub internal_ips: Option<Vec<IpNet>>,
+}
+
+/// A Peer of the cluster, decoded, or why it cannot be.
+pub type PeerUpdate = Result<Peer, Problem>;
+
+/// The state of the connection to the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watch {
+    /// Everything there is has been seen, and changes arrive.
+    Synced,
+    /// No changes arrive, and why. What was seen stays.
+    Broken(String),
+}
+
+/// What this node tells the others about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Where its WireGuard listens.
+    pub endpoint: Option<Endpoint>,
+    /// Its private addresses.
+    pub internal_ips: Vec<IpNet>,
+    /// Its public key.
+    pub key: PublicKey,
+    /// Its WireGuard addresses with the length of the subnet, when it leads.
+    pub wireguard_ips: Vec<IpNet>,
+    /// The granularity it works with.
+    pub granularity: Granularity,
+    /// Where it sees peers that are behind NAT.
+    pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
+    /// Unix seconds.
+    pub last_seen: i64,
+}

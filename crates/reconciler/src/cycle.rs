@@ -1,0 +1,311 @@
+//! One reconcile: look, compute, plan, apply, look again until nothing is left to do.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use hostnet::{Handshake, HostState, Observation, RenderConfig, render};
+use mesh::{Host, Node, Perspective, Role, Topology, prefix::Family};
+
+use crate::{
+    Now, Status,
+    discovery::{Discovered, discover},
+    endpoints,
+    machine::{Action, Mtu, Phase, Reconciler},
+    view::{Counts, View},
+};
+
+/// What WireGuard adds to a packet at most: IPv6 40, UDP 8, WireGuard 32 bytes.
+const WIREGUARD_OVERHEAD: u32 = 80;
+
+/// The smallest MTU that IPv6 works with (RFC 8200, section 5).
+const MIN_MTU: u32 = 1280;
+
+/// Applies whose outcome is looked at before the host is given up on for a while.
+const ATTEMPTS: u32 = 4;
+
+/// The first pause after a failure; it doubles up to the resync period.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Reconciler {
+    /// What was seen on the host, or why nothing could be seen.
+    pub fn handle_observation(&mut self, observed: Result<Observation, String>, now: Now) {
+        if self.phase != Phase::Observing {
+            return;
+        }
+        self.phase = Phase::Idle;
+        match observed {
+            Ok(observation) => self.reconcile(observation, now),
+            Err(error) => self.fail(vec![format!("the host's network cannot be read: {error}")], now),
+        }
+        self.publish();
+    }
+
+    /// The changes have been tried; what failed, as text.
+    pub fn handle_applied(&mut self, failures: Vec<String>, now: Now) {
+        if self.phase != Phase::Applying {
+            return;
+        }
+        self.phase = Phase::Idle;
+        self.last.failed_changes += failures.len() as u64;
+        if failures.is_empty() {
+            if let Some(wireguard) = self.last.desired.as_ref().and_then(|desired| desired.wireguard.as_ref())
+            {
+                self.endpoints.remember(endpoints::asked(wireguard));
+            }
+            // Look again at once: what was applied has to be there.
+            self.cycle_at = Some(now.instant);
+        } else {
+            self.fail(failures, now);
+            self.publish();
+        }
+    }
+
+    fn reconcile(&mut self, observation: Observation, now: Now) {
+        let (local, status_base) = self.local_node(&observation);
+        self.compute_topology(local.clone(), now);
+        let Some(topology) = self.topology.clone() else { return };
+        self.last.observation = observation;
+        let lacking = local.lacks();
+        let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
+            self.last.role = None;
+            self.want_status(status_base, None, now);
+            let why = if self.nodes.contains_key(&self.config.node) {
+                format!("this node is not part of the mesh: it lacks {}", lacking.join(" and "))
+            } else {
+                format!("there is no Node named {:?} in the cluster; see --hostname", self.config.node)
+            };
+            let why = if lacking.is_empty() {
+                "this node was left out of the mesh; see problems".to_owned()
+            } else {
+                why
+            };
+            return self.fail(vec![why], now);
+        };
+        self.last.role = Some(perspective.role);
+        self.want_status(status_base, Some(&perspective), now);
+        let rendered = render(&perspective, &self.last.observation.facts, &self.render_config());
+        self.last.render_problems = rendered.problems;
+        let mut desired = rendered.state;
+        let intended = desired.clone();
+        if let Some(wireguard) = &mut desired.wireguard {
+            self.endpoints.keep_learned(wireguard, &self.last.observation);
+        }
+        let changes = hostnet::plan(&self.last.observation.host, &desired);
+        self.last.desired = Some(intended);
+        if changes.is_empty() {
+            self.succeed(now);
+        } else if self.attempts >= ATTEMPTS {
+            let first =
+                changes.iter().take(3).map(|change| format!("{change:?}")).collect::<Vec<_>>().join("; ");
+            self.fail(
+                vec![format!(
+                    "{} changes do not stick, something else on the host undoes them; among them: {first}",
+                    changes.len()
+                )],
+                now,
+            );
+        } else {
+            self.attempts += 1;
+            self.phase = Phase::Applying;
+            self.actions.push_back(Action::Apply(changes));
+        }
+    }
+
+    fn succeed(&mut self, now: Now) {
+        self.attempts = 0;
+        self.failed_in_a_row = 0;
+        self.not_before = None;
+        self.last.failures = Some(Vec::new());
+        self.last.reconciles += 1;
+        self.cycle_within(self.config.resync_period, now);
+    }
+
+    /// Gives up for a while that doubles with every failure; notices do not shorten it, so that a fight with
+    /// something else on the host does not become a busy loop.
+    fn fail(&mut self, failures: Vec<String>, now: Now) {
+        self.attempts = 0;
+        let pause = (RETRY * 2u32.pow(self.failed_in_a_row.min(5))).min(self.config.resync_period);
+        self.failed_in_a_row += 1;
+        self.last.failures = Some(failures);
+        self.not_before = Some(now.instant + pause);
+        self.cycle_at = self.not_before;
+    }
+
+    fn compute_topology(&mut self, local: Arc<Node>, now: Now) {
+        if self.topology.is_some() && self.local.as_deref() == Some(&*local) {
+            return;
+        }
+        let alive =
+            |node: &&Arc<Node>| node.name != local.name && self.liveness.is_alive(&node.name, now.instant);
+        let mut nodes: Vec<_> = self.nodes.values().map(|(node, _)| node).filter(alive).cloned().collect();
+        nodes.push(local.clone());
+        let peers = self.peers.values().filter_map(|peer| peer.as_ref().ok()).cloned();
+        let topology = Topology::new(self.config.topology.clone(), nodes, peers);
+        self.names.retain(dns_names(&topology));
+        self.topology = Some(Arc::new(topology));
+        self.local = Some(local);
+    }
+
+    /// The own node: what its object says, and what this host finds out about itself.
+    fn local_node(&mut self, observation: &Observation) -> (Arc<Node>, Discovered) {
+        let mut node = match self.nodes.get(&self.config.node) {
+            Some((node, _)) => (**node).clone(),
+            None => Node::named(&self.config.node),
+        };
+        let mut found = discover(&observation.facts, &node.pod_subnets, &self.config.discovery);
+        if let Some(endpoint) = &self.forced.endpoint {
+            found.endpoint = Some(endpoint.clone());
+        }
+        if let Some(internal_ips) = &self.forced.internal_ips {
+            found.internal_ips = internal_ips.clone();
+        }
+        node.endpoint = found.endpoint.clone();
+        node.internal_ips = found.internal_ips.clone();
+        node.key = Some(self.config.render.private_key.public_key());
+        node.granularity = Some(self.config.topology.granularity);
+        // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
+        node.wireguard_ips = Vec::new();
+        node.discovered_endpoints = self.discovered_endpoints(observation);
+        (Arc::new(node), found)
+    }
+
+    /// Where peers behind NAT are, as the own WireGuard sees them.
+    fn discovered_endpoints(
+        &self,
+        observation: &Observation,
+    ) -> BTreeMap<mesh::PublicKey, std::net::SocketAddr> {
+        let nodes = self.nodes.values().filter_map(|(node, _)| Some((node.key?, node.persistent_keepalive)));
+        let peers = self.peers.values().filter_map(|peer| peer.as_ref().ok());
+        let behind_nat = nodes.chain(peers.map(|peer| (peer.key, peer.persistent_keepalive)));
+        behind_nat
+            .filter(|(_, keepalive)| *keepalive != 0)
+            .filter_map(|(key, _)| Some((key, observation.handshakes.get(&key)?)))
+            .filter(|(_, handshake)| handshake.is_alive())
+            .filter_map(|(key, Handshake { endpoint, .. })| Some((key, (*endpoint)?)))
+            .collect()
+    }
+
+    fn render_config(&self) -> RenderConfig {
+        let mut config = self.config.render.clone();
+        config.resolved = self.names.resolved();
+        config.mtu = match self.config.mtu {
+            Mtu::Fixed(mtu) => mtu,
+            Mtu::Auto => {
+                let facts = &self.last.observation.facts;
+                let underlay = facts.default_interface.as_ref().and_then(|name| facts.interfaces.get(name));
+                let underlay = underlay.map_or(1500, |interface| interface.mtu);
+                underlay.saturating_sub(WIREGUARD_OVERHEAD).max(MIN_MTU)
+            }
+        };
+        config
+    }
+
+    fn want_status(&mut self, found: Discovered, perspective: Option<&Perspective<'_>>, now: Now) {
+        let leads = perspective.filter(|perspective| perspective.role == Role::Leader);
+        let wireguard_ips = leads.map_or_else(Vec::new, |perspective| {
+            let subnets = &self.config.topology.subnets;
+            let ips = perspective.segment().wireguard_ips.iter();
+            ips.filter_map(|ip| ipnet::IpNet::new(*ip, subnets.prefix_len(Family::of(*ip))?).ok()).collect()
+        });
+        let status = Status {
+            endpoint: found.endpoint,
+            internal_ips: found.internal_ips,
+            key: self.config.render.private_key.public_key(),
+            wireguard_ips,
+            granularity: self.config.topology.granularity,
+            discovered_endpoints: self.discovered_endpoints(&self.last.observation),
+            last_seen: now.unix,
+        };
+        let same = |before: &Status| Status { last_seen: now.unix, ..before.clone() } == status;
+        if !self.status.wanted.as_ref().is_some_and(same) {
+            self.status.next = Some(now.instant);
+            self.status.wanted = Some(status);
+        }
+    }
+
+    /// The status to send now: when it changed, and as a heartbeat.
+    pub(crate) fn next_patch(&mut self, now: Now) -> Option<Status> {
+        if self.status.patching || self.status.next.is_none_or(|at| at > now.instant) {
+            return None;
+        }
+        let wanted = self.status.wanted.as_mut()?;
+        wanted.last_seen = now.unix;
+        self.status.patching = true;
+        self.status.next = None;
+        self.status.sent = Some(wanted.clone());
+        self.status.sent.clone()
+    }
+
+    /// The others have been told, or why not.
+    pub fn handle_patched(&mut self, result: Result<(), String>, now: Now) {
+        self.status.patching = false;
+        let heartbeat = self.config.liveness_timeout / 2;
+        let pause = if result.is_ok() { heartbeat } else { RETRY.min(heartbeat) };
+        let changed_meanwhile = match (&self.status.sent, &self.status.wanted) {
+            (Some(sent), Some(wanted)) => Status { last_seen: sent.last_seen, ..wanted.clone() } != *sent,
+            _ => false,
+        };
+        let pause = if changed_meanwhile { RETRY } else { pause };
+        self.status.next = Some(now.instant + pause);
+        self.status.error = result.err();
+        self.publish();
+    }
+
+    /// Puts a new view into the queue, if it differs from the last one.
+    pub(crate) fn publish(&mut self) {
+        let view = self.view();
+        if self.published.as_ref() != Some(&view) {
+            self.actions.push_back(Action::Publish(Box::new(view.clone())));
+            self.published = Some(view);
+        }
+    }
+
+    fn view(&self) -> View {
+        let mut unhealthy = Vec::new();
+        if let Err(reason) = &self.watch {
+            unhealthy.push(format!("no changes arrive from the Kubernetes API: {reason}"));
+        }
+        match &self.last.failures {
+            Some(failures) => unhealthy.extend(failures.iter().cloned()),
+            None => unhealthy.push("the host has not been configured yet".to_owned()),
+        }
+        if let Some(error) = &self.status.error {
+            unhealthy.push(format!(
+                "the own Node cannot be updated, others will take this node for dead: {error}"
+            ));
+        }
+        let topology = self.topology.as_deref();
+        View {
+            unhealthy,
+            problems: self.problems(),
+            role: self.last.role,
+            counts: topology.map_or_else(Counts::default, |topology| Counts {
+                nodes: topology.nodes().count(),
+                peers: topology.peers.len(),
+                segments: topology.segments.len(),
+            }),
+            reconciles: self.last.reconciles,
+            failed_changes: self.last.failed_changes,
+            topology: self.topology.clone(),
+        }
+    }
+
+    /// The last state that was rendered, for those who want to show it.
+    pub fn desired(&self) -> Option<&HostState> {
+        self.last.desired.as_ref()
+    }
+
+    /// The last look at the host.
+    pub fn observation(&self) -> &Observation {
+        &self.last.observation
+    }
+}
+
+fn dns_names(topology: &Topology) -> std::collections::BTreeSet<String> {
+    let segments = topology.segments.iter().map(|segment| &segment.endpoint);
+    let peers = topology.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
+    let name = |endpoint: &mesh::Endpoint| match &endpoint.host {
+        Host::Dns(name) => Some(name.clone()),
+        Host::Ip(_) => None,
+    };
+    segments.chain(peers).filter_map(name).collect()
+}

@@ -1,0 +1,374 @@
+//! The state machine: what it knows, what it is told, what it asks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hostnet::{Change, HostState, Observation, RenderConfig};
+use mesh::{Node, Object, Problem, Topology, TopologyConfig};
+
+use crate::{
+    Forced, NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
+    liveness::Liveness, names::Names, view::View,
+};
+
+/// How the MTU of the WireGuard interface is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mtu {
+    /// The underlay's less what WireGuard adds at most: 80 bytes (IPv6 40, UDP 8, WireGuard 32).
+    Auto,
+    /// As given, in bytes.
+    Fixed(u32),
+}
+
+/// What a shutdown removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Nothing: the next start takes over.
+    Nothing,
+    /// Routes, rules, firewall and addresses.
+    AllButInterface,
+    /// The interface too.
+    Everything,
+}
+
+/// What does not change while an agent runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The own Node's name.
+    pub node: String,
+    /// What all agents have to agree on.
+    pub topology: TopologyConfig,
+    /// What the operator decides for this host; `mtu` and `resolved` are filled in here.
+    pub render: RenderConfig,
+    /// The MTU of the WireGuard interface.
+    pub mtu: Mtu,
+    /// How the own addresses are found.
+    pub discovery: DiscoveryConfig,
+    /// The host is looked at at least this often.
+    pub resync_period: Duration,
+    /// A node that is silent for this long is not alive; half of it is the time between own heartbeats.
+    pub liveness_timeout: Duration,
+}
+
+/// What is to be done. Whoever runs the machine reports every outcome with the `handle_*` of the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Look at the host: [`Reconciler::handle_observation`].
+    Observe,
+    /// Change the host: [`Reconciler::handle_applied`].
+    Apply(Vec<Change>),
+    /// Tell the others: [`Reconciler::handle_patched`].
+    Patch(Status),
+    /// Look a name up: [`Reconciler::handle_resolved`].
+    Resolve(String),
+    /// Show this. Nothing to report.
+    Publish(Box<View>),
+}
+
+/// Where in a reconcile the machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Idle,
+    Observing,
+    Applying,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Reconciler {
+    pub(crate) config: Config,
+    pub(crate) nodes: BTreeMap<String, (Arc<Node>, Vec<Problem>)>,
+    pub(crate) peers: BTreeMap<String, PeerUpdate>,
+    pub(crate) forced: Forced,
+    pub(crate) liveness: Liveness,
+    pub(crate) next_expiry: Option<Instant>,
+    pub(crate) watch: Result<(), String>,
+    /// Whether everything was seen at least once; before, nothing is changed.
+    pub(crate) synced: bool,
+    /// The own node as it went into the topology.
+    pub(crate) local: Option<Arc<Node>>,
+    pub(crate) topology: Option<Arc<Topology>>,
+    pub(crate) names: Names,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) phase: Phase,
+    /// When the next look at the host is due.
+    pub(crate) cycle_at: Option<Instant>,
+    /// Applies without an empty plan since the last success.
+    pub(crate) attempts: u32,
+    /// Reconciles that ended badly since the last one that ended well.
+    pub(crate) failed_in_a_row: u32,
+    /// After a failure: when to try again at the earliest.
+    pub(crate) not_before: Option<Instant>,
+    pub(crate) last: Outcome,
+    pub(crate) status: StatusState,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) published: Option<View>,
+}
+
+/// How the last reconcile ended.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub observation: Observation,
+    pub desired: Option<HostState>,
+    /// What failed; `None`: no reconcile has ended yet.
+    pub failures: Option<Vec<String>>,
+    pub render_problems: Vec<Problem>,
+    pub role: Option<mesh::Role>,
+    pub reconciles: u64,
+    pub failed_changes: u64,
+}
+
+/// What the others were told.
+#[derive(Debug, Default)]
+pub(crate) struct StatusState {
+    pub sent: Option<Status>,
+    pub wanted: Option<Status>,
+    pub patching: bool,
+    pub error: Option<String>,
+    pub next: Option<Instant>,
+}
+
+/// Events that follow each other this closely lead to one reconcile.
+pub(crate) const GATHER: Duration = Duration::from_millis(30);
+
+impl Reconciler {
+    /// A machine that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            liveness: Liveness::new(config.liveness_timeout),
+            config,
+            nodes: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            forced: Forced::default(),
+            next_expiry: None,
+            watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
+            synced: false,
+            local: None,
+            topology: None,
+            names: Names::default(),
+            endpoints: Endpoints::default(),
+            phase: Phase::Idle,
+            cycle_at: None,
+            attempts: 0,
+            failed_in_a_row: 0,
+            not_before: None,
+            last: Outcome::default(),
+            status: StatusState::default(),
+            actions: VecDeque::new(),
+            published: None,
+        }
+    }
+
+    /// A Node was added or changed, or (`None`) removed.
+    pub fn handle_node(&mut self, name: &str, update: Option<NodeUpdate>, now: Now) {
+        let own = name == self.config.node;
+        let Some(NodeUpdate { node, problems, forced }) = update else {
+            self.liveness.forget(name);
+            if self.nodes.remove(name).is_some() {
+                self.mesh_changed(now);
+            }
+            return;
+        };
+        let revived = !own && self.liveness.see(name, node.last_seen, now.instant, now.unix);
+        if own && self.forced != forced {
+            self.forced = forced;
+            self.mesh_changed(now);
+        }
+        let changed = match self.nodes.get(name) {
+            Some((before, before_problems)) => {
+                *before_problems != problems || !same_but_heartbeat(before, &node)
+            }
+            None => true,
+        };
+        if changed || revived {
+            self.nodes.insert(name.to_owned(), (Arc::new(node), problems));
+            self.mesh_changed(now);
+        }
+    }
+
+    /// A Peer was added or changed, or (`None`) removed.
+    pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>, now: Now) {
+        let changed = match update {
+            Some(update) if self.peers.get(name) == Some(&update) => false,
+            Some(update) => {
+                self.peers.insert(name.to_owned(), update);
+                true
+            }
+            None => self.peers.remove(name).is_some(),
+        };
+        if changed {
+            self.mesh_changed(now);
+        }
+    }
+
+    /// The connection to the API is there, or has broken.
+    pub fn handle_watch(&mut self, watch: Watch, now: Now) {
+        match watch {
+            Watch::Synced => {
+                self.liveness.resume(now.instant);
+                self.next_expiry = Some(now.instant + EXPIRY_PERIOD);
+                self.watch = Ok(());
+                if !self.synced {
+                    self.synced = true;
+                    self.cycle_at = Some(now.instant);
+                }
+            }
+            Watch::Broken(reason) => {
+                self.liveness.pause(now.instant);
+                self.next_expiry = None;
+                self.watch = Err(reason);
+            }
+        }
+        self.publish();
+    }
+
+    /// Something on the host may have changed.
+    pub fn handle_notice(&mut self, now: Now) {
+        self.cycle_within(GATHER, now);
+    }
+
+    /// The addresses of a name, or why there are none.
+    pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
+        if self.names.answer(name, answer, now.instant) {
+            self.cycle_within(GATHER, now);
+            self.publish();
+        }
+    }
+
+    /// What to do next, if anything.
+    pub fn poll_action(&mut self, now: Now) -> Option<Action> {
+        self.expire(now);
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        if let Some(name) = self.names.next(now.instant) {
+            return Some(Action::Resolve(name));
+        }
+        if let Some(status) = self.next_patch(now) {
+            return Some(Action::Patch(status));
+        }
+        if self.synced && self.phase == Phase::Idle && self.cycle_at.is_some_and(|at| at <= now.instant) {
+            self.phase = Phase::Observing;
+            self.cycle_at = None;
+            return Some(Action::Observe);
+        }
+        None
+    }
+
+    /// When [`Reconciler::poll_action`] may have something to do although nothing happened. An action that has not
+    /// been reported yet is not waited for here.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let cycle = self.cycle_at.filter(|_| self.synced && self.phase == Phase::Idle);
+        let patch = self.status.next.filter(|_| self.status.wanted.is_some() && !self.status.patching);
+        [cycle, patch, self.next_expiry, self.names.timeout()].into_iter().flatten().min()
+    }
+
+    /// The mesh as it was last computed.
+    pub fn topology(&self) -> Option<&Arc<Topology>> {
+        self.topology.as_ref()
+    }
+
+    /// The changes that remove what is ours from a host that was last seen as `observed`.
+    pub fn removal(observed: &HostState, removal: Removal) -> Vec<Change> {
+        let mut desired = match removal {
+            Removal::Nothing => return Vec::new(),
+            Removal::AllButInterface => HostState {
+                links: observed.links.clone(),
+                wireguard: observed.wireguard.clone(),
+                ..Default::default()
+            },
+            Removal::Everything => HostState::default(),
+        };
+        // An interface that only has its addresses taken would still hold sessions and answer.
+        desired.links.values_mut().for_each(|link| link.up &= !link.managed);
+        hostnet::plan(observed, &desired)
+    }
+
+    fn mesh_changed(&mut self, now: Now) {
+        self.topology = None;
+        self.cycle_within(GATHER, now);
+    }
+
+    pub(crate) fn cycle_within(&mut self, delay: Duration, now: Now) {
+        let at = (now.instant + delay).max(self.not_before.unwrap_or(now.instant));
+        self.cycle_at = Some(self.cycle_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn expire(&mut self, now: Now) {
+        if self.next_expiry.is_some_and(|at| at <= now.instant) {
+            self.next_expiry = Some(now.instant + EXPIRY_PERIOD);
+            if self.liveness.expire(now.instant) {
+                self.mesh_changed(now);
+            }
+        }
+    }
+
+    /// Everything that is wrong with objects.
+    pub(crate) fn problems(&self) -> BTreeSet<Problem> {
+        let decoded = self.nodes.values().flat_map(|(_, problems)| problems);
+        let peers = self.peers.values().filter_map(|peer| peer.as_ref().err());
+        let topology = self.topology.iter().flat_map(|topology| &topology.problems);
+        let all = decoded.chain(peers).chain(topology).chain(&self.last.render_problems).cloned();
+        all.chain(self.unresolved()).collect()
+    }
+
+    fn unresolved(&self) -> Vec<Problem> {
+        let Some(topology) = &self.topology else { return Vec::new() };
+        let segments = topology
+            .segments
+            .iter()
+            .map(|segment| (Object::Node(segment.leader().name.clone()), Some(&segment.endpoint)));
+        let peers =
+            topology.peers.iter().map(|peer| (Object::Peer(peer.name.clone()), peer.endpoint.as_ref()));
+        let unresolved = |(object, endpoint): (Object, Option<&mesh::Endpoint>)| {
+            let mesh::Host::Dns(name) = &endpoint?.host else { return None };
+            let error = self.names.error(name)?;
+            Some(Problem::new(
+                object,
+                "UnresolvableEndpoint",
+                format!("the endpoint {name} cannot be resolved and is not updated until it can: {error}"),
+            ))
+        };
+        segments.chain(peers).filter_map(unresolved).collect()
+    }
+}
+
+/// How often it is looked for nodes that have become silent.
+const EXPIRY_PERIOD: Duration = Duration::from_secs(1);
+
+fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
+    // Compared without copying: a heartbeat of one of thousands of nodes has to cost nothing.
+    let Node {
+        name,
+        location,
+        leader,
+        endpoint,
+        key,
+        internal_ips,
+        pod_subnets,
+        persistent_keepalive,
+        allowed_location_ips,
+        wireguard_ips,
+        discovered_endpoints,
+        granularity,
+        cni_compatibility_ip,
+        last_seen: _,
+    } = before;
+    *name == after.name
+        && *location == after.location
+        && *leader == after.leader
+        && *endpoint == after.endpoint
+        && *key == after.key
+        && *internal_ips == after.internal_ips
+        && *pod_subnets == after.pod_subnets
+        && *persistent_keepalive == after.persistent_keepalive
+        && *allowed_location_ips == after.allowed_location_ips
+        && *wireguard_ips == after.wireguard_ips
+        && *discovered_endpoints == after.discovered_endpoints
+        && *granularity == after.granularity
+        && *cni_compatibility_ip == after.cni_compatibility_ip
+}
