@@ -6,7 +6,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::{Endpoint, Perspective, PresharedKey, PublicKey, Segment, Topology};
+use crate::{Endpoint, Peer, Perspective, PresharedKey, PublicKey, Segment, Topology};
 
 /// One `[Peer]` of a WireGuard configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,19 @@ pub struct ConfPeer {
 }
 
 impl ConfPeer {
+    /// A Peer as its object describes it: with its own keepalive, all its allowed IPs (once each), and without an
+    /// endpoint that somebody discovered.
+    pub fn of_peer(peer: &Peer) -> Self {
+        Self {
+            key: peer.key,
+            preshared_key: peer.preshared_key.clone(),
+            endpoint: peer.endpoint.clone(),
+            persistent_keepalive: peer.persistent_keepalive,
+            allowed_ips: peer.allowed_ips.clone(),
+        }
+        .with_allowed_ips(&[])
+    }
+
     /// Adds allowed IPs and drops repetitions, keeping the order.
     #[must_use]
     pub fn with_allowed_ips(mut self, more: &[IpNet]) -> Self {

@@ -38,20 +38,23 @@ impl Topology {
         out.write_str("\n}\n;\n\n}\n\n")
     }
 
-    /// Edges sorted by source, then target; the reference sorts them so.
+    /// First the edges inside of each segment, then those between leaders, then those to the peers.
     fn write_edges(&self, out: &mut String) -> fmt::Result {
         let leaders: Vec<&str> = self.segments.iter().map(|s| s.leader().name.as_str()).collect();
-        let mut edges = Vec::new();
-        for (index, segment) in self.segments.iter().enumerate() {
-            let leader = leaders[index];
-            let members = segment.nodes.iter().map(|node| node.name.as_str()).filter(|name| *name != leader);
-            edges.extend(members.map(|member| (leader, member, "")));
-            edges.extend(leaders[index + 1..].iter().map(|other| (leader, *other, "")));
-            edges.extend(self.peers.iter().map(|peer| (leader, peer.name.as_str(), ", style=dashed")));
+        for (segment, leader) in self.segments.iter().zip(&leaders) {
+            for node in segment.nodes.iter().filter(|node| node.name != *leader) {
+                writeln!(out, "\t\"{leader}\"->\"{}\"[ dir=both ];", node.name)?;
+            }
         }
-        edges.sort_unstable();
-        for (from, to, style) in edges {
-            writeln!(out, "\t\"{from}\"->\"{to}\"[ dir=both{style} ];")?;
+        for (index, leader) in leaders.iter().enumerate() {
+            for other in &leaders[index + 1..] {
+                writeln!(out, "\t\"{leader}\"->\"{other}\"[ dir=both ];")?;
+            }
+        }
+        for leader in &leaders {
+            for peer in &self.peers {
+                writeln!(out, "\t\"{leader}\"->\"{}\"[ dir=both, style=dashed ];", peer.name)?;
+            }
         }
         Ok(())
     }
