@@ -1,0 +1,43 @@
+//! What Node and Peer objects say, as [`mesh::Node`] and [`mesh::Peer`], and what in them makes no sense.
+//!
+//! A value that cannot be used is left out and comes back as a [`Problem`]; the rest of the object counts. Only a Peer
+//! is all or nothing. Nodes and peers are not compared with each other here, and nothing is known of time.
+
+mod discovered;
+mod node;
+mod peer;
+
+use mesh::{Object, Problem};
+
+pub use node::{decode_node, missing_pod_subnet};
+pub use peer::decode_peer;
+
+/// Collects what is wrong with one object.
+struct Problems {
+    object: Object,
+    found: Vec<Problem>,
+}
+
+impl Problems {
+    fn of(object: Object) -> Self {
+        Self { object, found: Vec::new() }
+    }
+
+    fn add(&mut self, reason: &'static str, message: String) {
+        self.found.push(Problem::new(self.object.clone(), reason, message));
+    }
+
+    /// An annotation whose value makes no sense. `instead` says what has to be there.
+    fn annotation(&mut self, reason: &'static str, key: &str, value: &str, instead: &str) {
+        self.add(reason, format!("the annotation {key} is {:?}: {instead}", shortened(value)));
+    }
+}
+
+/// Values come from outside and may be of any length; a message holds the beginning.
+fn shortened(value: &str) -> String {
+    const LONGEST: usize = 100;
+    if value.chars().count() <= LONGEST {
+        return value.to_owned();
+    }
+    value.chars().take(LONGEST).chain(std::iter::once('…')).collect()
+}

@@ -1,0 +1,234 @@
+//! A Node object as [`mesh::Node`].
+
+use std::{net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use mesh::{DEFAULT_PORT, Endpoint, Granularity, Node, Object, Problem, PublicKey, prefix::Family};
+
+use super::{Problems, discovered::decode_discovered_endpoints};
+use crate::{annotations as name, object::NodeObject};
+
+/// Decodes a Node. `topology_label` is the label that gives the location where no annotation does.
+///
+/// What cannot be used is left out and reported; what is absent is no problem, because agents start at their own
+/// time. Which of two annotations counts, and which text is accepted, is as in the Go implementation, so that both
+/// see the same mesh.
+pub fn decode_node(object: &NodeObject, topology_label: &str) -> (Node, Vec<Problem>) {
+    let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
+    let node = Node {
+        name: object.name().to_owned(),
+        location: location(object, topology_label).to_owned(),
+        leader: object.annotation(name::LEADER).is_some(),
+        endpoint: reader.endpoint(),
+        key: reader.key(),
+        internal_ips: reader.internal_ips(),
+        pod_subnets: reader.pod_subnets(),
+        persistent_keepalive: reader.persistent_keepalive(),
+        allowed_location_ips: reader.allowed_location_ips(),
+        wireguard_ips: reader.agent_cidrs(name::WIREGUARD_IP, name::WIREGUARD_IPS),
+        discovered_endpoints: match object.annotation(name::DISCOVERED_ENDPOINTS) {
+            Some(text) => decode_discovered_endpoints(text, &mut reader.problems),
+            None => Default::default(),
+        },
+        granularity: reader.granularity(),
+        cni_compatibility_ip: reader.agent_cidr(name::CNI_COMPATIBILITY_IP),
+        last_seen: reader.last_seen(),
+    };
+    (node, reader.problems.found)
+}
+
+/// The problem of a node that takes part in the mesh, for its agent has written a key, but has no pod subnet. A node
+/// without an agent is none of our business.
+pub fn missing_pod_subnet(node: &Node) -> Option<Problem> {
+    (node.key.is_some() && node.pod_subnets.is_empty()).then(|| {
+        Problem::new(
+            Object::Node(node.name.clone()),
+            "MissingPodCIDR",
+            "has no usable spec.podCIDR and stays out of the mesh; let the controller manager allocate pod subnets \
+             (--allocate-node-cidrs --cluster-cidr), or set the field when you create the Node",
+        )
+    })
+}
+
+/// The old region label stands in for the new one only: who names another label means that label.
+fn location<'a>(object: &'a NodeObject, topology_label: &str) -> &'a str {
+    let old_label =
+        || (topology_label == name::REGION_LABEL).then(|| object.label(name::OLD_REGION_LABEL)).flatten();
+    object
+        .annotation(name::LOCATION)
+        .or_else(|| object.label(topology_label))
+        .or_else(old_label)
+        .unwrap_or_default()
+}
+
+struct Reader<'a> {
+    object: &'a NodeObject,
+    problems: Problems,
+}
+
+impl<'a> Reader<'a> {
+    /// The value of an annotation, unless it is absent or empty: agents write `""` for "none".
+    fn filled(&self, key: &str) -> Option<&'a str> {
+        self.object.annotation(key).filter(|value| !value.is_empty())
+    }
+
+    /// Parses an annotation; a value that cannot be parsed is as good as absent, but reported.
+    fn parsed<T: FromStr>(&mut self, reason: &'static str, key: &str, instead: &str) -> Option<T> {
+        let value = self.filled(key)?;
+        let parsed = value.parse().ok();
+        if parsed.is_none() {
+            self.problems.annotation(reason, key, value, instead);
+        }
+        parsed
+    }
+
+    fn endpoint(&mut self) -> Option<Endpoint> {
+        const FORM: &str = "write HOST:PORT or [IPV6]:PORT, where HOST is an address or a DNS name in lower case and \
+                            PORT a number from 1 to 65535";
+        let forced: Option<Endpoint> = self.parsed("InvalidForceEndpoint", name::FORCE_ENDPOINT, FORM);
+        forced.or_else(|| self.external_ip()).or_else(|| {
+            self.parsed("InvalidEndpoint", name::ENDPOINT, "the node's agent writes it; restart the agent")
+        })
+    }
+
+    fn external_ip(&mut self) -> Option<Endpoint> {
+        let value = self.filled(name::FORCE_EXTERNAL_IP)?;
+        let address = value.parse::<IpAddr>().ok().or_else(|| Some(value.parse::<IpNet>().ok()?.addr()));
+        if address.is_none() {
+            let instead =
+                "write an address such as 203.0.113.1, or the annotation kilo.squat.ai/force-endpoint";
+            self.problems.annotation("InvalidForceExternalIP", name::FORCE_EXTERNAL_IP, value, instead);
+        }
+        Some(Endpoint::from_ip(address?, DEFAULT_PORT))
+    }
+
+    fn key(&mut self) -> Option<PublicKey> {
+        let value = self.filled(name::KEY)?;
+        match value.parse() {
+            Ok(key) => Some(key),
+            Err(error) => {
+                let instead = format!("{error}; the node's agent writes it, restart the agent");
+                self.problems.annotation("InvalidKey", name::KEY, value, &instead);
+                None
+            }
+        }
+    }
+
+    fn internal_ips(&mut self) -> Vec<IpNet> {
+        match self.object.annotation(name::FORCE_INTERNAL_IP) {
+            Some("" | "-") => return Vec::new(),
+            Some(value) => match cidr_per_family(value) {
+                Ok(forced) => return forced,
+                Err(why) => {
+                    let instead = format!(
+                        "{why}; write a CIDR such as 10.1.0.1/16, or one per IP family with a comma between, or - \
+                         for none"
+                    );
+                    self.problems.annotation(
+                        "InvalidForceInternalIP",
+                        name::FORCE_INTERNAL_IP,
+                        value,
+                        &instead,
+                    );
+                }
+            },
+            None => {}
+        }
+        self.agent_cidrs(name::INTERNAL_IP, name::INTERNAL_IPS)
+    }
+
+    /// What an agent wrote: one CIDR, and possibly a list that holds it and more. A list without the one is stale:
+    /// somebody who does not know lists has written since.
+    fn agent_cidrs(&mut self, single: &str, list: &str) -> Vec<IpNet> {
+        let single = self.agent_cidr(single);
+        let mut all: Vec<IpNet> = single.into_iter().collect();
+        if let Some(value) = self.filled(list) {
+            match cidr_per_family(value) {
+                Ok(listed) if single.is_some_and(|single| listed.contains(&single)) => {
+                    all.extend(listed.into_iter().filter(|cidr| Some(*cidr) != single));
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    let instead = format!("{why}; the node's agent writes it, restart the agent");
+                    self.problems.annotation("InvalidAddress", list, value, &instead);
+                }
+            }
+        }
+        all
+    }
+
+    fn agent_cidr(&mut self, key: &str) -> Option<IpNet> {
+        self.parsed("InvalidAddress", key, "this is no CIDR; the node's agent writes it, restart the agent")
+    }
+
+    fn pod_subnets(&mut self) -> Vec<IpNet> {
+        let mut subnets = Vec::with_capacity(self.object.pod_cidrs.len());
+        for text in &self.object.pod_cidrs {
+            match text.parse::<IpNet>() {
+                Ok(subnet) => subnets.push(subnet.trunc()),
+                Err(_) => self.problems.add(
+                    "InvalidPodCIDR",
+                    format!(
+                        "spec.podCIDRs holds {:?}, which is no CIDR and is left out; create the Node anew",
+                        super::shortened(text)
+                    ),
+                ),
+            }
+        }
+        subnets
+    }
+
+    fn persistent_keepalive(&mut self) -> u16 {
+        let instead = "write a number of seconds from 0 to 65535; until then the node sends no keepalives";
+        self.parsed("InvalidPersistentKeepalive", name::PERSISTENT_KEEPALIVE, instead).unwrap_or(0)
+    }
+
+    /// The list is split at commas and not trimmed: an entry after a blank is none for a Go agent, and all agents
+    /// have to agree.
+    fn allowed_location_ips(&mut self) -> Vec<IpNet> {
+        let Some(value) = self.filled(name::ALLOWED_LOCATION_IPS) else { return Vec::new() };
+        let mut cidrs = Vec::new();
+        for entry in value.split(',') {
+            match entry.parse() {
+                Ok(cidr) => cidrs.push(cidr),
+                Err(_) => self.problems.annotation(
+                    "InvalidAllowedLocationIP",
+                    name::ALLOWED_LOCATION_IPS,
+                    value,
+                    &format!(
+                        "{:?} is no CIDR and is left out; write CIDRs with commas and no blanks between, a single \
+                         address with /32 or /128",
+                        super::shortened(entry)
+                    ),
+                ),
+            }
+        }
+        cidrs
+    }
+
+    fn granularity(&mut self) -> Option<Granularity> {
+        let instead =
+            "known are \"location\" and \"full\"; the node's agent writes it, see its --mesh-granularity";
+        self.parsed("InvalidGranularity", name::GRANULARITY, instead)
+    }
+
+    fn last_seen(&mut self) -> i64 {
+        let instead = "this is no number of Unix seconds; the node's agent writes it, restart the agent";
+        self.parsed("InvalidLastSeen", name::LAST_SEEN, instead).unwrap_or(0)
+    }
+}
+
+/// Reads a comma list that holds at most one CIDR per family, at least one in all. Blanks around are allowed: no
+/// Go agent reads such lists.
+fn cidr_per_family(text: &str) -> Result<Vec<IpNet>, String> {
+    let mut cidrs: Vec<IpNet> = Vec::new();
+    for entry in text.split(',') {
+        let cidr: IpNet =
+            entry.trim().parse().map_err(|_| format!("{:?} is no CIDR", super::shortened(entry)))?;
+        if cidrs.iter().any(|other| Family::of_prefix(other) == Family::of_prefix(&cidr)) {
+            return Err(format!("{cidr} is the second of its IP family"));
+        }
+        cidrs.push(cidr);
+    }
+    Ok(cidrs)
+}

@@ -1,0 +1,144 @@
+//! A Peer object as [`mesh::Peer`].
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use mesh::{Endpoint, Host, Object, Peer, PresharedKey, Problem, PublicKey};
+
+use super::{Problems, shortened};
+use crate::{
+    object::PeerObject,
+    peer::{PeerEndpoint, PeerSpec, Secret},
+};
+
+/// Decodes a Peer. One in which anything is wrong gives `None` and one problem that lists all of it, for half a
+/// Peer would route to the wrong place. Only a preshared key that is none is reported and left out, as the Go
+/// implementation leaves it out.
+pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
+    let mut problems = Problems::of(Object::Peer(object.name().to_owned()));
+    let spec = match &object.spec {
+        Ok(spec) => spec,
+        Err(why) => {
+            problems.add("InvalidPeer", format!("is left out; its spec cannot be read: {why}"));
+            return (None, problems.found);
+        }
+    };
+    let preshared_key = preshared_key(&spec.preshared_key, &mut problems);
+    let mut faults = Vec::new();
+    let peer = decode_spec(object.name(), spec, preshared_key, &mut faults);
+    if !faults.is_empty() {
+        problems.add("InvalidPeer", format!("is left out; {}", faults.join("; ")));
+    }
+    (peer, problems.found)
+}
+
+fn decode_spec(
+    name: &str,
+    spec: &PeerSpec,
+    preshared_key: Option<PresharedKey>,
+    faults: &mut Vec<String>,
+) -> Option<Peer> {
+    let allowed_ips = allowed_ips(&spec.allowed_ips, faults);
+    let endpoint = spec.endpoint.as_ref().and_then(|endpoint| decode_endpoint(endpoint, faults));
+    let persistent_keepalive = u16::try_from(spec.persistent_keepalive);
+    if persistent_keepalive.is_err() {
+        faults.push(format!(
+            "spec.persistentKeepalive is {}: write a number of seconds from 0 to 65535",
+            spec.persistent_keepalive
+        ));
+    }
+    let key: Result<PublicKey, _> = without_newlines(&spec.public_key).parse();
+    if let Err(error) = &key {
+        faults.push(format!("spec.publicKey is {:?}: {error}", shortened(&spec.public_key)));
+    }
+    if !faults.is_empty() {
+        return None;
+    }
+    Some(Peer {
+        name: name.to_owned(),
+        key: key.ok()?,
+        allowed_ips,
+        endpoint,
+        preshared_key,
+        persistent_keepalive: persistent_keepalive.ok()?,
+    })
+}
+
+fn allowed_ips(texts: &[String], faults: &mut Vec<String>) -> Vec<IpNet> {
+    if texts.is_empty() {
+        faults.push("spec.allowedIPs is empty: write at least one CIDR such as 10.5.0.1/32".to_owned());
+    }
+    let mut cidrs = Vec::with_capacity(texts.len());
+    for text in texts {
+        match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
+            (Ok(cidr), _) => cidrs.push(cidr),
+            (Err(_), Ok(address)) => faults.push(format!(
+                "spec.allowedIPs holds {text:?}, an address without a length: write {}",
+                IpNet::from(address)
+            )),
+            (Err(_), Err(_)) => faults.push(format!(
+                "spec.allowedIPs holds {:?}: write CIDRs such as 10.5.0.1/32",
+                shortened(text)
+            )),
+        }
+    }
+    cidrs
+}
+
+fn decode_endpoint(endpoint: &PeerEndpoint, faults: &mut Vec<String>) -> Option<Endpoint> {
+    let dns = match endpoint.dns_or_ip.dns.as_str() {
+        "" => None,
+        text => match text.parse::<Host>() {
+            // An IPv6 address is no DNS name; an IPv4 address looks like one.
+            Ok(host) if !text.contains(':') => Some(host),
+            _ => {
+                faults.push(format!(
+                    "spec.endpoint.dnsOrIP.dns is {:?}: write a DNS name in lower case, and an address as ip",
+                    shortened(text)
+                ));
+                None
+            }
+        },
+    };
+    let ip = match endpoint.dns_or_ip.ip.as_str() {
+        "" => None,
+        text => match text.parse::<IpAddr>() {
+            Ok(address) => Some(Host::Ip(address.to_canonical())),
+            Err(_) => {
+                faults.push(format!(
+                    "spec.endpoint.dnsOrIP.ip is {:?}: write an address such as 192.0.2.7, and a name as dns",
+                    shortened(text)
+                ));
+                None
+            }
+        },
+    };
+    if endpoint.dns_or_ip.dns.is_empty() && endpoint.dns_or_ip.ip.is_empty() {
+        faults.push("spec.endpoint.dnsOrIP is empty: write dns or ip, or leave the endpoint out".to_owned());
+    }
+    let port = u16::try_from(endpoint.port).ok().filter(|port| *port != 0);
+    if port.is_none() {
+        faults.push(format!("spec.endpoint.port is {}: write a number from 1 to 65535", endpoint.port));
+    }
+    Some(Endpoint { host: dns.or(ip)?, port: port? })
+}
+
+fn preshared_key(text: &Secret, problems: &mut Problems) -> Option<PresharedKey> {
+    if text.is_empty() {
+        return None;
+    }
+    let key: Result<PresharedKey, _> = without_newlines(text.expose()).parse();
+    if let Err(error) = &key {
+        let message = format!(
+            "spec.presharedKey is no key and is left out, so the peer has to do without as well: {error}; `wg genpsk` \
+             makes one"
+        );
+        problems.add("InvalidPresharedKey", message);
+    }
+    key.ok()
+}
+
+/// Go's base64 reads over line ends, and a YAML block leaves one at the end of a key.
+fn without_newlines(text: &str) -> &str {
+    text.trim_end_matches(['\r', '\n'])
+}

@@ -1,0 +1,192 @@
+//! The Peer custom resource: `peers.kilo.squat.ai`, version `v1alpha1`, the same that the Go implementation has.
+//!
+//! The rules in its schema refuse on `kubectl apply` what no agent could use; objects that were stored before
+//! there were rules are still read, and judged in [`crate::decode`].
+
+use std::fmt;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResource, CustomResourceExt as _};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// What a WireGuard client outside of the cluster is, and what is reached through it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomResource)]
+#[kube(
+    group = "kilo.squat.ai",
+    version = "v1alpha1",
+    kind = "Peer",
+    plural = "peers",
+    singular = "peer",
+    shortname = "kp",
+    derive = "PartialEq",
+    doc = "A WireGuard client outside of the cluster that takes part in the mesh.",
+    printcolumn(name = "Public Key", type_ = "string", json_path = ".spec.publicKey"),
+    printcolumn(name = "Allowed IPs", type_ = "string", json_path = ".spec.allowedIPs"),
+    printcolumn(name = "DNS", type_ = "string", json_path = ".spec.endpoint.dnsOrIP.dns"),
+    printcolumn(name = "IP", type_ = "string", json_path = ".spec.endpoint.dnsOrIP.ip"),
+    printcolumn(name = "Port", type_ = "integer", json_path = ".spec.endpoint.port"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerSpec {
+    /// The addresses that are reached through the peer, as CIDRs.
+    // `camelCase` would make it `allowedIps`.
+    #[serde(rename = "allowedIPs", default)]
+    pub allowed_ips: Vec<String>,
+    /// Where the peer listens; none for a peer behind NAT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<PeerEndpoint>,
+    /// Seconds between keepalives; 0 = none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub persistent_keepalive: i64,
+    /// A key shared with the peer, in base64; empty = none.
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
+    pub preshared_key: Secret,
+    /// The peer's WireGuard public key in base64.
+    #[serde(default)]
+    pub public_key: String,
+}
+
+/// Where a peer listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerEndpoint {
+    /// The host.
+    #[serde(rename = "dnsOrIP", default)]
+    pub dns_or_ip: DnsOrIp,
+    /// The UDP port, 1 to 65535.
+    #[serde(default)]
+    pub port: i64,
+}
+
+/// A DNS name or an address. When both are given, the name is used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsOrIp {
+    /// A DNS-1123 subdomain; empty = none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub dns: String,
+    /// An IPv4 or IPv6 address; empty = none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ip: String,
+}
+
+/// A text that is never shown and is overwritten when dropped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps a text secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The text. Whoever takes it keeps it secret.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "none" } else { "secret" })
+    }
+}
+
+/// The definition of the Peer resource, as it is installed in a cluster.
+pub fn custom_resource_definition() -> CustomResourceDefinition {
+    Peer::crd()
+}
+
+/// [`custom_resource_definition`] as YAML: the content of `manifests/crds.yaml`.
+///
+/// # Errors
+/// None is known: the definition is fixed when the program is built.
+pub fn custom_resource_definition_yaml() -> Result<String, serde_norway::Error> {
+    serde_norway::to_string(&custom_resource_definition())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+impl JsonSchema for PeerSpec {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PeerSpec".into()
+    }
+
+    /// Every rule here holds for all objects that the Go implementation's own validation accepts, but for a keepalive
+    /// of more than 65535 s, which WireGuard cannot express, and a preshared key that is none. Only rules that
+    /// every API server since Kubernetes 1.16 knows are used.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "description": "What the peer is and what is reached through it.",
+            "required": ["allowedIPs", "publicKey"],
+            "properties": {
+                "allowedIPs": {
+                    "description": "The addresses that are reached through the peer, in CIDR notation; a single \
+                                    address ends in /32 or /128.",
+                    "type": "array",
+                    "items": { "type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$" },
+                },
+                "endpoint": {
+                    "description": "Where the peer listens. Leave it out for a peer that is behind NAT or moves.",
+                    "type": "object",
+                    "required": ["dnsOrIP", "port"],
+                    "properties": {
+                        "dnsOrIP": {
+                            "description": "A DNS name or an IP address. When both are given, the name is used.",
+                            "type": "object",
+                            "anyOf": [{ "required": ["dns"] }, { "required": ["ip"] }],
+                            "properties": {
+                                "dns": {
+                                    "description": "A DNS name in lower case (RFC 1123 subdomain).",
+                                    "type": "string",
+                                    "maxLength": 253,
+                                    "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$",
+                                },
+                                "ip": {
+                                    "description": "An IPv4 or IPv6 address.",
+                                    "type": "string",
+                                    "pattern": "^[0-9A-Fa-f:.]*$",
+                                },
+                            },
+                        },
+                        "port": {
+                            "description": "The UDP port.",
+                            "type": "integer",
+                            "format": "int32",
+                            "minimum": 1,
+                            "maximum": 65535,
+                        },
+                    },
+                },
+                "persistentKeepalive": {
+                    "description": "Seconds between keepalives that the peer sends; 0, the default, switches them off. \
+                                    Set it on a peer behind NAT.",
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": 65535,
+                },
+                "presharedKey": {
+                    "description": "An optional key shared with the peer: base64 of 32 bytes, as `wg genpsk` prints it.",
+                    "type": "string",
+                    "pattern": "^([A-Za-z0-9+/]{43}=\\s*)?$",
+                },
+                "publicKey": {
+                    "description": "The peer's WireGuard public key: base64 of 32 bytes, as `wg pubkey` prints it.",
+                    "type": "string",
+                    "pattern": "^[A-Za-z0-9+/]{43}=\\s*$",
+                },
+            },
+        })
+    }
+}
