@@ -138,7 +138,7 @@ impl Reconciler {
             |node: &&Arc<Node>| node.name != local.name && self.liveness.is_alive(&node.name, now.instant);
         let mut nodes: Vec<_> = self.nodes.values().map(|(node, _)| node).filter(alive).cloned().collect();
         nodes.push(local.clone());
-        let peers = self.peers.values().filter_map(|peer| peer.as_ref().ok()).cloned();
+        let peers = self.peers.values().filter_map(|update| update.peer.as_ref()).cloned();
         let topology = Topology::new(self.config.topology.clone(), nodes, peers);
         self.names.retain(dns_names(&topology));
         self.topology = Some(Arc::new(topology));
@@ -174,7 +174,7 @@ impl Reconciler {
         observation: &Observation,
     ) -> BTreeMap<mesh::PublicKey, std::net::SocketAddr> {
         let nodes = self.nodes.values().filter_map(|(node, _)| Some((node.key?, node.persistent_keepalive)));
-        let peers = self.peers.values().filter_map(|peer| peer.as_ref().ok());
+        let peers = self.peers.values().filter_map(|update| update.peer.as_ref());
         let behind_nat = nodes.chain(peers.map(|peer| (peer.key, peer.persistent_keepalive)));
         behind_nat
             .filter(|(_, keepalive)| *keepalive != 0)

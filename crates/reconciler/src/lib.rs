@@ -65,8 +65,14 @@ pub struct Forced {
     pub internal_ips: Option<Vec<IpNet>>,
 }
 
-/// A Peer of the cluster, decoded, or why it cannot be.
-pub type PeerUpdate = Result<Peer, Problem>;
+/// A Peer of the cluster, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerUpdate {
+    /// The peer; `None`: it is not valid and is left out.
+    pub peer: Option<Peer>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
 
 /// The state of the connection to the API.
 #[derive(Debug, Clone, PartialEq, Eq)]

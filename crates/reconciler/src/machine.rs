@@ -310,7 +310,7 @@ impl Reconciler {
     /// Everything that is wrong with objects.
     pub(crate) fn problems(&self) -> BTreeSet<Problem> {
         let decoded = self.nodes.values().flat_map(|(_, problems)| problems);
-        let peers = self.peers.values().filter_map(|peer| peer.as_ref().err());
+        let peers = self.peers.values().flat_map(|update| &update.problems);
         let topology = self.topology.iter().flat_map(|topology| &topology.problems);
         let all = decoded.chain(peers).chain(topology).chain(&self.last.render_problems).cloned();
         all.chain(self.unresolved()).collect()
