@@ -5,6 +5,7 @@
 
 pub mod annotations;
 pub mod decode;
+pub mod encode;
 pub mod object;
 pub mod peer;
 

@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt as _};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// What a WireGuard client outside of the cluster is, and what is reached through it.
@@ -100,8 +100,18 @@ impl fmt::Debug for Secret {
 }
 
 /// The definition of the Peer resource, as it is installed in a cluster.
-pub fn custom_resource_definition() -> CustomResourceDefinition {
-    Peer::crd()
+pub fn custom_resource_definition() -> Value {
+    let mut definition = serde_json::to_value(Peer::crd()).expect("a resource definition is JSON");
+    tidy(&mut definition);
+    definition
+}
+
+/// The definition without the rules for the values, like that of the Go implementation: it takes objects that
+/// [`custom_resource_definition`] refuses. For tests with objects from clusters that have not had the rules.
+pub fn custom_resource_definition_without_rules() -> Value {
+    let mut definition = custom_resource_definition();
+    remove_rules(&mut definition["spec"]["versions"][0]["schema"]);
+    definition
 }
 
 /// [`custom_resource_definition`] as YAML: the content of `manifests/crds.yaml`.
@@ -110,6 +120,36 @@ pub fn custom_resource_definition() -> CustomResourceDefinition {
 /// None is known: the definition is fixed when the program is built.
 pub fn custom_resource_definition_yaml() -> Result<String, serde_norway::Error> {
     serde_norway::to_string(&custom_resource_definition())
+}
+
+/// Bounds are floating-point numbers in the types of the API; as such they look odd in YAML.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                match field.as_f64() {
+                    #[expect(clippy::cast_possible_truncation, reason = "the bounds are small whole numbers")]
+                    Some(bound) if key == "minimum" || key == "maximum" => *field = Value::from(bound as i64),
+                    _ => tidy(field),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+fn remove_rules(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            for rule in ["pattern", "minimum", "maximum", "maxLength", "anyOf"] {
+                fields.remove(rule);
+            }
+            fields.values_mut().for_each(remove_rules);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_rules),
+        _ => {}
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

@@ -1,0 +1,227 @@
+//! What an agent writes: only what changed, in texts that read back as what was meant.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use ipnet::IpNet;
+use kubernetes::{
+    NodeObject, PeerObject, annotations, decode_node, decode_peer,
+    encode::{AgentFacts, clean_up, encode, patch},
+};
+use mesh::{Endpoint, Granularity, Host, PublicKey};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn facts() -> AgentFacts {
+    AgentFacts {
+        endpoint: Some("203.0.113.1:51820".parse().unwrap()),
+        internal_ips: vec!["10.1.0.1/16".parse().unwrap()],
+        key: PublicKey::from_bytes([7; 32]).unwrap(),
+        wireguard_ips: vec![],
+        granularity: Granularity::Location,
+        last_seen: 1_700_000_000,
+        discovered_endpoints: BTreeMap::new(),
+        cni_compatibility_ip: None,
+    }
+}
+
+fn written(facts: &AgentFacts) -> BTreeMap<String, String> {
+    encode(facts).into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+}
+
+fn node_with(annotations: &BTreeMap<String, String>) -> NodeObject {
+    let metadata = json!({ "name": "n", "annotations": annotations });
+    serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+}
+
+fn annotations_of(patch: &Value) -> Value {
+    patch["metadata"]["annotations"].clone()
+}
+
+#[test]
+fn only_what_changed_is_written() {
+    let before = written(&facts());
+    assert_eq!(patch(&before, &facts()), None);
+    let later = AgentFacts { last_seen: 1_700_000_030, ..facts() };
+    let change = patch(&before, &later).unwrap();
+    assert_eq!(annotations_of(&change), json!({ "kilo.squat.ai/last-seen": "1700000030" }));
+    let dual = AgentFacts {
+        internal_ips: vec!["10.1.0.1/16".parse().unwrap(), "fd00::1/64".parse().unwrap()],
+        ..facts()
+    };
+    let change = patch(&before, &dual).unwrap();
+    assert_eq!(annotations_of(&change), json!({ "kilo.squat.ai/internal-ips": "10.1.0.1/16,fd00::1/64" }));
+    let back = patch(&written(&dual), &facts()).unwrap();
+    assert_eq!(annotations_of(&back), json!({ "kilo.squat.ai/internal-ips": null }));
+}
+
+#[test]
+fn a_bare_node_gets_all_but_the_lists() {
+    let change = patch(&BTreeMap::new(), &facts()).unwrap();
+    let keys: Vec<_> = annotations_of(&change).as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys.len(), 8, "{keys:?}");
+    assert!(!keys.iter().any(|key| key.ends_with("-ips")), "{keys:?}");
+}
+
+#[test]
+fn clean_up_removes_what_the_agent_wrote_and_nothing_else() {
+    let removed = annotations_of(&clean_up());
+    let removed = removed.as_object().unwrap();
+    assert!(removed.values().all(Value::is_null));
+    for key in encode(&facts()).keys() {
+        assert!(removed.contains_key(*key), "{key}");
+    }
+    assert!(!removed.contains_key(annotations::LOCATION));
+}
+
+#[test]
+fn discovered_endpoints_are_sorted_as_go_sorts() {
+    // In base64 these begin with '+' and 'A': the text sorts one way, the bytes the other.
+    let plus = PublicKey::from_bytes([0xfb; 32]).unwrap();
+    let letter = PublicKey::from_bytes([1; 32]).unwrap();
+    let address: SocketAddr = "192.0.2.5:1005".parse().unwrap();
+    let facts = AgentFacts { discovered_endpoints: [(plus, address), (letter, address)].into(), ..facts() };
+    let text = written(&facts)[annotations::DISCOVERED_ENDPOINTS].clone();
+    let entry = r#"{"IP":"192.0.2.5","Port":1005,"Zone":""}"#;
+    assert_eq!(text, format!(r#"{{"{plus}":{entry},"{letter}":{entry}}}"#));
+}
+
+fn v4() -> impl Strategy<Value = IpAddr> + Clone {
+    any::<u32>().prop_map(|bits| Ipv4Addr::from_bits(bits).into())
+}
+
+/// Not the IPv4-mapped ones, which are IPv4 addresses to everybody who reads them.
+fn v6() -> impl Strategy<Value = IpAddr> + Clone {
+    any::<u128>().prop_map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)).to_canonical())
+}
+
+fn nets() -> impl Strategy<Value = Vec<IpNet>> + Clone {
+    let net4 = (v4(), 0..=32u8).prop_map(|(ip, len)| IpNet::new(ip, len).unwrap());
+    let net6 = (v6(), 0..=32u8).prop_map(|(ip, len)| IpNet::new(ip, len).unwrap());
+    let both = (net4.clone(), net6.clone()).prop_map(|(a, b)| vec![a, b]);
+    prop_oneof![
+        Just(vec![]),
+        net4.prop_map(|net| vec![net]),
+        net6.prop_map(|net| vec![net]),
+        both.clone(),
+        both.prop_map(|nets| nets.into_iter().rev().collect()),
+    ]
+    .prop_filter("one per family", |nets: &Vec<IpNet>| {
+        nets.len() < 2 || nets[0].addr().is_ipv4() != nets[1].addr().is_ipv4()
+    })
+}
+
+fn keys() -> impl Strategy<Value = PublicKey> {
+    any::<[u8; 32]>().prop_filter_map("no key", |bytes| PublicKey::from_bytes(bytes).ok())
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoint> {
+    let name = "[a-z][a-z0-9]{0,9}(-[a-z0-9]{1,5})?(\\.[a-z]{1,8}){0,3}".prop_map(Host::Dns);
+    let host = prop_oneof![v4().prop_map(Host::Ip), v6().prop_map(Host::Ip), name];
+    (host, 1..=u16::MAX).prop_map(|(host, port)| Endpoint { host, port })
+}
+
+prop_compose! {
+    fn any_facts()(
+        endpoint in proptest::option::of(endpoints()),
+        internal_ips in nets(),
+        key in keys(),
+        wireguard_ips in nets(),
+        full in any::<bool>(),
+        last_seen in any::<i64>(),
+        discovered_endpoints in proptest::collection::btree_map(
+            keys(),
+            (prop_oneof![v4(), v6()], 1..=u16::MAX).prop_map(SocketAddr::from),
+            0..4,
+        ),
+        cni in nets(),
+    ) -> AgentFacts {
+        AgentFacts {
+            endpoint,
+            internal_ips,
+            key,
+            wireguard_ips,
+            granularity: if full { Granularity::Full } else { Granularity::Location },
+            last_seen,
+            discovered_endpoints,
+            cni_compatibility_ip: cni.first().copied(),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_back(facts in any_facts(), before in any_facts()) {
+        // Over the annotations of before, as a merge patch would leave them.
+        let mut annotations = written(&before);
+        for (key, value) in encode(&facts) {
+            match value {
+                Some(value) => annotations.insert(key.to_owned(), value),
+                None => annotations.remove(key),
+            };
+        }
+        let (node, problems) = decode_node(&node_with(&annotations), annotations::REGION_LABEL);
+        prop_assert_eq!(problems, vec![]);
+        prop_assert_eq!(AgentFacts::of(&node), Some(facts));
+    }
+
+    #[test]
+    fn no_annotation_makes_decoding_panic(
+        values in proptest::collection::btree_map(
+            proptest::sample::select(ALL.to_vec()).prop_map(str::to_owned),
+            prop_oneof![any::<String>(), "[0-9a-f:./,\\[\\]{}\" -]{0,60}"],
+            0..18,
+        ),
+        pod_cidr in any::<String>(),
+    ) {
+        let metadata = json!({ "name": "n", "annotations": values });
+        let object = json!({ "metadata": metadata, "spec": { "podCIDR": pod_cidr } });
+        let object: NodeObject = serde_json::from_value(object).unwrap();
+        let (node, problems) = decode_node(&object, annotations::REGION_LABEL);
+        prop_assert_eq!(node.name, "n");
+        for problem in problems {
+            prop_assert!(problem.message.len() < 2000, "{}", problem);
+        }
+    }
+
+    #[test]
+    fn no_peer_makes_decoding_panic(
+        texts in proptest::collection::vec(prop_oneof![any::<String>(), "[0-9a-f:./]{0,40}"], 5),
+        numbers in any::<(i64, i64)>(),
+        endpoint in any::<bool>(),
+    ) {
+        let mut spec = json!({
+            "allowedIPs": [texts[0]], "publicKey": texts[1], "presharedKey": texts[2], "persistentKeepalive": numbers.0,
+        });
+        if endpoint {
+            spec["endpoint"] = json!({ "dnsOrIP": { "dns": texts[3], "ip": texts[4] }, "port": numbers.1 });
+        }
+        let object = json!({ "metadata": { "name": "p" }, "spec": spec });
+        let object: PeerObject = serde_json::from_value(object).unwrap();
+        let (peer, problems) = decode_peer(&object);
+        prop_assert!(peer.is_some() || !problems.is_empty());
+    }
+}
+
+const ALL: [&str; 18] = [
+    annotations::LOCATION,
+    annotations::LEADER,
+    annotations::FORCE_ENDPOINT,
+    annotations::FORCE_EXTERNAL_IP,
+    annotations::FORCE_INTERNAL_IP,
+    annotations::PERSISTENT_KEEPALIVE,
+    annotations::ALLOWED_LOCATION_IPS,
+    annotations::ENDPOINT,
+    annotations::INTERNAL_IP,
+    annotations::INTERNAL_IPS,
+    annotations::KEY,
+    annotations::WIREGUARD_IP,
+    annotations::WIREGUARD_IPS,
+    annotations::GRANULARITY,
+    annotations::LAST_SEEN,
+    annotations::DISCOVERED_ENDPOINTS,
+    annotations::CNI_COMPATIBILITY_IP,
+    "kilo.squat.ai/unknown",
+];

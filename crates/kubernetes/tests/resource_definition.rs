@@ -1,0 +1,55 @@
+//! The definition of the Peer resource, and that the file users install is the one of this version.
+
+use std::fs;
+
+use kubernetes::peer::{
+    custom_resource_definition, custom_resource_definition_without_rules, custom_resource_definition_yaml,
+};
+use serde_json::json;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/crds.yaml");
+
+/// After a change: `KILO_WRITE_MANIFESTS=1 cargo test -p kubernetes --test resource_definition`.
+#[test]
+fn the_file_is_up_to_date() {
+    let wanted = custom_resource_definition_yaml().unwrap();
+    if std::env::var_os("KILO_WRITE_MANIFESTS").is_some() {
+        fs::write(FILE, &wanted).unwrap();
+    }
+    let found = fs::read_to_string(FILE).unwrap();
+    assert_eq!(
+        found, wanted,
+        "manifests/crds.yaml is not what this version needs; see the comment of this test"
+    );
+}
+
+#[test]
+fn it_is_the_resource_of_the_go_implementation() {
+    let definition = custom_resource_definition();
+    assert_eq!(definition["metadata"]["name"], "peers.kilo.squat.ai");
+    let spec = &definition["spec"];
+    assert_eq!((&spec["group"], &spec["scope"]), (&json!("kilo.squat.ai"), &json!("Cluster")));
+    assert_eq!((&spec["names"]["kind"], &spec["names"]["plural"]), (&json!("Peer"), &json!("peers")));
+    let versions = spec["versions"].as_array().unwrap();
+    let [version] = versions.as_slice() else { panic!("{versions:?}") };
+    assert_eq!(
+        (&version["name"], &version["served"], &version["storage"]),
+        (&json!("v1alpha1"), &json!(true), &json!(true))
+    );
+    let schema = &version["schema"]["openAPIV3Schema"];
+    assert_eq!(schema["required"], json!(["spec"]));
+    let spec = &schema["properties"]["spec"];
+    assert_eq!(spec["required"], json!(["allowedIPs", "publicKey"]));
+    let fields: Vec<_> = spec["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["allowedIPs", "endpoint", "persistentKeepalive", "presharedKey", "publicKey"]);
+    assert_eq!(spec["properties"]["endpoint"]["required"], json!(["dnsOrIP", "port"]));
+}
+
+#[test]
+fn the_rules_can_be_left_out() {
+    let text = custom_resource_definition_without_rules().to_string();
+    for rule in ["pattern", "minimum", "maximum", "maxLength", "anyOf"] {
+        assert!(!text.contains(&format!("\"{rule}\"")), "{rule} is in {text}");
+    }
+    assert!(text.contains("presharedKey"));
+}
