@@ -1,3 +1,241 @@
-//! A multi-site cluster in network namespaces of one machine.
+//! `kilo-lab`: the command line of the lab. It reads arguments and prints; what a lab is and does is in the library.
 
-fn main() {}
+mod demo;
+
+use std::{
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Parser, Subcommand};
+use kilo_lab::{Family, Lab, Lifetime, Paint, Spec, interrupt, labs, server, topology};
+
+#[derive(Parser)]
+#[command(name = "kilo-lab", version, about = "A multi-site cluster in network namespaces of one machine")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring a lab up and leave it running.
+    Up(Up),
+    /// Show the reachability of all pods, the topology and the agents' health.
+    Status(Named),
+    /// Run a command on a node, in a pod, or in `api`, `wan` or `router-SITE`.
+    Exec(Exec),
+    /// Tear a lab down, whatever is left of it.
+    Down(Down),
+    /// Show a mesh forming over three sites and surviving the loss of a leader.
+    Demo(demo::Demo),
+    /// Serve the Kubernetes API of a lab.
+    #[command(hide = true)]
+    Apiserver(Apiserver),
+}
+
+#[derive(Args)]
+struct Named {
+    /// The lab's name.
+    #[arg(long, default_value = "demo")]
+    name: String,
+}
+
+/// What is brought up.
+#[derive(Args)]
+struct Up {
+    #[command(flatten)]
+    lab: Described,
+    /// Only build the sites and the API; start no agents.
+    #[arg(long)]
+    no_agents: bool,
+    /// Stay in the foreground, and tear the lab down on ctrl-C.
+    #[arg(long)]
+    foreground: bool,
+}
+
+/// A description and what the command line changes in it.
+#[derive(Args)]
+struct Described {
+    /// The description of the lab, YAML or JSON [default: three sites, the third behind NAT].
+    #[arg(long, value_name = "FILE")]
+    spec: Option<PathBuf>,
+    /// The lab's name: lowercase letters and digits [default: the description's].
+    #[arg(long)]
+    name: Option<String>,
+    /// The agent's binary [default: beside kilo-lab].
+    #[arg(long, value_name = "PATH")]
+    kg: Option<PathBuf>,
+    /// `location` or `full` [default: the description's].
+    #[arg(long, value_name = "GRANULARITY")]
+    mesh_granularity: Option<String>,
+    /// `never`, `crosssubnet` or `always` [default: the description's].
+    #[arg(long, value_name = "WHEN")]
+    encapsulate: Option<String>,
+}
+
+#[derive(Args)]
+struct Exec {
+    #[command(flatten)]
+    lab: Named,
+    /// A node, a pod, `api`, `wan` or `router-SITE`.
+    member: String,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+#[derive(Args)]
+struct Down {
+    #[command(flatten)]
+    lab: Named,
+    /// All labs of this machine.
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
+}
+
+#[derive(Args)]
+struct Apiserver {
+    /// The objects to begin with, a JSON array.
+    #[arg(long)]
+    objects: PathBuf,
+    /// An address to serve on; may be given several times.
+    #[arg(long, required = true)]
+    listen: Vec<SocketAddr>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Up(up) => self::up(up),
+        Command::Status(named) => status(&named.name),
+        Command::Exec(exec) => self::exec(exec),
+        Command::Down(down) => self::down(down),
+        Command::Demo(demo) => demo.run(),
+        Command::Apiserver(apiserver) => serve(apiserver),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kilo-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Described {
+    fn read(&self) -> anyhow::Result<Spec> {
+        let mut spec = self.spec.as_deref().map_or_else(|| Ok(Spec::demo()), Spec::read)?;
+        if let Some(name) = &self.name {
+            spec.name.clone_from(name);
+        }
+        if let Some(granularity) = &self.mesh_granularity {
+            spec.mesh.granularity.clone_from(granularity);
+        }
+        if let Some(encapsulate) = &self.encapsulate {
+            spec.mesh.encapsulate.clone_from(encapsulate);
+        }
+        spec.programs.kg = self.kg.clone().or(spec.programs.kg);
+        Ok(spec)
+    }
+}
+
+fn up(up: &Up) -> anyhow::Result<()> {
+    interrupt::listen();
+    let mut spec = up.lab.read()?;
+    spec.mesh.agents &= !up.no_agents;
+    let mut steps = Steps::begin();
+    let lifetime = if up.foreground { Lifetime::Scoped } else { Lifetime::Detached };
+    let lab = Lab::bring_up(spec, lifetime, |what| steps.next(what))?;
+    steps.end();
+    let (name, layout) = (&lab.spec().name, lab.layout());
+    println!("lab {name} is up: {}", describe(&lab));
+    println!("  kilo-lab status --name {name}");
+    println!("  kilo-lab exec --name {name} {} -- ip route", layout.nodes[0].name);
+    println!("  kilo-lab exec --name {name} api -- kubectl get nodes");
+    if !up.foreground {
+        println!("  kilo-lab down --name {name}");
+        return Ok(());
+    }
+    println!("  ctrl-C tears it down");
+    while interrupt::check().is_ok() {
+        thread::sleep(Duration::from_millis(100));
+    }
+    println!("\ntearing down");
+    Ok(())
+}
+
+fn status(name: &str) -> anyhow::Result<()> {
+    let lab = Lab::open(name)?;
+    println!("lab {name}: {}", describe(&lab));
+    for family in [Family::V4, Family::V6] {
+        print!("\n{}", lab.matrix(family)?.render(paint()));
+    }
+    print!("\n{}\n", topology::render(&topology::read(&lab)?));
+    for line in lab.health() {
+        println!("  {line}");
+    }
+    println!("  logs: {}", lab.state().directory().join("logs").display());
+    Ok(())
+}
+
+fn exec(exec: &Exec) -> anyhow::Result<()> {
+    let lab = Lab::open(&exec.lab.name)?;
+    // Takes the place of this process, so that the terminal, signals and the exit code are the command's own.
+    let error = lab.place(&exec.member)?.command(&exec.command)?.exec();
+    Err(anyhow::Error::new(error).context(format!("running {} in {}", exec.command[0], exec.member)))
+}
+
+fn down(down: &Down) -> anyhow::Result<()> {
+    let names = if down.all { labs() } else { vec![down.lab.name.clone()] };
+    for name in names {
+        Lab::down(&name)?;
+        println!("lab {name} is down");
+    }
+    Ok(())
+}
+
+fn serve(apiserver: &Apiserver) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(server::run(&apiserver.objects, &apiserver.listen))
+}
+
+/// What the lab consists of, in one line.
+fn describe(lab: &Lab) -> String {
+    let layout = lab.layout();
+    format!("{} sites, {} nodes, {} pods", layout.sites.len(), layout.nodes.len(), layout.pods.len())
+}
+
+fn paint() -> Paint {
+    if std::io::stdout().is_terminal() { Paint::Colour } else { Paint::Plain }
+}
+
+/// Prints what is being done, and how long it took once it is.
+struct Steps {
+    begin: Option<Instant>,
+}
+
+impl Steps {
+    fn begin() -> Self {
+        Self { begin: None }
+    }
+
+    fn next(&mut self, what: &str) {
+        self.end();
+        print!("  {what:<32}");
+        // A terminal that is gone is no reason to stop.
+        let _ = std::io::stdout().flush();
+        self.begin = Some(Instant::now());
+    }
+
+    fn end(&mut self) {
+        if let Some(begin) = self.begin.take() {
+            println!("{:>7.2} s", begin.elapsed().as_secs_f32());
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The lab's Kubernetes API as tests and commands use it: objects in and out, and outages of several kinds. The server is a
+//! process of its own inside the lab (see [`crate::server`]); requests go to it over that namespace's loopback, which no outage
+//! touches, so objects can be changed while the agents cannot see it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::Value;
+
+use crate::{
+    LabError,
+    fabric::{nft, set_port},
+    http::Request,
+    layout::{API_PORT, Layout},
+    process::run_batches,
+    server::FORBIDDEN_PORT,
+};
+
+/// How the API is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    /// The server's cable is out: packets to it vanish.
+    Unplugged,
+    /// Connections are refused, established ones are reset.
+    Refusing,
+    /// Every request is answered with 403.
+    Forbidding,
+}
+
+/// The API of a lab.
+#[derive(Debug)]
+pub struct Api<'a> {
+    layout: &'a Layout,
+}
+
+impl<'a> Api<'a> {
+    pub(crate) fn new(layout: &'a Layout) -> Self {
+        Self { layout }
+    }
+
+    /// Reads the object or list at a path, such as `/api/v1/nodes/a1`.
+    ///
+    /// # Errors
+    /// [`LabError::Api`] when it is refused or absent, [`LabError::Http`] when there is no answer.
+    pub fn get(&self, path: &str) -> Result<Value, LabError> {
+        self.request(&Request::get(path))
+    }
+
+    /// All Node objects, sorted by name.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn nodes(&self) -> Result<Vec<Value>, LabError> {
+        let mut list = self.get("/api/v1/nodes")?;
+        let mut nodes = match list["items"].take() {
+            Value::Array(nodes) => nodes,
+            _ => Vec::new(),
+        };
+        nodes.sort_by(|a, b| a["metadata"]["name"].as_str().cmp(&b["metadata"]["name"].as_str()));
+        Ok(nodes)
+    }
+
+    /// Creates a Node or a Peer, or replaces the one of the same name.
+    ///
+    /// # Errors
+    /// [`LabError::Api`] when it is refused, [`LabError::Http`] when there is no answer.
+    pub fn apply(&self, object: &Value) -> Result<Value, LabError> {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let collection = collection(kind)?;
+        let path = format!("{collection}/{name}");
+        let (method, path, object) = match self.get(&path) {
+            Ok(old) => {
+                let mut new = object.clone();
+                new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+                ("PUT", path, new)
+            }
+            Err(LabError::Api { status: 404, .. }) => ("POST", collection.to_owned(), object.clone()),
+            Err(error) => return Err(error),
+        };
+        let body = object.to_string();
+        self.request(&Request { method, path: &path, content_type: "application/json", body: Some(&body) })
+    }
+
+    /// Changes fields of a Node or a Peer by a merge patch (RFC 7386).
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<Value, LabError> {
+        let path = format!("{}/{name}", collection(kind)?);
+        let body = patch.to_string();
+        let content_type = "application/merge-patch+json";
+        self.request(&Request { method: "PATCH", path: &path, content_type, body: Some(&body) })
+    }
+
+    /// Sets an annotation of a Node, or removes it.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn annotate(&self, node: &str, key: &str, value: Option<&str>) -> Result<Value, LabError> {
+        self.patch("Node", node, &serde_json::json!({"metadata": {"annotations": {key: value}}}))
+    }
+
+    /// Deletes a Node or a Peer.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn delete(&self, kind: &str, name: &str) -> Result<(), LabError> {
+        let path = format!("{}/{name}", collection(kind)?);
+        self.request(&Request { method: "DELETE", ..Request::get(&path) }).map(drop)
+    }
+
+    /// Begins an outage. The server keeps its objects; requests from the lab itself still work.
+    ///
+    /// # Errors
+    /// When the filter or the port cannot be set.
+    pub fn pause(&self, outage: Outage) -> Result<(), LabError> {
+        self.resume()?;
+        let rules = match outage {
+            Outage::Unplugged => return set_port(&self.layout.wan(), "api", false),
+            Outage::Refusing => {
+                format!(
+                    "chain input {{ type filter hook input priority 0; iifname eth0 tcp dport {API_PORT} reject with tcp reset; }}"
+                )
+            }
+            // What is already connected is reset, and finds the other server when it comes back.
+            Outage::Forbidding => format!(
+                "chain away {{ type nat hook prerouting priority -100; iifname eth0 tcp dport {API_PORT} redirect to :{FORBIDDEN_PORT}; }}\n\
+                 chain input {{ type filter hook input priority 0; iifname eth0 tcp dport {API_PORT} reject with tcp reset; }}"
+            ),
+        };
+        self.filter(&format!("table inet outage {{\n{rules}\n}}\n"))
+    }
+
+    /// Ends an outage, if there is one.
+    ///
+    /// # Errors
+    /// When the filter or the port cannot be set.
+    pub fn resume(&self) -> Result<(), LabError> {
+        set_port(&self.layout.wan(), "api", true)?;
+        // Connections to the forbidding server keep their translation after the rule is gone, so end them too.
+        self.filter(&format!(
+            "table inet outage {{\nchain input {{ type filter hook input priority 0; \
+             iifname eth0 tcp dport {FORBIDDEN_PORT} reject with tcp reset; }}\n}}\n"
+        ))
+    }
+
+    /// The namespace that `kubectl` must run in.
+    pub fn namespace(&self) -> String {
+        self.layout.api()
+    }
+
+    fn filter(&self, rules: &str) -> Result<(), LabError> {
+        let script = format!("table inet outage\ndelete table inet outage\n{rules}");
+        run_batches(&[nft(&self.layout.api(), script)])
+    }
+
+    fn request(&self, request: &Request<'_>) -> Result<Value, LabError> {
+        let response = request.send(&self.layout.api(), SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT)))?;
+        let body: Value = serde_json::from_str(&response.body).unwrap_or(Value::Null);
+        if (200..300).contains(&response.status) {
+            return Ok(body);
+        }
+        Err(LabError::Api {
+            status: response.status,
+            method: request.method.into(),
+            path: request.path.into(),
+            message: body["message"].as_str().unwrap_or(&response.body).into(),
+        })
+    }
+}
+
+fn collection(kind: &str) -> Result<&'static str, LabError> {
+    match kind {
+        "Node" => Ok("/api/v1/nodes"),
+        "Peer" => Ok("/apis/kilo.squat.ai/v1alpha1/peers"),
+        _ => Err(LabError::Spec(format!("the lab handles objects of the kinds Node and Peer, not {kind:?}"))),
+    }
+}

@@ -1,0 +1,296 @@
+//! One node of a lab: its agent, its cable, and what runs in its namespace. It starts and ends the agent and asks it questions;
+//! what the agent does with the node is not known here.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    LabError,
+    fabric::set_port,
+    http::{Request, Response},
+    layout::{Layout, NodeLayout, SERVICE_CIDRS},
+    process::{Place, Running},
+    programs,
+    spec::Spec,
+    state::{State, create_directory, write},
+};
+
+/// The port of the agent's health page.
+const AGENT_PORT: u16 = 1107;
+/// The WireGuard device of the agent.
+pub const INTERFACE: &str = "kilo0";
+
+/// A node of a lab that is up.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeRef<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) layout: &'a Layout,
+    pub(crate) state: &'a State,
+    pub(crate) node: &'a NodeLayout,
+}
+
+/// A WireGuard peer as the node's device has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireGuardPeer {
+    /// Base64.
+    pub public_key: String,
+    /// `address:port`, if known.
+    pub endpoint: Option<String>,
+    /// Prefixes, in the device's order.
+    pub allowed_ips: Vec<String>,
+    /// Seconds since 1970; `None` before the first handshake.
+    pub last_handshake: Option<u64>,
+}
+
+impl NodeRef<'_> {
+    /// Its addresses and names.
+    pub fn layout(&self) -> &NodeLayout {
+        self.node
+    }
+
+    /// Runs a command on the node, with its own view of `/etc/hosts`, `/etc/resolv.conf` and `/var/run/wireguard`.
+    ///
+    /// # Errors
+    /// When it cannot be started. How it ended is in the output.
+    pub fn exec<S: AsRef<str>>(&self, arguments: &[S]) -> Result<Output, LabError> {
+        self.place().output(arguments)
+    }
+
+    /// What a command prints on the node.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end with success.
+    pub fn read<S: AsRef<str>>(&self, arguments: &[S]) -> Result<String, LabError> {
+        let output = self.exec(arguments)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(LabError::Command {
+            command: arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" "),
+            place: self.node.name.clone(),
+            reason: format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
+        })
+    }
+
+    /// Starts the agent, with further arguments after the lab's own. Does nothing when it runs.
+    ///
+    /// # Errors
+    /// When the binary is missing or cannot be started. That it fails later shows in its log.
+    pub fn start_agent(&self, further: &[&str]) -> Result<(), LabError> {
+        if self.agent().is_some() {
+            return Ok(());
+        }
+        let mut arguments = self.agent_command()?;
+        arguments.extend(further.iter().map(ToString::to_string));
+        let running = self.place().start(&arguments, &self.log())?;
+        self.state.record(&self.record(), &running)
+    }
+
+    /// Asks the agent to end (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] when it still runs after 15 s.
+    pub fn stop_agent(&self) -> Result<(), LabError> {
+        self.end_agent(Signal::TERM)
+    }
+
+    /// Kills the agent (SIGKILL): it can clean up nothing.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] when it still runs after 15 s.
+    pub fn kill9(&self) -> Result<(), LabError> {
+        self.end_agent(Signal::KILL)
+    }
+
+    /// The agent's process, while it runs.
+    pub fn agent(&self) -> Option<Running> {
+        self.state.recorded(&self.record()).filter(Running::is_alive)
+    }
+
+    /// What the agent has written so far.
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// Where the agent's log is.
+    pub fn log(&self) -> PathBuf {
+        self.state.log(&self.record())
+    }
+
+    /// Where the agent keeps its key.
+    pub fn agent_directory(&self) -> PathBuf {
+        self.state.node(&self.node.name).join("kilo")
+    }
+
+    /// The command line of the agent.
+    ///
+    /// # Errors
+    /// When the binary is missing.
+    pub fn agent_command(&self) -> Result<Vec<String>, LabError> {
+        let site = &self.layout.sites[self.node.site];
+        let mesh = &self.spec.mesh;
+        let kg = programs::find("kg", self.spec.programs.kg.as_deref())?;
+        let mut command = vec![
+            kg.display().to_string(),
+            format!("--kubeconfig={}", self.state.kubeconfig().display()),
+            format!("--hostname={}", self.node.name),
+            format!("--interface={INTERFACE}"),
+            format!("--encapsulate={}", mesh.encapsulate),
+            format!("--mesh-granularity={}", mesh.granularity),
+            format!("--subnet={}", mesh.subnet),
+            format!("--service-cidr={SERVICE_CIDRS}"),
+            format!("--internal-cidr={},{}", site.lan_v4(), site.lan_v6()),
+            format!("--listen=:{AGENT_PORT}"),
+            format!("--log-level={}", mesh.log_level),
+            format!("--state-dir={}", self.agent_directory().display()),
+            "--cni=false".into(),
+            "--local=true".into(),
+        ];
+        command.extend(mesh.agent_args.iter().cloned());
+        let described =
+            self.spec.sites.iter().flat_map(|site| &site.nodes).find(|node| node.name == self.node.name);
+        command.extend(described.into_iter().flat_map(|node| node.agent_args.iter().cloned()));
+        Ok(command)
+    }
+
+    /// Asks the agent's HTTP server.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn http_get(&self, path: &str) -> Result<Response, LabError> {
+        Request::get(path).send(&self.node.namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, AGENT_PORT)))
+    }
+
+    /// Takes the node's cable out of the router: its carrier goes, its agent and pods stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn cut_link(&self) -> Result<(), LabError> {
+        set_port(self.router(), &self.node.router_port, false)
+    }
+
+    /// Plugs the node's cable in again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn restore_link(&self) -> Result<(), LabError> {
+        set_port(self.router(), &self.node.router_port, true)
+    }
+
+    /// The WireGuard device's peers, sorted by key, as `wg show` reads them from the kernel or the agent's socket.
+    ///
+    /// # Errors
+    /// When there is no device or no `wg`.
+    pub fn wireguard_peers(&self) -> Result<Vec<WireGuardPeer>, LabError> {
+        let mut peers: Vec<_> =
+            self.read(&["wg", "show", INTERFACE, "dump"])?.lines().skip(1).filter_map(parse_peer).collect();
+        peers.sort_by(|a, b| a.public_key.cmp(&b.public_key));
+        Ok(peers)
+    }
+
+    /// Where the node's processes run.
+    pub fn place(&self) -> Place {
+        let own = self.state.node(&self.node.name);
+        let mounts = BTreeMap::from([
+            (PathBuf::from("/etc/hosts"), own.join("hosts")),
+            (PathBuf::from("/etc/resolv.conf"), own.join("resolv.conf")),
+            (PathBuf::from("/var/run/wireguard"), own.join("wireguard")),
+        ]);
+        let kubeconfig = self.state.kubeconfig().display().to_string();
+        Place {
+            namespace: self.node.namespace.clone(),
+            mounts,
+            environment: BTreeMap::from([
+                ("KUBECONFIG".into(), kubeconfig),
+                ("NODE_NAME".into(), self.node.name.clone()),
+            ]),
+        }
+    }
+
+    /// Writes what the node's processes see as their own files.
+    pub(crate) fn prepare(&self) -> Result<(), LabError> {
+        let own = self.state.node(&self.node.name);
+        create_directory(&own.join("wireguard"))?;
+        create_directory(&self.agent_directory())?;
+        for mounted_over in ["/run/wireguard", "/var/run/wireguard"] {
+            create_directory(Path::new(mounted_over))?;
+        }
+        for mounted_over in ["/etc/hosts", "/etc/resolv.conf"] {
+            if !Path::new(mounted_over).exists() {
+                write(Path::new(mounted_over), "")?;
+            }
+        }
+        let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+        for node in &self.layout.nodes {
+            hosts += &format!("{} {}\n{} {}\n", node.lan.v4, node.name, node.lan.v6, node.name);
+        }
+        write(&own.join("hosts"), &hosts)?;
+        // Nothing answers there: names that are not in the hosts file do not resolve inside a lab.
+        write(&own.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    }
+
+    fn end_agent(&self, signal: Signal) -> Result<(), LabError> {
+        let Some(agent) = self.agent() else { return Ok(()) };
+        let within = Duration::from_secs(15);
+        agent.signal(signal);
+        if agent.wait(within) {
+            return Ok(());
+        }
+        Err(LabError::Deadline {
+            what: format!("the end of the agent on {}", self.node.name),
+            within,
+            seen: format!("process {} still runs; its log is {}", agent.pid, self.log().display()),
+        })
+    }
+
+    fn record(&self) -> String {
+        format!("agent-{}", self.node.name)
+    }
+
+    fn router(&self) -> &str {
+        &self.layout.sites[self.node.site].namespace
+    }
+}
+
+/// A line of `wg show <interface> dump` (wg(8)): key, preshared key, endpoint, allowed IPs, handshake, bytes in, bytes out,
+/// keepalive. The preshared key is not kept.
+fn parse_peer(line: &str) -> Option<WireGuardPeer> {
+    let mut fields = line.split('\t');
+    let public_key = fields.next()?.to_owned();
+    let endpoint = fields.nth(1)?;
+    let allowed_ips = fields.next()?;
+    let handshake: u64 = fields.next()?.parse().ok()?;
+    Some(WireGuardPeer {
+        public_key,
+        endpoint: (endpoint != "(none)").then(|| endpoint.to_owned()),
+        allowed_ips: allowed_ips.split(',').filter(|prefix| *prefix != "(none)").map(str::to_owned).collect(),
+        last_handshake: (handshake != 0).then_some(handshake),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_dump_is_a_peer() {
+        let peer =
+            parse_peer("KEY=\t(none)\t198.51.100.1:51820\t10.42.1.0/24,fd42:1::/64\t1700000000\t1\t2\t10")
+                .expect("it is complete");
+        assert_eq!(peer.allowed_ips, ["10.42.1.0/24", "fd42:1::/64"]);
+        assert_eq!(
+            (peer.endpoint.as_deref(), peer.last_handshake),
+            (Some("198.51.100.1:51820"), Some(1_700_000_000))
+        );
+        let silent = parse_peer("KEY=\t(none)\t(none)\t(none)\t0\t0\t0\toff").expect("it is complete");
+        assert_eq!((silent.endpoint, silent.allowed_ips.len(), silent.last_handshake), (None, 0, None));
+    }
+}

@@ -1,0 +1,26 @@
+//! Where the project's own binaries are. It knows no other programs; those are found by the search path.
+
+use std::path::{Path, PathBuf};
+
+use crate::LabError;
+
+/// Finds a binary: at the given path, else beside the running executable, else one directory above it (where cargo puts binaries
+/// when the executable is a test).
+///
+/// # Errors
+/// [`LabError::MissingProgram`] when it is in none of these.
+pub fn find(program: &str, given: Option<&Path>) -> Result<PathBuf, LabError> {
+    let missing = |advice: String| LabError::MissingProgram { program: program.into(), advice };
+    if let Some(path) = given {
+        let absolute =
+            path.canonicalize().map_err(|error| missing(format!("{}: {error}", path.display())))?;
+        return Ok(absolute);
+    }
+    let own = std::env::current_exe().map_err(LabError::io("finding the running executable"))?;
+    let places = own.ancestors().skip(1).take(2).map(|directory| directory.join(program));
+    let tried: Vec<PathBuf> = places.collect();
+    tried.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        let tried: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
+        missing(format!("it is not at {}; `cargo build -p {program}` builds it", tried.join(" or ")))
+    })
+}
