@@ -26,7 +26,7 @@ struct Cli {
 enum Task {
     /// Build kg, kgctl and kilo-lab as static binaries and print where they are.
     Static {
-        /// Packages to build instead of kg, kgctl and kilo-lab.
+        /// Packages to build; kg, kgctl and kilo-lab when nothing is named.
         #[arg(long = "package", short = 'p')]
         packages: Vec<String>,
         /// Packages whose integration tests are built as well.
@@ -98,10 +98,10 @@ pub fn workspace() -> &'static Path {
 fn run(task: Task) -> Result<u8> {
     match task {
         Task::Static { packages, tests, profile } => {
-            let default = || statics::BINARIES.map(str::to_owned).to_vec();
-            let packages = if packages.is_empty() { default() } else { packages };
+            let everything = packages.is_empty() && tests.is_empty();
+            let packages = if everything { statics::BINARIES.map(str::to_owned).to_vec() } else { packages };
             let build = statics::StaticBuild::new(&profile)?;
-            let mut programs = build.binaries(&packages)?;
+            let mut programs = if packages.is_empty() { Vec::new() } else { build.binaries(&packages)? };
             for package in &tests {
                 programs.extend(build.tests(package)?);
             }
