@@ -9,6 +9,7 @@ pub mod observation;
 pub mod plan;
 pub mod render;
 pub mod route;
+mod show;
 pub mod state;
 pub mod wireguard;
 

@@ -1,3 +1,141 @@
-//! Shows and exports the topology.
+//! `kgctl`: shows and exports the topology of a cluster.
 
-fn main() {}
+mod cluster;
+mod peer_object;
+mod showconf;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use cluster::Cluster;
+use ipnet::IpNet;
+
+/// Manage a Kilo network.
+#[derive(Parser)]
+#[command(name = "kgctl", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command needs to know about the cluster.
+#[derive(Args)]
+struct Global {
+    /// Where nodes and peers are kept.
+    #[arg(long, global = true, default_value = "kubernetes", value_enum)]
+    backend: Backend,
+    /// The kubeconfig file [default: $KUBECONFIG, else ~/.kube/config].
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// How nodes are grouped; auto: as the first node's agent does.
+    #[arg(long, global = true, default_value = "auto", value_enum)]
+    mesh_granularity: Granularity,
+    /// The UDP port over which nodes communicate.
+    #[arg(long, global = true, default_value_t = mesh::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// The node label that names the location.
+    #[arg(long, global = true, default_value = kubernetes::annotations::REGION_LABEL, value_name = "LABEL")]
+    topology_label: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Backend {
+    Kubernetes,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Granularity {
+    Auto,
+    Location,
+    Full,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the topology as a Graphviz graph: kgctl graph | twopi -Tsvg > cluster.svg
+    Graph,
+    /// Show the WireGuard configuration of a node or a peer.
+    Showconf(ShowConf),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+struct ShowConf {
+    /// Show it as a peer of some other WireGuard interface.
+    #[arg(long, global = true)]
+    as_peer: bool,
+    /// The format; others than wireguard only with --as-peer.
+    #[arg(long, short, global = true, default_value = "wireguard", value_enum)]
+    output: Output,
+    /// Add these ranges to the allowed IPs; only with --as-peer.
+    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,…")]
+    allowed_ips: Vec<IpNet>,
+    #[command(subcommand)]
+    of: ShowConfOf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Wireguard,
+    Json,
+    Yaml,
+}
+
+#[derive(Subcommand)]
+enum ShowConfOf {
+    /// Of a node that leads its location.
+    Node {
+        /// The name of the Node.
+        name: String,
+    },
+    /// Of a Peer.
+    Peer {
+        /// The name of the Peer.
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(cli: Cli) -> Result<()> {
+    let Backend::Kubernetes = cli.global.backend;
+    match cli.command {
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "kgctl", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Graph => print(&Cluster::read(&cli.global).await?.graph()?),
+        Command::Showconf(request) => {
+            let cluster = Cluster::read(&cli.global).await?;
+            match &request.of {
+                ShowConfOf::Node { name } => showconf::node(&cluster, name, &request, cli.global.port),
+                ShowConfOf::Peer { name } => showconf::peer(&cluster, name, &request),
+            }
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has gone away (`kgctl graph | head`) is not an error.
+fn print(text: &str) -> Result<()> {
+    use std::io::{ErrorKind, Write};
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -92,7 +92,7 @@ impl Renderer<'_> {
 
     /// How packets of a family get to a node of the location.
     fn hop(&mut self, family: Family, node: &Node) -> Result<Hop, (&'static str, String)> {
-        let source = self.perspective.node.internal_ip(family);
+        let source = self.own_source(family);
         if self.encapsulates(node) {
             let Some(IpAddr::V4(outer)) = node.internal_ip(Family::V4) else {
                 return Err(no_address(node, Family::V4));

@@ -196,7 +196,7 @@ impl Renderer<'_> {
 
     fn tunnel_route(&mut self, destination: IpNet, via: Option<IpAddr>) {
         // Otherwise the host would use its WireGuard address as source, which clouds do not know the way back to.
-        let source = self.perspective.node.internal_ip(Family::of_prefix(&destination));
+        let source = self.own_source(Family::of_prefix(&destination));
         let link = self.config.interface.clone();
         self.state.routes.insert(Route { table: MAIN_TABLE, destination, via, link, source });
     }
@@ -211,6 +211,13 @@ impl Renderer<'_> {
         for destination in own.chain(others).chain(peers).collect::<Vec<_>>() {
             self.route_inside(destination, leader);
         }
+    }
+
+    /// The own internal address, when an interface has it: the kernel refuses a route whose source is none of the
+    /// host's addresses, as a forced internal address may be.
+    fn own_source(&self, family: Family) -> Option<IpAddr> {
+        let own = self.perspective.node.internal_ip(family);
+        own.filter(|address| self.facts.interface_with(*address).is_some())
     }
 
     fn uses_ipv6(&self) -> bool {

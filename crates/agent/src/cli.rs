@@ -1,0 +1,244 @@
+//! The command line of `kg`: the flags of the Go agent with their defaults, and ours.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use hostnet::{Encapsulation, LinkName};
+use ipnet::IpNet;
+use mesh::{Granularity, allocation::Subnets};
+use reconciler::Mtu;
+
+/// The agent of Kilo, a multi-cloud network overlay: run it on every node.
+#[derive(Parser)]
+#[command(name = "kg", version, args_conflicts_with_subcommands = true, disable_version_flag = true)]
+pub struct Cli {
+    /// Print the version and exit.
+    #[arg(long, short = 'v', action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// What to do instead of running the agent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The agent's flags.
+    #[command(flatten)]
+    pub agent: Agent,
+}
+
+/// What `kg` does besides running the agent.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Print the version.
+    Version,
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Run the embedded WireGuard device alone, in the foreground.
+    Tunnel {
+        /// The interface to make.
+        interface: LinkName,
+    },
+}
+
+/// The agent's flags.
+#[derive(Args, Debug)]
+pub struct Agent {
+    /// Where nodes and peers are kept.
+    #[arg(long, default_value = "kubernetes", value_enum)]
+    pub backend: Backend,
+    /// Remove routes, rules, firewall and addresses at the end.
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub clean_up: bool,
+    /// Remove the WireGuard interface too at the end.
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub clean_up_interface: bool,
+    /// Keep the CNI configuration of this node up to date, and masquerade what its pods send out.
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub cni: bool,
+    /// The CNI configuration.
+    #[arg(long, default_value = "/etc/cni/net.d/10-kilo.conflist", value_name = "FILE")]
+    pub cni_path: PathBuf,
+    /// Make the WireGuard interface; otherwise one of this name has to exist.
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub create_interface: bool,
+    /// Print what would be changed on this host and exit; change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// When packets inside of a location are encapsulated: never, crosssubnet, always.
+    #[arg(long, default_value = "always", value_parser = |text: &str| text.parse::<Encapsulation>())]
+    pub encapsulate: Encapsulation,
+    /// The name of this node [default: the host's name].
+    #[arg(long, value_name = "NODE")]
+    pub hostname: Option<String>,
+    /// The WireGuard interface.
+    #[arg(long, default_value = "kilo0", value_name = "NAME")]
+    pub interface: LinkName,
+    /// Look for this node's private addresses in these ranges only.
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    pub internal_cidr: Vec<IpNet>,
+    /// Accept forwarding from and to pods even where the host's firewall drops it.
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub iptables_forward_rules: bool,
+    /// The kubeconfig file [default: the pod's service account].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where /health, /metrics and /graph are served: ADDRESS:PORT or :PORT.
+    #[arg(long, default_value = ":1107", value_parser = listen_address)]
+    pub listen: SocketAddr,
+    /// How long a node may be silent before its place is taken; half of it is the time between own heartbeats. The
+    /// same on all nodes. Go agents use 60s.
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    pub liveness_timeout: Duration,
+    /// Route between the pods of one location too.
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub local: bool,
+    /// The form of log lines.
+    #[arg(long, default_value = "text", value_enum)]
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    #[arg(long, default_value = "info", value_enum)]
+    pub log_level: LogLevel,
+    /// The URL of the Kubernetes API; overrides the kubeconfig's.
+    #[arg(long, value_name = "URL")]
+    pub master: Option<String>,
+    /// How nodes are grouped: location, full.
+    #[arg(long, default_value = "location")]
+    pub mesh_granularity: Granularity,
+    /// The MTU of the WireGuard interface in bytes; auto: the underlay's less 80.
+    #[arg(long, default_value = "auto", value_parser = mtu)]
+    pub mtu: Mtu,
+    /// The UDP port of WireGuard.
+    #[arg(long, default_value_t = mesh::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Prefer a private address as this node's endpoint.
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub prioritise_private_addresses: bool,
+    /// Look at the host at least this often.
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
+    pub resync_period: Duration,
+    /// Addresses of services: what pods send there is not masqueraded.
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    pub service_cidr: Vec<IpNet>,
+    /// Where the private key is kept.
+    #[arg(long, default_value = "/var/lib/kilo", value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Where WireGuard addresses come from: one subnet, or one of each IP family.
+    #[arg(long, default_value = "10.4.0.0/16", value_name = "CIDR[,CIDR]")]
+    pub subnet: Subnets,
+    /// The node label that names the location.
+    #[arg(long, default_value = kubernetes::annotations::REGION_LABEL, value_name = "LABEL")]
+    pub topology_label: String,
+    /// Which WireGuard is used; auto: the kernel's where there is one, else the embedded device.
+    #[arg(long, default_value = "auto", value_enum)]
+    pub wireguard: WireguardChoice,
+}
+
+/// Where nodes and peers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// In a Kubernetes cluster.
+    Kubernetes,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Which log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// All there are.
+    All,
+    /// What was decided and done.
+    Debug,
+    /// What an operator wants to know.
+    Info,
+    /// What is wrong with objects.
+    Warn,
+    /// What does not work.
+    Error,
+    /// None.
+    None,
+}
+
+/// Which WireGuard is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WireguardChoice {
+    /// The kernel's where there is one, else the embedded device.
+    Auto,
+    /// The kernel's.
+    Kernel,
+    /// The embedded device.
+    Embedded,
+}
+
+/// `:1107` listens on all addresses of both families.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| "an address is written ADDRESS:PORT or :PORT".to_owned())
+}
+
+fn mtu(text: &str) -> Result<Mtu, String> {
+    if text == "auto" {
+        return Ok(Mtu::Auto);
+    }
+    let number = text.parse().ok().filter(|mtu| (576..=65_535).contains(mtu));
+    number.map(Mtu::Fixed).ok_or_else(|| "an MTU is \"auto\" or a number of bytes from 576 to 65535".to_owned())
+}
+
+/// Reads what Go's `time.ParseDuration` reads of whole units: `90s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let error = || "a duration is written like 30s, 1m30s or 500ms, and is not zero".to_owned();
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| error())?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let milliseconds = match &rest[..end] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(error()),
+        };
+        total += Duration::from_millis(number.checked_mul(milliseconds).ok_or_else(error)?);
+        rest = &rest[end..];
+    }
+    if total.is_zero() { Err(error()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1h1m500ms"), Ok(Duration::from_millis(3_660_500)));
+        for text in ["", "30", "s", "-1s", "0s", "1d", "99999999999999999999s"] {
+            assert!(duration(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn boolean_flags_take_a_value_after_the_equals_sign() {
+        let flags = |text: &str| Cli::try_parse_from(text.split(' ')).map(|cli| cli.agent);
+        let agent = flags("kg --local=false --clean-up-interface --cni=0").unwrap();
+        assert!(!agent.local && agent.clean_up_interface && !agent.cni && agent.clean_up);
+        assert!(flags("kg --local=maybe").is_err());
+    }
+
+    #[test]
+    fn listens_on_both_families() {
+        assert_eq!(listen_address(":1107"), Ok("[::]:1107".parse().unwrap()));
+        assert_eq!(listen_address("127.0.0.1:80"), Ok("127.0.0.1:80".parse().unwrap()));
+        assert!(listen_address("1107").is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! What `/metrics` tells: the Go agent's metrics, and ours.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use reconciler::View;
+
+/// The metrics of an agent.
+pub struct Metrics {
+    registry: Registry,
+    errors: Family<EventLabel, Counter>,
+    leader: Gauge,
+    nodes: Gauge,
+    peers: Gauge,
+    segments: Gauge,
+    problems: Family<ProblemLabel, Gauge>,
+    reconciles: Counter<u64, AtomicU64>,
+    healthy: Gauge,
+}
+
+/// What an error was about: `apply`, `patch`, `observe`, `resolve`, `watch`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    event: String,
+}
+
+/// Which object is wrong, and in a word why.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemLabel {
+    object: String,
+    reason: String,
+}
+
+impl Metrics {
+    /// Metrics of an agent that has done nothing yet.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            errors: Family::default(),
+            leader: Gauge::default(),
+            nodes: Gauge::default(),
+            peers: Gauge::default(),
+            segments: Gauge::default(),
+            problems: Family::default(),
+            reconciles: Counter::default(),
+            healthy: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("kilo_errors", "Number of errors that occurred while administering the mesh", metrics.errors.clone());
+        registry.register("kilo_leader", "Leadership status of the node", metrics.leader.clone());
+        registry.register("kilo_nodes", "Number of nodes in the mesh", metrics.nodes.clone());
+        registry.register("kilo_peers", "Number of peers in the mesh", metrics.peers.clone());
+        registry.register("kilo_reconciles", "Number of reconciliation attempts", metrics.reconciles.clone());
+        registry.register("kilo_segments", "Number of segments in the mesh", metrics.segments.clone());
+        registry.register("kilo_healthy", "Whether the last reconcile succeeded and the watch is alive", metrics.healthy.clone());
+        registry.register(
+            "kilo_problems",
+            "Objects that are wrong and left out, by object and reason",
+            metrics.problems.clone(),
+        );
+        metrics
+    }
+
+    /// Counts an error.
+    pub fn error(&self, event: &str) {
+        self.errors.get_or_create(&EventLabel { event: event.to_owned() }).inc();
+    }
+
+    /// Takes over what is shown.
+    pub fn update(&self, view: &View) {
+        self.leader.set((view.role == Some(mesh::Role::Leader)).into());
+        self.nodes.set(view.counts.nodes as i64);
+        self.peers.set(view.counts.peers as i64);
+        self.segments.set(view.counts.segments as i64);
+        self.healthy.set(view.unhealthy.is_empty().into());
+        self.reconciles.inc_by(view.reconciles.saturating_sub(self.reconciles.get()));
+        self.problems.clear();
+        for problem in &view.problems {
+            let label = ProblemLabel { object: problem.object.to_string(), reason: problem.reason.to_owned() };
+            self.problems.get_or_create(&label).inc();
+        }
+    }
+
+    /// The text that Prometheus reads.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

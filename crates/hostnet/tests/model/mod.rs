@@ -1,0 +1,245 @@
+//! How a kernel forwards packets, given addresses, routes, rules and WireGuard peers: enough of it to ask two hosts
+//! whether they send the same packet the same way, and to follow a packet from host to host.
+//!
+//! It knows longest-prefix match, policy rules and WireGuard's choice of a peer. It does not know metrics, links
+//! without carrier, and reverse-path filters.
+
+#![allow(dead_code, reason = "every test uses a part of the model")]
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use hostnet::{Firewall, HostFacts, HostState, MAIN_TABLE, Route, Rule, WireguardPeer};
+use ipnet::IpNet;
+use mesh::{
+    PublicKey,
+    prefix::{self, Family},
+};
+
+/// What a kernel knows when it forwards.
+#[derive(Debug, Clone, Default)]
+pub struct Kernel {
+    /// Addresses on links that are up, by the name of the link; the first of a family is the preferred one.
+    pub addresses: Vec<(String, IpNet)>,
+    /// Routes of all tables.
+    pub routes: Vec<Route>,
+    /// Policy rules before that of the main table.
+    pub rules: Vec<Rule>,
+    /// The name of the WireGuard interface.
+    pub wireguard: String,
+    /// The peers of the WireGuard interface.
+    pub peers: BTreeMap<PublicKey, WireguardPeer>,
+}
+
+/// A packet and where it came in; `None`: from this host itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet<'a> {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub iif: Option<&'a str>,
+}
+
+/// Where a packet goes next.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// It is for this host.
+    Local,
+    /// Over a link to a neighbour: the next hop, or the destination itself.
+    Link { link: String, to: IpAddr },
+    /// Inside of an IPv4 packet to this address.
+    Encapsulated { outer: IpAddr },
+    /// Through the tunnel to this peer. (What the route names as next hop does not matter to WireGuard.)
+    Tunnel { peer: PublicKey },
+    /// Into the WireGuard interface, which has no peer for it.
+    NoPeer,
+    /// There is no route.
+    NoRoute,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Link { link, to } => write!(f, "{link} to {to}"),
+            Self::Encapsulated { outer } => write!(f, "encapsulated to {outer}"),
+            Self::Tunnel { peer } => write!(f, "tunnel to {peer}"),
+            Self::NoPeer => f.write_str("no peer"),
+            Self::NoRoute => f.write_str("no route"),
+        }
+    }
+}
+
+impl Kernel {
+    /// A host in a state, with what else is on it. Interfaces that are not ours give connected routes, and a
+    /// default route where there is a default interface.
+    pub fn new(state: &HostState, facts: &HostFacts) -> Self {
+        let mut kernel = Self { rules: state.rules.iter().cloned().collect(), ..Self::default() };
+        let up = |link: &hostnet::LinkName| state.links.get(link).is_some_and(|link| link.up);
+        for (name, link) in &state.links {
+            if link.kind == hostnet::LinkKind::Wireguard {
+                kernel.wireguard = name.to_string();
+            }
+        }
+        for address in state.addresses.iter().filter(|address| up(&address.link)) {
+            kernel.add_address(address.link.as_str(), address.net);
+        }
+        kernel.peers = state.wireguard.iter().flat_map(|wireguard| wireguard.peers.clone()).collect();
+        kernel.routes.extend(state.routes.iter().cloned());
+        kernel.add_facts(facts);
+        kernel
+    }
+
+    /// Adds an address and the route to its prefix.
+    pub fn add_address(&mut self, link: &str, net: IpNet) {
+        self.addresses.push((link.to_owned(), net));
+        self.routes.push(Route {
+            table: MAIN_TABLE,
+            destination: net.trunc(),
+            via: None,
+            link: link.parse().unwrap(),
+            source: Some(net.addr()),
+        });
+    }
+
+    /// Adds the interfaces that are not ours.
+    pub fn add_facts(&mut self, facts: &HostFacts) {
+        for (name, interface) in &facts.interfaces {
+            for net in &interface.addresses {
+                self.add_address(name.as_str(), *net);
+            }
+        }
+        if let Some(link) = &facts.default_interface {
+            for (destination, gateway) in [("0.0.0.0/0", "192.0.2.254"), ("::/0", "fe80::1")] {
+                let via = Some(gateway.parse().unwrap());
+                let destination = destination.parse().unwrap();
+                let link = link.clone();
+                self.routes.push(Route { table: MAIN_TABLE, destination, via, link, source: None });
+            }
+        }
+    }
+
+    /// The routes that a kernel would refuse: the source is not an address of the host, the next hop is one, the
+    /// families differ, or the destination has host bits.
+    pub fn refused(&self) -> Vec<&Route> {
+        let own = |address: &IpAddr| self.addresses.iter().any(|(_, net)| net.addr() == *address);
+        let refused = |route: &&Route| {
+            let family = Family::of_prefix(&route.destination);
+            let mut ends = route.source.iter().chain(&route.via);
+            route.source.is_some_and(|source| !own(&source))
+                || route.via.is_some_and(|via| own(&via))
+                || ends.any(|address| Family::of(*address) != family)
+                || route.destination != route.destination.trunc()
+        };
+        self.routes.iter().filter(refused).collect()
+    }
+
+    /// The route a packet takes, by rules and longest prefixes.
+    fn route(&self, packet: Packet<'_>) -> Option<&Route> {
+        let mut rules: Vec<_> = self.rules.iter().filter(|rule| matches(rule, packet)).collect();
+        rules.sort_by_key(|rule| rule.priority);
+        let tables = rules.into_iter().map(|rule| rule.table).chain([MAIN_TABLE]);
+        tables.into_iter().find_map(|table| {
+            let routes = self.routes.iter().filter(|route| route.table == table);
+            routes
+                .filter(|route| route.destination.contains(&packet.destination))
+                .max_by_key(|route| route.destination.prefix_len())
+        })
+    }
+
+    /// Where a packet goes next.
+    pub fn way(&self, packet: Packet<'_>) -> Way {
+        if self.addresses.iter().any(|(_, net)| net.addr() == packet.destination) {
+            return Way::Local;
+        }
+        let Some(route) = self.route(packet) else { return Way::NoRoute };
+        let to = route.via.unwrap_or(packet.destination);
+        match route.link.as_str() {
+            "tunl0" => Way::Encapsulated { outer: to },
+            "sit0" => Way::Encapsulated { outer: embedded(to) },
+            link if link == self.wireguard => match self.peer(packet.destination) {
+                Some(peer) => Way::Tunnel { peer },
+                None => Way::NoPeer,
+            },
+            link => Way::Link { link: link.to_owned(), to },
+        }
+    }
+
+    /// The peer to which WireGuard sends a packet, and from which alone it takes one with this source.
+    pub fn peer(&self, address: IpAddr) -> Option<PublicKey> {
+        let claims =
+            self.peers.iter().flat_map(|(key, peer)| peer.allowed_ips.iter().map(move |ip| (key, ip)));
+        claims
+            .filter(|(_, ip)| ip.contains(&address))
+            .max_by_key(|(_, ip)| ip.prefix_len())
+            .map(|(key, _)| *key)
+    }
+
+    /// The source address of this host's own packets to a destination: that of the route, else the address of the
+    /// link whose prefix holds the next hop, else the first one of the link.
+    pub fn source(&self, destination: IpAddr) -> Option<IpAddr> {
+        // Which source a rule would match is not known before the source is chosen.
+        let unspecified = match destination {
+            IpAddr::V4(_) => IpAddr::from([0; 4]),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let route = self.route(Packet { source: unspecified, destination, iif: None })?;
+        let family = Family::of(destination);
+        let next = route.via.unwrap_or(destination);
+        let on_link = || {
+            let mine = self
+                .addresses
+                .iter()
+                .filter(|(link, net)| link == route.link.as_str() && Family::of_prefix(net) == family);
+            mine.map(|(_, net)| net)
+        };
+        let near = on_link().find(|net| net.contains(&next)).or_else(|| on_link().next());
+        route.source.or(near.map(IpNet::addr))
+    }
+}
+
+fn matches(rule: &Rule, packet: Packet<'_>) -> bool {
+    rule.family == Family::of(packet.destination)
+        && rule.from.is_none_or(|from| from.contains(&packet.source))
+        && rule.to.is_none_or(|to| to.contains(&packet.destination))
+        && rule.iif.as_ref().is_none_or(|iif| packet.iif == Some(iif.as_str()))
+}
+
+/// The IPv4 address in an IPv4-compatible one.
+fn embedded(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4().map_or(address, IpAddr::from),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// Whether the firewall translates the source of a connection.
+pub fn masquerades(firewall: &Firewall, source: IpAddr, destination: IpAddr) -> bool {
+    let holds =
+        |set: &std::collections::BTreeSet<IpNet>, address| set.iter().any(|net| net.contains(&address));
+    !holds(&firewall.never_masquerade, destination)
+        && (holds(&firewall.masquerade_from, source) || holds(&firewall.masquerade_to, destination))
+}
+
+/// Whether forwarding is accepted where another table would drop it.
+pub fn forwards(firewall: &Firewall, source: IpAddr, destination: IpAddr) -> bool {
+    firewall.forward.iter().any(|net| net.contains(&source) || net.contains(&destination))
+}
+
+/// Some addresses of a prefix: the first ones and the last.
+pub fn samples(net: &IpNet) -> Vec<IpAddr> {
+    let hosts = |net: IpNet| match net {
+        IpNet::V4(net) => vec![net.network().into(), IpAddr::from(net.broadcast())],
+        IpNet::V6(net) => vec![net.network().into(), IpAddr::from(net.broadcast())],
+    };
+    let mut samples = hosts(net.trunc());
+    samples.dedup();
+    samples
+}
+
+/// The prefix of one address.
+pub fn host(address: IpAddr) -> IpNet {
+    prefix::host(address)
+}

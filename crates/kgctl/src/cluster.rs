@@ -1,0 +1,107 @@
+//! The cluster as it is now: read once, decoded, computed.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
+
+use crate::{Global, Granularity};
+
+/// A node whose `last-seen` is older is not part of the mesh, in seconds.
+const SILENT_FOR: i64 = 60;
+
+/// The cluster as it is now.
+pub struct Cluster {
+    /// The mesh of those nodes that are ready.
+    pub topology: Topology,
+    /// The peers as their objects say, by name: with all of their allowed IPs.
+    pub peers: BTreeMap<String, Peer>,
+    /// The ready nodes, by name.
+    nodes: BTreeMap<String, Arc<Node>>,
+}
+
+impl Cluster {
+    /// Reads nodes and peers. What is wrong with single objects is told on standard error.
+    pub async fn read(global: &Global) -> Result<Self> {
+        let client = kubernetes::client::from_kubeconfig(global.kubeconfig.as_deref()).await?;
+        let nodes = kubernetes::list::nodes(&client).await.context("failed to list nodes")?;
+        let peers = kubernetes::list::peers(&client).await.context("failed to list peers")?;
+
+        let mut problems = Vec::new();
+        let mut decoded: Vec<Node> = Vec::with_capacity(nodes.len());
+        for object in &nodes {
+            let (node, mut found) = kubernetes::decode_node(object, &global.topology_label);
+            problems.append(&mut found);
+            decoded.push(node);
+        }
+        let peers: BTreeMap<String, Peer> = peers
+            .iter()
+            .filter_map(|object| {
+                let (peer, mut found) = kubernetes::decode_peer(object);
+                problems.append(&mut found);
+                peer
+            })
+            .filter(|peer| !peer.allowed_ips.is_empty())
+            .map(|peer| (peer.name.clone(), peer))
+            .collect();
+
+        let config = TopologyConfig { granularity: granularity(global, &decoded)?, subnets: subnets(&decoded) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let ready = |node: &Node| node.lacks().is_empty() && node.seen_within(SILENT_FOR, now);
+        let nodes: BTreeMap<String, Arc<Node>> =
+            decoded.into_iter().filter(ready).map(|node| (node.name.clone(), Arc::new(node))).collect();
+        if nodes.is_empty() {
+            bail!("did not find any valid Kilo nodes in the cluster");
+        }
+        let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
+        for problem in problems.iter().chain(&topology.problems) {
+            eprintln!("warning: {problem}");
+        }
+        Ok(Self { topology, peers, nodes })
+    }
+
+    /// The graph in DOT, with the empty line after it that scripts got from the Go `kgctl`.
+    pub fn graph(&self) -> Result<String> {
+        Ok(self.topology.to_dot())
+    }
+
+    /// The mesh as a node sees it.
+    pub fn perspective(&self, node: &str) -> Result<Perspective<'_>> {
+        Perspective::of(&self.topology, node)
+            .ok_or_else(|| anyhow!("did not find any node named {node:?} in the cluster"))
+    }
+
+    /// The mesh as nobody in particular sees it: by convention, as the last node.
+    pub fn any_perspective(&self) -> Result<Perspective<'_>> {
+        let in_mesh = self.nodes.keys().rev().find_map(|name| Perspective::of(&self.topology, name));
+        in_mesh.ok_or_else(|| anyhow!("did not find any valid Kilo nodes in the cluster"))
+    }
+}
+
+/// The granularity that was asked for, or that of the first node.
+fn granularity(global: &Global, nodes: &[Node]) -> Result<mesh::Granularity> {
+    match global.mesh_granularity {
+        Granularity::Location => Ok(mesh::Granularity::Location),
+        Granularity::Full => Ok(mesh::Granularity::Full),
+        Granularity::Auto => {
+            let first = nodes.first().ok_or_else(|| anyhow!("could not get any nodes"))?;
+            first.granularity.ok_or_else(|| {
+                anyhow!(
+                    "failed to determine granularity: node {:?} has no annotation kilo.squat.ai/granularity; is its \
+                     agent running? Otherwise give --mesh-granularity",
+                    first.name
+                )
+            })
+        }
+    }
+}
+
+/// The WireGuard subnets of the last node that has an address in some.
+fn subnets(nodes: &[Node]) -> Subnets {
+    let last = nodes.iter().rev().find(|node| !node.wireguard_ips.is_empty());
+    last.and_then(|node| Subnets::new(node.wireguard_ips.clone()).ok()).unwrap_or_default()
+}

@@ -1,0 +1,99 @@
+//! A WireGuard peer as a Peer object in JSON or YAML, byte for byte as the Go `kgctl` prints it.
+//!
+//! That includes two faults which scripts may have learned to live with: the name of a DNS endpoint is lost (the
+//! port stands in its place), and a keepalive is given in nanoseconds. Whoever asks is warned.
+
+use anyhow::Result;
+use mesh::{Host, conf::ConfPeer};
+use serde::Serialize;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Object<'a> {
+    kind: &'a str,
+    api_version: &'a str,
+    metadata: Metadata<'a>,
+    spec: Spec,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(rename = "allowedIPs")]
+    allowed_ips: Vec<String>,
+    endpoint: Endpoint,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    persistent_keepalive: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preshared_key: Option<String>,
+    public_key: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint {
+    #[serde(rename = "dnsOrIP")]
+    dns_or_ip: DnsOrIp,
+    port: u16,
+}
+
+#[derive(Serialize)]
+struct DnsOrIp {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<String>,
+    ip: String,
+}
+
+/// Two spaces of indentation, no line break at the end.
+pub fn json(name: &str, peer: &ConfPeer) -> Result<String> {
+    Ok(serde_json::to_string_pretty(&object(name, peer))?)
+}
+
+/// Keys sorted, a line break at the end.
+pub fn yaml(name: &str, peer: &ConfPeer) -> Result<String> {
+    // A JSON value sorts its keys.
+    Ok(serde_norway::to_string(&serde_json::to_value(object(name, peer))?)?)
+}
+
+fn object<'a>(name: &'a str, peer: &ConfPeer) -> Object<'a> {
+    let keepalive = u64::from(peer.persistent_keepalive);
+    if keepalive != 0 {
+        eprintln!(
+            "warning: persistentKeepalive is printed in nanoseconds, as the Go kgctl does; change it to {keepalive} \
+             before you apply the object"
+        );
+    }
+    Object {
+        kind: "Peer",
+        api_version: "kilo.squat.ai/v1alpha1",
+        metadata: Metadata { name },
+        spec: Spec {
+            allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+            endpoint: endpoint(peer.endpoint.as_ref()),
+            persistent_keepalive: (keepalive != 0).then_some(keepalive * 1_000_000_000),
+            preshared_key: peer.preshared_key.as_ref().map(mesh::PresharedKey::expose_base64),
+            public_key: peer.key.to_string(),
+        },
+    }
+}
+
+fn endpoint(endpoint: Option<&mesh::Endpoint>) -> Endpoint {
+    const NO_IP: &str = "<nil>";
+    let (dns, ip, port) = match endpoint {
+        None => (None, NO_IP.to_owned(), 0),
+        Some(mesh::Endpoint { host: Host::Ip(address), port }) => (None, address.to_string(), *port),
+        Some(mesh::Endpoint { host: Host::Dns(name), port }) => {
+            eprintln!(
+                "warning: the DNS name of the endpoint is not printed, as in the Go kgctl; change dnsOrIP to \
+                 {{dns: {name}}} before you apply the object"
+            );
+            (Some(port.to_string()), NO_IP.to_owned(), *port)
+        }
+    };
+    Endpoint { dns_or_ip: DnsOrIp { dns, ip }, port }
+}
