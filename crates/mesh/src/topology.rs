@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -48,9 +49,21 @@ impl Topology {
         nodes: impl IntoIterator<Item = Arc<Node>>,
         peers: impl IntoIterator<Item = Peer>,
     ) -> Self {
+        Self::with_resolved(config, nodes, peers, &BTreeMap::new())
+    }
+
+    /// Like [`Topology::new`], with the addresses that DNS names of endpoints resolve to: whether they are public
+    /// counts when leaders are chosen. Go's agents know them, its `kgctl` does not; to lead together with Go agents,
+    /// an agent has to know them too.
+    pub fn with_resolved(
+        config: TopologyConfig,
+        nodes: impl IntoIterator<Item = Arc<Node>>,
+        peers: impl IntoIterator<Item = Peer>,
+        resolved: &BTreeMap<String, IpAddr>,
+    ) -> Self {
         let mut problems = Vec::new();
         let nodes = without_conflicts(nodes, &mut problems);
-        let mut segments = group(&config, nodes);
+        let mut segments = group(&config, nodes, resolved);
         if let Some(first_without) = address(&config.subnets, &mut segments) {
             problems.push(Problem::new(
                 Object::Mesh,
@@ -161,16 +174,20 @@ impl Claims {
 }
 
 /// Groups nodes into segments and chooses their gateways.
-fn group(config: &TopologyConfig, nodes: Vec<Arc<Node>>) -> Vec<Segment> {
+fn group(
+    config: &TopologyConfig,
+    nodes: Vec<Arc<Node>>,
+    resolved: &BTreeMap<String, IpAddr>,
+) -> Vec<Segment> {
     let mut groups: BTreeMap<SegmentName, Vec<Arc<Node>>> = BTreeMap::new();
     for node in nodes {
         groups.entry(SegmentName::of(&node, config.granularity)).or_default().push(node);
     }
-    groups.into_iter().filter_map(|(name, nodes)| segment(name, nodes)).collect()
+    groups.into_iter().filter_map(|(name, nodes)| segment(name, nodes, resolved)).collect()
 }
 
-fn segment(name: SegmentName, nodes: Vec<Arc<Node>>) -> Option<Segment> {
-    let gateways = leader::gateways(&nodes);
+fn segment(name: SegmentName, nodes: Vec<Arc<Node>>, resolved: &BTreeMap<String, IpAddr>) -> Option<Segment> {
+    let gateways = leader::gateways(&nodes, resolved);
     let leader = nodes.get(*gateways.first()?)?;
     let (key, endpoint) = (leader.key?, leader.endpoint.clone()?);
     let mut allowed_ips = Vec::new();

@@ -1,6 +1,8 @@
 //! The topology of every golden cluster against what the Go `kgctl` printed for it: configurations and the graph,
 //! byte for byte, and a refusal where it refused. (The binary itself is tested elsewhere, against an API server.)
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{collections::BTreeSet, fs};
 
 use mesh::{

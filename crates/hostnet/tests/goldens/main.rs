@@ -17,8 +17,7 @@ use hostnet::{
 };
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Granularity, Host, Node, Perspective, PrivateKey, Role, Topology, TopologyConfig,
-    allocation::Subnets, prefix,
+    Endpoint, Granularity, Host, Node, Peer, Perspective, PrivateKey, Role, Topology, TopologyConfig, prefix,
 };
 
 mod files;
@@ -64,6 +63,7 @@ struct GoldenHost {
     command: String,
     node: Node,
     topology: Topology,
+    resolved: BTreeMap<String, IpAddr>,
     facts: HostFacts,
     /// All addresses that packets may come from and go to.
     addresses: BTreeSet<IpAddr>,
@@ -92,18 +92,20 @@ impl GoldenHost {
         let subnets = flag(&command, "--subnet").map(|text| text.parse().unwrap());
         let config = TopologyConfig {
             granularity: granularity.unwrap_or(Granularity::Location),
-            subnets: subnets.unwrap_or_else(Subnets::default),
+            subnets: subnets.unwrap_or_default(),
         };
         let peers = golden.valid_peers();
         let asked = nodes.iter().flat_map(|node| &node.allowed_location_ips).copied();
         let asked: Vec<IpNet> = asked.chain(peers.iter().flat_map(|peer| peer.allowed_ips.clone())).collect();
-        let topology = Topology::new(config, nodes.into_iter().map(Arc::new), peers);
+        let resolved = resolved(&nodes, &peers);
+        let topology = Topology::with_resolved(config, nodes.into_iter().map(Arc::new), peers, &resolved);
         Self {
             name: format!("{}/{}", golden.name, folder.file_name().unwrap().to_str().unwrap()),
             addresses: addresses(&topology, &asked),
             command,
             node: own,
             topology,
+            resolved,
             facts,
             left: Left::read(folder),
         }
@@ -112,12 +114,6 @@ impl GoldenHost {
     fn config(&self) -> RenderConfig {
         let flag = |name| flag(&self.command, name);
         let responsible = |kilo| if kilo { Responsible::Kilo } else { Responsible::Other };
-        let names = self.topology.nodes().filter_map(|node| node.endpoint.as_ref());
-        let names = names.chain(self.topology.peers.iter().filter_map(|peer| peer.endpoint.as_ref()));
-        let resolved = names.filter_map(|endpoint| match &endpoint.host {
-            Host::Dns(name) => Some((name.clone(), RESOLVED.parse().unwrap())),
-            Host::Ip(_) => None,
-        });
         RenderConfig {
             interface: "kilo0".parse().unwrap(),
             interface_by: Responsible::Kilo,
@@ -130,7 +126,7 @@ impl GoldenHost {
             pod_nat_by: responsible(flag("--cni").as_deref() != Some("false")),
             accept_forwarding: flag("--iptables-forward-rules").is_some(),
             service_cidrs: flag("--service-cidr").into_iter().map(|text| text.parse().unwrap()).collect(),
-            resolved: resolved.collect(),
+            resolved: self.resolved.clone(),
         }
     }
 
@@ -214,6 +210,16 @@ impl GoldenHost {
 /// The word after a flag.
 fn flag_after(command: &str, name: &str) -> String {
     command.split_whitespace().skip_while(|word| *word != name).nth(1).unwrap().to_owned()
+}
+
+/// What all names in endpoints resolve to.
+fn resolved(nodes: &[Node], peers: &[Peer]) -> BTreeMap<String, IpAddr> {
+    let endpoints = nodes.iter().map(|node| &node.endpoint).chain(peers.iter().map(|peer| &peer.endpoint));
+    let name = |endpoint: &Endpoint| match &endpoint.host {
+        Host::Dns(name) => Some((name.clone(), RESOLVED.parse().unwrap())),
+        Host::Ip(_) => None,
+    };
+    endpoints.flatten().filter_map(name).collect()
 }
 
 /// The host has an eth0 with the addresses that its Node object gives it before anything is forced.

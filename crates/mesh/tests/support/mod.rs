@@ -1,6 +1,8 @@
 //! The golden clusters of `tests/data/golden`: what the objects in them say, read the short way. How Kubernetes
 //! objects are decoded when they are malformed is not judged here.
 
+#![allow(dead_code, reason = "every test uses a part")]
+
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
