@@ -34,7 +34,7 @@ address() {
 
 # reaches NAMESPACE ADDRESS
 reaches() {
-    ip netns exec "$1" ping -c 2 -i 0.2 -W 5 "$2"
+    ip netns exec "$1" ping -c 1 -W 5 "$2"
 }
 
 both_families() {
