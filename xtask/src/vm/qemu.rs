@@ -13,9 +13,9 @@ use anyhow::{Context, Result, bail};
 use super::console::Console;
 use super::image::find_program;
 
-/// The oldest 64-bit processor, with a source of randomness. Emulated, a newer one is slower: the kernel then picks
-/// vector instructions for ChaCha20 and string instructions for copies. Through WireGuard `max` reaches half of this
-/// throughput, through a veth pair a quarter.
+/// The oldest 64-bit processor, with a source of randomness. Newer ones are slower to emulate: with `max`, iperf3
+/// measured about half the throughput through WireGuard, probably because the kernel then uses vector instructions
+/// for ChaCha20, and less through a veth pair, where leaving out `erms` alone helped.
 const PROCESSOR: &str = "qemu64,+rdrand";
 
 /// What to boot.
