@@ -27,3 +27,21 @@ pub struct Firewall {
     /// Forwarding from and to these is accepted even where another table would drop it.
     pub forward: BTreeSet<IpNet>,
 }
+
+impl Firewall {
+    /// The same firewall with as few prefixes as possible: what lies inside of another prefix is left out, neighbours
+    /// are merged. Two firewalls mean the same when this is equal. The kernel's interval sets hold this form.
+    pub fn normalised(&self) -> Self {
+        let aggregate = |nets: &BTreeSet<IpNet>| {
+            let nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
+            IpNet::aggregate(&nets).into_iter().collect()
+        };
+        Self {
+            masquerade_from: aggregate(&self.masquerade_from),
+            masquerade_to: aggregate(&self.masquerade_to),
+            never_masquerade: aggregate(&self.never_masquerade),
+            encapsulation_from: self.encapsulation_from.clone(),
+            forward: aggregate(&self.forward),
+        }
+    }
+}

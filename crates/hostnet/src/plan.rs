@@ -84,7 +84,12 @@ pub fn plan(observed: &HostState, desired: &HostState) -> Vec<Change> {
     // An address goes with its link.
     let removed = removed.filter(|address| stays(observed, desired, &address.link)).cloned();
     changes.extend(removed.map(Change::RemoveAddress));
-    changes.extend(observed.leftovers.iter().cloned().map(Change::RemoveLeftover));
+    let leftovers = observed.leftovers.iter().filter(|leftover| match leftover {
+        // Setting the firewall repairs it.
+        Leftover::Firewall => desired.firewall.is_none(),
+        Leftover::Route { .. } | Leftover::Rule(_) | Leftover::Chain { .. } => true,
+    });
+    changes.extend(leftovers.cloned().map(Change::RemoveLeftover));
     for (name, link) in &observed.links {
         if !desired.links.contains_key(name) && link.managed {
             changes.push(Change::RemoveLink(name.clone(), link.clone()));
@@ -134,11 +139,14 @@ fn plan_forwarding(observed: &HostState, desired: &HostState, changes: &mut Vec<
 fn plan_firewall(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
     match (&observed.firewall, &desired.firewall) {
         (None, Some(wanted)) => changes.push(Change::SetFirewall(wanted.clone())),
-        (Some(found), Some(wanted)) if found != wanted => {
-            changes.push(Change::UpdateFirewall(found.clone(), wanted.clone()));
+        (Some(found), Some(wanted)) => {
+            let (found, wanted) = (found.normalised(), wanted.normalised());
+            if found != wanted {
+                changes.push(Change::UpdateFirewall(found, wanted));
+            }
         }
         (Some(_), None) => changes.push(Change::RemoveFirewall),
-        (Some(_), Some(_)) | (None, None) => {}
+        (None, None) => {}
     }
 }
 

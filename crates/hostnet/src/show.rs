@@ -154,6 +154,7 @@ impl fmt::Display for Leftover {
             Leftover::Route { route, protocol } => write!(f, "route {route} proto {protocol}"),
             Leftover::Rule(rule) => write!(f, "rule {rule}"),
             Leftover::Chain { family, table, chain } => write!(f, "chain {family} {table} {chain}"),
+            Leftover::Firewall => f.write_str("parts of a firewall that is not as it should be"),
         }
     }
 }

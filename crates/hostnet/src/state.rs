@@ -18,10 +18,11 @@ pub struct Address {
     pub net: IpNet,
 }
 
-/// Something that a Go agent left behind; we take its place, then remove it.
+/// Something that a Go agent left behind, whose place we take before we remove it; or a damaged part of our own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leftover {
-    /// A route of protocol `static` on `kilo0` or `tunl0`, or in [`crate::KILO_TABLE`].
+    /// A route of protocol `static` on the WireGuard interface or `tunl0`, or in [`crate::KILO_TABLE`]; or a further
+    /// route of our own protocol to a destination that has one.
     Route {
         /// The route.
         route: Route,
@@ -39,6 +40,9 @@ pub enum Leftover {
         /// The chain, for example `KILO-NAT`.
         chain: String,
     },
+    /// Parts of a firewall of ours that is not as we make it: a table with foreign rules or chains, or our rules in
+    /// the tables of iptables without our table. Setting the firewall repairs it; otherwise it is removed.
+    Firewall,
 }
 
 /// Everything of a host's network that belongs to us: desired or observed.
