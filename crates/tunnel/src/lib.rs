@@ -1,1 +1,37 @@
-//! A WireGuard device in user space.
+//! A WireGuard device in user space, for Linux: the whole protocol, many peers, fast.
+//!
+//! [`Device`] is the interface with its threads. Inside, `engine` is the protocol without sockets, threads or clocks;
+//! `device` runs it; `sys` holds the system calls; `offload` cuts and joins large packets. [`uapi`] speaks to `wg(8)`.
+
+mod clock;
+mod config;
+mod cookie;
+mod crypto;
+mod device;
+mod drops;
+mod engine;
+mod error;
+mod foreground;
+mod ip;
+mod key;
+mod message;
+mod noise;
+mod offload;
+mod peer;
+mod replay;
+mod routing;
+mod session;
+mod sync;
+mod sys;
+mod timers;
+mod trie;
+pub mod uapi;
+
+pub use config::{
+    AllowedIpsChange, Config, DeviceChange, DeviceState, Drops, PeerChange, PeerSettings, PeerState,
+    WhenMissing,
+};
+pub use device::Device;
+pub use error::Error;
+pub use foreground::run_foreground;
+pub use key::{PresharedKey, PrivateKey, PublicKey};

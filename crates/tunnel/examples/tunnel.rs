@@ -1,0 +1,17 @@
+//! `tunnel IFACE`: a WireGuard interface until it is removed, configured with `wg(8)`. What the benchmark runs.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Some(interface) = std::env::args().nth(1) else {
+        eprintln!("usage: tunnel IFACE");
+        return ExitCode::from(2);
+    };
+    match tunnel::run_foreground(&interface) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

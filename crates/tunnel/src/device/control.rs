@@ -1,0 +1,68 @@
+//! The thread for handshakes, timers and changes of the interface.
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use crate::drops::Drop;
+use crate::sys;
+
+use super::Shared;
+
+/// Packets arm timers without waking this thread; none of them is nearer than a second, so looking twice a second is
+/// enough.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// Runs until the device stops.
+pub(super) fn run(shared: &Shared) {
+    let mut out = Vec::new();
+    follow_link(shared);
+    loop {
+        shared.bell.quiet();
+        let now = sys::now();
+        let more = shared.engine.handle_jobs(now, &mut out);
+        shared.engine.handle_timers(now, &mut out);
+        for (to, datagram) in out.drain(..) {
+            if let Err(error) = shared.send(&to, &datagram, datagram.len()) {
+                shared.engine.drops.count(Drop::UdpSend);
+                tracing::debug!(endpoint = %to.address, %error, "cannot send");
+            }
+        }
+        let sleep = if more {
+            Duration::ZERO
+        } else {
+            shared.engine.next_timer().since(sys::moment()).min(LONGEST_SLEEP)
+        };
+        let fds = [shared.stop.as_raw_fd(), shared.bell.as_raw_fd(), shared.tun.link_events_fd()];
+        match sys::wait(fds, Some(sleep)) {
+            Ok([true, ..]) => return,
+            Ok([_, _, true]) => {
+                shared.tun.drain_link_events();
+                follow_link(shared);
+            }
+            Ok(_) => {
+                if shared.tun.link_events_fd() < 0 {
+                    follow_link(shared);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the control thread of the WireGuard device cannot wait");
+                shared.interface_is_gone();
+                return;
+            }
+        }
+    }
+}
+
+/// Adopts the state the interface has now.
+fn follow_link(shared: &Shared) {
+    match shared.tun.link_state() {
+        Ok(state) => {
+            shared.engine.set_mtu(state.mtu);
+            shared.engine.set_running(state.is_up);
+        }
+        Err(error) => {
+            tracing::debug!(%error, "cannot read the state of the interface");
+            shared.interface_is_gone();
+        }
+    }
+}

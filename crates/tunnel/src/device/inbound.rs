@@ -1,0 +1,83 @@
+//! The thread of one socket: datagrams received in runs, opened in place, joined and written to the interface.
+
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+
+use crate::drops::Drop;
+use crate::engine::Opened;
+use crate::offload::{Coalescer, HEADER_SIZE, Joins};
+use crate::sys;
+use crate::sys::tun::{Offload, Queue};
+use crate::sys::udp::Receiver;
+
+use super::Shared;
+use super::shared::Sockets;
+
+/// Opened bytes that are written even if more datagrams are waiting: what is in the cache is cheap.
+const FLUSH_AT: usize = 48 << 10;
+
+/// Runs until the sockets are replaced or the device stops.
+pub(super) fn run(shared: &Shared, sockets: &Sockets, index: usize) {
+    let socket = &sockets.list[index];
+    let queue = &shared.tun.queues[index % shared.tun.queues.len()];
+    let mut receiver = Receiver::new();
+    let mut coalescer = Coalescer::new(match shared.tun.offload {
+        Offload::None | Offload::Header => Joins::Nothing,
+        Offload::Tcp => Joins::Tcp,
+        Offload::TcpAndUdp => Joins::TcpAndUdp,
+    });
+    loop {
+        match receiver.receive(socket) {
+            Ok(()) => take(shared, &mut receiver, &mut coalescer, queue),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match sys::wait([sockets.stop.as_raw_fd(), socket.as_raw_fd()], None) {
+                    Ok([true, _]) => return,
+                    Ok(_) => {}
+                    Err(_) => return shared.interface_is_gone(),
+                }
+            }
+            // A pending error of the socket, as after an ICMP message: the next call goes on.
+            Err(error) => tracing::trace!(%error, "cannot receive"),
+        }
+    }
+}
+
+/// Takes in everything that was received.
+fn take(shared: &Shared, receiver: &mut Receiver, coalescer: &mut Coalescer, queue: &Queue) {
+    let inbound = shared.engine.inbound(sys::moment());
+    let mut opened_bytes = 0;
+    for arrival in &receiver.arrivals {
+        let mut start = Receiver::start(arrival.slot);
+        let end = start + arrival.length;
+        while start < end {
+            let stop = (start + arrival.segment).min(end);
+            if let Opened::Packet(place) = inbound.open(&arrival.source, &mut receiver.buffers[start..stop]) {
+                coalescer.push(&receiver.buffers, start + place.start..start + place.end);
+                opened_bytes += stop - start;
+            }
+            start = stop;
+        }
+        if opened_bytes >= FLUSH_AT {
+            write(shared, &receiver.buffers, coalescer, queue);
+            opened_bytes = 0;
+        }
+    }
+    write(shared, &receiver.buffers, coalescer, queue);
+}
+
+/// Writes what was joined to the interface.
+fn write(shared: &Shared, buffer: &[u8], coalescer: &mut Coalescer, queue: &Queue) {
+    let has_header = shared.tun.offload != Offload::None;
+    for burst in &mut coalescer.bursts {
+        burst.finish();
+        let head = if has_header { burst.head() } else { &burst.head()[HEADER_SIZE..] };
+        let mut parts = Vec::with_capacity(burst.parts.len() + 1);
+        parts.push(IoSlice::new(head));
+        parts.extend(burst.parts.iter().map(|part| IoSlice::new(&buffer[part.clone()])));
+        if let Err(error) = queue.write(&parts) {
+            shared.engine.drops.add(Drop::TunWrite, burst.parts.len() as u64);
+            tracing::trace!(%error, "the interface does not take a packet");
+        }
+    }
+    coalescer.clear();
+}

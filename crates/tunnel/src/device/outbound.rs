@@ -1,0 +1,171 @@
+//! The thread of one queue: packets from the interface, cut, sealed and sent in runs.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use crate::clock::Moment;
+use crate::drops::Drop;
+use crate::engine::{Carrier, NoCarrier};
+use crate::ip::{IpHeader, padded};
+use crate::message::{DATA_HEADER_SIZE, DATA_OVERHEAD};
+use crate::offload::{HEADER_SIZE, Segments, VirtioHeader};
+use crate::peer::Traffic;
+use crate::sys;
+use crate::sys::tun::Offload;
+
+use super::Shared;
+
+/// The largest run the kernel takes: the largest UDP datagram over IPv4 (over IPv6 it may be larger).
+const MAX_RUN: usize = 65_507;
+/// Datagrams in a run (UDP_MAX_SEGMENTS before Linux 6.9).
+const MAX_SEGMENTS: usize = 64;
+/// Sealed bytes that are sent even if the interface has more to read.
+const FLUSH_AT: usize = 2 * MAX_RUN;
+/// The largest packet of the interface with its header, with room for IPv6.
+const READ_SIZE: usize = HEADER_SIZE + (1 << 16) + 40;
+
+/// Datagrams for one peer: all of the same size, but the last may be shorter.
+struct Run {
+    carrier: Carrier,
+    start: usize,
+    end: usize,
+    segment: usize,
+    count: usize,
+    /// A shorter one was added: nothing may follow.
+    is_full: bool,
+}
+
+/// Sealed datagrams, not yet sent.
+struct Outgoing<'a> {
+    shared: &'a Shared,
+    buffer: Vec<u8>,
+    used: usize,
+    runs: Vec<Run>,
+}
+
+/// Runs until the device stops.
+pub(super) fn run(shared: &Shared, queue: usize) {
+    let queue = &shared.tun.queues[queue];
+    let header_size = if shared.tun.offload == Offload::None { 0 } else { HEADER_SIZE };
+    let mut packet = vec![0; READ_SIZE];
+    let mut outgoing =
+        Outgoing { shared, buffer: vec![0; FLUSH_AT + READ_SIZE * 2], used: 0, runs: Vec::new() };
+    loop {
+        match queue.read(&mut packet) {
+            Ok(length) => {
+                let now = sys::moment();
+                if let Err(reason) = outgoing.take(&mut packet[..length], header_size, now) {
+                    shared.engine.drops.count(reason);
+                }
+                if outgoing.used >= FLUSH_AT {
+                    outgoing.flush(now);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                outgoing.flush(sys::moment());
+                match sys::wait([shared.stop.as_raw_fd(), queue.as_raw_fd()], None) {
+                    Ok([true, _]) => return,
+                    Ok(_) => {}
+                    Err(_) => return shared.interface_is_gone(),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::debug!(%error, "cannot read from the interface");
+                return shared.interface_is_gone();
+            }
+        }
+    }
+}
+
+impl Outgoing<'_> {
+    /// Takes a packet with its header from the interface.
+    fn take(&mut self, bytes: &mut [u8], header_size: usize, now: Moment) -> Result<(), Drop> {
+        let (header, packet) = bytes.split_at_mut_checked(header_size).ok_or(Drop::NotIp)?;
+        let header = match <&[u8; HEADER_SIZE]>::try_from(&*header) {
+            Ok(header) => VirtioHeader::decode(header).ok_or(Drop::NotIp)?,
+            Err(_) => VirtioHeader::PLAIN,
+        };
+        let destination = IpHeader::parse(packet).ok_or(Drop::NotIp)?.destination;
+        let segments = Segments::new(&header, packet).ok_or(Drop::NotIp)?;
+        match self.shared.engine.carrier(destination, now) {
+            Ok(carrier) => self.seal(&carrier, &segments, now),
+            Err(NoCarrier::Drop(reason)) => return Err(reason),
+            Err(NoCarrier::Stage(peer)) => {
+                for index in 0..segments.count() {
+                    let mut packet = vec![0; segments.length(index)];
+                    segments.write(index, &mut packet);
+                    self.shared.engine.stage(&peer, &packet);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, carrier: &Carrier, segments: &Segments<'_>, now: Moment) {
+        let mtu = self.shared.engine.mtu();
+        for index in 0..segments.count() {
+            let length = segments.length(index);
+            let size = padded(length, mtu) + DATA_OVERHEAD;
+            if self.used + size > self.buffer.len() {
+                self.flush(now);
+            }
+            let message = &mut self.buffer[self.used..self.used + size];
+            let packet = &mut message[DATA_HEADER_SIZE..size - (DATA_OVERHEAD - DATA_HEADER_SIZE)];
+            let (packet, padding) = packet.split_at_mut(length);
+            segments.write(index, packet);
+            padding.fill(0);
+            if !carrier.session.seal(message) {
+                self.shared.engine.drops.count(Drop::NoSession);
+                return;
+            }
+            self.append(carrier, size);
+        }
+    }
+
+    /// Adds the datagram just sealed to the last run, or begins a new one.
+    fn append(&mut self, carrier: &Carrier, size: usize) {
+        let start = self.used;
+        self.used += size;
+        if let Some(run) = self.runs.last_mut()
+            && run.fits(carrier, size)
+        {
+            run.end += size;
+            run.count += 1;
+            run.is_full = size < run.segment;
+            return;
+        }
+        let carrier = Carrier {
+            peer: carrier.peer.clone(),
+            session: carrier.session.clone(),
+            endpoint: carrier.endpoint.clone(),
+        };
+        self.runs.push(Run { carrier, start, end: self.used, segment: size, count: 1, is_full: false });
+    }
+
+    /// Sends everything.
+    fn flush(&mut self, now: Moment) {
+        for run in self.runs.drain(..) {
+            let data = &self.buffer[run.start..run.end];
+            if let Err(error) = self.shared.send(&run.carrier.endpoint, data, run.segment) {
+                self.shared.engine.drops.add(Drop::UdpSend, run.count as u64);
+                tracing::trace!(endpoint = %run.carrier.endpoint.address, %error, "cannot send");
+            }
+            let traffic = Traffic { bytes: data.len() as u64, has_data: true };
+            self.shared.engine.sent(&run.carrier, traffic, now);
+        }
+        self.used = 0;
+    }
+}
+
+impl Run {
+    fn fits(&self, carrier: &Carrier, size: usize) -> bool {
+        !self.is_full
+            && size <= self.segment
+            && self.count < MAX_SEGMENTS
+            && self.end - self.start + size <= MAX_RUN
+            && Arc::ptr_eq(&self.carrier.session, &carrier.session)
+            && Arc::ptr_eq(&self.carrier.endpoint, &carrier.endpoint)
+    }
+}

@@ -1,0 +1,199 @@
+//! What the threads of a device share, and how it comes into being.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::peer::Endpoint;
+use crate::sys::tun::Tun;
+use crate::sys::udp::UdpSocket;
+use crate::sys::{self, Bell};
+
+/// Everything the threads need.
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) tun: Tun,
+    pub(crate) sockets: ArcSwap<Sockets>,
+    /// Rung when the control thread has something to do.
+    pub(super) bell: std::sync::Arc<Bell>,
+    /// Rung, and never silenced, when the threads have to end.
+    pub(super) stop: Bell,
+    pub(super) changing_sockets: Mutex<()>,
+    name: String,
+    gone: AtomicBool,
+    mark: AtomicU32,
+}
+
+/// The sockets of one port.
+pub(crate) struct Sockets {
+    /// IPv4 and, where the system has it, IPv6.
+    pub(super) list: Vec<UdpSocket>,
+    pub(super) port: u16,
+    /// Rung, and never silenced, when the threads that read have to end.
+    pub(super) stop: Bell,
+}
+
+impl Shared {
+    pub(super) fn create(config: &Config) -> Result<Self, Error> {
+        let resource = |source| Error::Resource { attempt: "make an event descriptor", source };
+        let sockets = Sockets::bind(config.listen_port, config.fwmark)?;
+        let tun = super::create_tun(config)?;
+        let bell = std::sync::Arc::new(Bell::new().map_err(resource)?);
+        let ringer = bell.clone();
+        let engine =
+            Engine::new(config.private_key.clone(), config.mtu as usize, Box::new(move || ringer.ring()));
+        engine.set_running(false);
+        Ok(Self {
+            engine,
+            tun,
+            sockets: ArcSwap::from_pointee(sockets),
+            bell,
+            stop: Bell::new().map_err(resource)?,
+            changing_sockets: Mutex::default(),
+            name: config.name.clone(),
+            gone: AtomicBool::new(false),
+            mark: AtomicU32::new(config.fwmark),
+        })
+    }
+
+    pub(super) fn mark(&self) -> u32 {
+        self.mark.load(Relaxed)
+    }
+
+    pub(super) fn set_mark(&self, mark: u32) {
+        self.mark.store(mark, Relaxed);
+    }
+
+    pub(super) fn name(&self) -> Result<String, Error> {
+        self.check()?;
+        self.tun.name().map_err(|_| Error::InterfaceGone { name: self.name.clone() })
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.gone.load(Relaxed) { Err(Error::InterfaceGone { name: self.name.clone() }) } else { Ok(()) }
+    }
+
+    pub(super) fn wait(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        // An interrupted wait looks like the end of the time; callers ask again.
+        sys::wait([self.stop.as_raw_fd()], timeout)
+            .map_err(|source| Error::Resource { attempt: "wait for the device", source })?;
+        self.check()
+    }
+
+    /// The interface does not exist any more: end everything but the object.
+    pub(super) fn interface_is_gone(&self) {
+        if !self.gone.swap(true, Relaxed) {
+            tracing::error!(interface = %self.name, "the WireGuard interface was removed");
+        }
+        self.stop.ring();
+        self.sockets.load().stop.ring();
+    }
+
+    /// Sends one datagram, or a run of datagrams of `segment` bytes.
+    pub(super) fn send(&self, to: &Endpoint, data: &[u8], segment: usize) -> io::Result<()> {
+        self.sockets.load().send(to, data, segment)
+    }
+}
+
+impl Sockets {
+    /// Binds IPv4 and IPv6 to the same port.
+    pub(super) fn bind(port: u16, mark: u32) -> Result<Self, Error> {
+        let listen = |source| Error::Listen { port, source };
+        // A port that is free for IPv4 may be taken for IPv6: when any port will do, try another.
+        let attempts = if port == 0 { 16 } else { 1 };
+        let mut last = None;
+        for _ in 0..attempts {
+            match Self::bind_both(port) {
+                Ok((list, port)) => {
+                    let stop = Bell::new()
+                        .map_err(|source| Error::Resource { attempt: "make an event descriptor", source })?;
+                    let sockets = Self { list, port, stop };
+                    if mark != 0 {
+                        sockets.set_mark(mark)?;
+                    }
+                    return Ok(sockets);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(listen(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into())))
+    }
+
+    fn bind_both(port: u16) -> io::Result<(Vec<UdpSocket>, u16)> {
+        let v4 = UdpSocket::bind(false, port)?;
+        let port = v4.port()?;
+        match UdpSocket::bind(true, port) {
+            Ok(v6) => Ok((vec![v4, v6], port)),
+            // IPv6 is not compiled in, or switched off.
+            Err(error) if is_no_ipv6(&error) => Ok((vec![v4], port)),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn set_mark(&self, mark: u32) -> Result<(), Error> {
+        self.list
+            .iter()
+            .try_for_each(|socket| socket.set_mark(mark))
+            .map_err(|source| Error::Fwmark { mark, source })
+    }
+
+    fn send(&self, to: &Endpoint, data: &[u8], segment: usize) -> io::Result<()> {
+        let socket = match self.list.get(usize::from(to.address.is_ipv6())) {
+            Some(socket) => socket,
+            None => return Err(io::ErrorKind::AddrNotAvailable.into()),
+        };
+        let result = send_by(socket, to, data, segment);
+        match result {
+            // Our address is not ours any more: let the system choose.
+            Err(error) if to.local.is_some() && is_bad_source(&error) => {
+                send_by(socket, &Endpoint::from(to.address), data, segment)
+            }
+            result => result,
+        }
+    }
+}
+
+fn send_by(socket: &UdpSocket, to: &Endpoint, data: &[u8], segment: usize) -> io::Result<()> {
+    if data.len() <= segment {
+        return socket.send(to, data, None);
+    }
+    if socket.can_segment()
+        && let Ok(size) = u16::try_from(segment)
+    {
+        match socket.send(to, data, Some(size)) {
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                // The network device cannot compute checksums, which cutting by the kernel needs.
+                tracing::info!("this route cannot cut runs of datagrams: sending them one by one");
+                socket.give_up_segments();
+            }
+            // Larger than the path MTU: alone, each of them is fragmented.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE)) => {}
+            result => return result,
+        }
+    }
+    let mut result = Ok(());
+    for datagram in data.chunks(segment) {
+        if let Err(error) = socket.send(to, datagram, None) {
+            result = Err(error);
+        }
+    }
+    result
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn is_bad_source(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::ENODEV)
+    )
+}

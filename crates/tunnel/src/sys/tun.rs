@@ -1,0 +1,196 @@
+//! The TUN interface: several queues, packets with a virtio-net header in front (linux/if_tun.h, linux/virtio_net.h).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use super::{check, socket};
+
+/// Requests of linux/if_tun.h.
+const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+const TUNGETIFF: libc::Ioctl = 0x8004_54d2_u32 as libc::Ioctl;
+
+/// `TUN_F_*` of linux/if_tun.h.
+const F_CSUM: libc::c_uint = 0x01;
+const F_TSO4: libc::c_uint = 0x02;
+const F_TSO6: libc::c_uint = 0x04;
+const F_USO4: libc::c_uint = 0x20;
+const F_USO6: libc::c_uint = 0x40;
+
+/// What the kernel does for us with large packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offload {
+    /// No virtio-net header: plain packets.
+    None,
+    /// A header, but only plain packets.
+    Header,
+    /// Large TCP packets, and checksums left to the receiver.
+    Tcp,
+    /// Large TCP and UDP packets (Linux 6.2).
+    TcpAndUdp,
+}
+
+/// One queue of an interface.
+pub(crate) struct Queue {
+    file: File,
+}
+
+/// An interface with its queues. It disappears with its last queue.
+pub(crate) struct Tun {
+    pub(crate) queues: Vec<Queue>,
+    pub(crate) offload: Offload,
+    /// A socket in the interface's network namespace.
+    control: OwnedFd,
+    /// Told by the kernel when a link changes.
+    link_events: Option<OwnedFd>,
+}
+
+/// What may change about an interface from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) is_up: bool,
+    pub(crate) mtu: usize,
+}
+
+impl Queue {
+    /// Reads one packet with its header; `WouldBlock` when there is none.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Writes one packet with its header.
+    pub(crate) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        (&self.file).write_vectored(parts).map(drop)
+    }
+
+    fn open(name: &str, flags: libc::c_int) -> io::Result<Self> {
+        let file =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+        let mut request = request_for(name);
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes an `ifreq`, which lives through the call.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+        Ok(Self { file })
+    }
+}
+
+impl AsRawFd for Queue {
+    fn as_raw_fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+}
+
+impl Tun {
+    /// Creates the interface, down, with as much offload as the kernel knows.
+    pub(crate) fn create(name: &str, queues: usize) -> io::Result<Self> {
+        let control = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+        let plain = libc::IFF_TUN | libc::IFF_NO_PI;
+        let full = plain | libc::IFF_VNET_HDR | if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+        let (first, flags) = match Queue::open(name, full) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (Queue::open(name, plain)?, plain),
+            result => (result?, full),
+        };
+        let mut tun = Self { queues: vec![first], offload: Offload::None, control, link_events: None };
+        if flags == full {
+            tun.offload = tun.enable_offload(0);
+            for index in 1..queues {
+                tun.queues.push(Queue::open(name, flags)?);
+                tun.enable_offload(index);
+            }
+        }
+        tun.link_events = link_events().ok();
+        Ok(tun)
+    }
+
+    fn enable_offload(&self, queue: usize) -> Offload {
+        let tcp = F_CSUM | F_TSO4 | F_TSO6;
+        for (flags, offload) in [(tcp | F_USO4 | F_USO6, Offload::TcpAndUdp), (tcp, Offload::Tcp)] {
+            let fd = self.queues[queue].as_raw_fd();
+            // SAFETY: TUNSETOFFLOAD takes its flags by value.
+            if unsafe { libc::ioctl(fd, TUNSETOFFLOAD, libc::c_ulong::from(flags)) } == 0 {
+                return offload;
+            }
+        }
+        Offload::Header
+    }
+
+    /// The name the interface has now; it may have been changed.
+    pub(crate) fn name(&self) -> io::Result<String> {
+        let request = self.request()?;
+        let bytes: Vec<u8> = request.ifr_name.iter().map(|c| *c as u8).take_while(|c| *c != 0).collect();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn request(&self) -> io::Result<libc::ifreq> {
+        let mut request = request_for("");
+        let fd = self.queues[0].as_raw_fd();
+        // SAFETY: TUNGETIFF writes an `ifreq`, which lives through the call.
+        check(unsafe { libc::ioctl(fd, TUNGETIFF, &raw mut request) })?;
+        Ok(request)
+    }
+
+    /// Sets the MTU in bytes.
+    pub(crate) fn set_mtu(&self, mtu: u32) -> io::Result<()> {
+        let mut request = self.request()?;
+        request.ifr_ifru.ifru_mtu = mtu as libc::c_int;
+        // SAFETY: SIOCSIFMTU reads an `ifreq`, which lives through the call.
+        check(unsafe {
+            libc::ioctl(self.control.as_raw_fd(), libc::SIOCSIFMTU as libc::Ioctl, &raw mut request)
+        })?;
+        Ok(())
+    }
+
+    /// Reads whether the interface is up, and its MTU.
+    pub(crate) fn link_state(&self) -> io::Result<LinkState> {
+        let mut request = self.request()?;
+        let control = self.control.as_raw_fd();
+        // SAFETY: SIOCGIFFLAGS writes an `ifreq`, which lives through the call.
+        check(unsafe { libc::ioctl(control, libc::SIOCGIFFLAGS as libc::Ioctl, &raw mut request) })?;
+        // SAFETY: the kernel has just written this member of the union.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        // SAFETY: SIOCGIFMTU writes an `ifreq`, which lives through the call.
+        check(unsafe { libc::ioctl(control, libc::SIOCGIFMTU as libc::Ioctl, &raw mut request) })?;
+        // SAFETY: the kernel has just written this member of the union.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        let is_up = libc::c_int::from(flags) & libc::IFF_UP != 0;
+        Ok(LinkState { is_up, mtu: usize::try_from(mtu).unwrap_or(0) })
+    }
+
+    /// A descriptor that is readable when a link of the namespace has changed, or -1.
+    pub(crate) fn link_events_fd(&self) -> i32 {
+        self.link_events.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+
+    /// Throws away what was reported: the state is read anew instead.
+    pub(crate) fn drain_link_events(&self) {
+        let mut buffer = [0u8; 4096];
+        let fd = self.link_events_fd();
+        // SAFETY: at most `buffer.len()` bytes are written to `buffer`.
+        while unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) } > 0 {}
+    }
+}
+
+fn request_for(name: &str) -> libc::ifreq {
+    // SAFETY: an `ifreq` of zeros is valid: it is made of integers and unions of them.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+/// A netlink socket in the group of link changes.
+fn link_events() -> io::Result<OwnedFd> {
+    let fd = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    // SAFETY: a `sockaddr_nl` of zeros is valid.
+    let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = libc::RTMGRP_LINK as u32;
+    let length = mem::size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+    // SAFETY: `length` bytes are read from `address`.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(fd)
+}
