@@ -121,7 +121,10 @@ impl Demo {
         let layout = lab.layout();
         let on_lost = |name: &&str| layout.pod(name).is_some_and(|pod| layout.nodes[pod.node].name == lost);
         let survivors: Vec<&str> = lab.pods().into_iter().filter(|name| !on_lost(name)).collect();
-        println!("Pulling the cable of {lost}, the leader of location {location}:");
+        let silence = lab.spec().mesh.liveness_timeout;
+        println!(
+            "Pulling the cable of {lost}, the leader of location {location} (its place is taken after {silence} s of silence):"
+        );
         lab.node(lost)?.cut_link()?;
         let took = wait_with_progress(lab, &survivors, Duration::from_secs(self.take_over_within))?;
         let mut next = String::new();

@@ -149,6 +149,7 @@ impl NodeRef<'_> {
             format!("--service-cidr={SERVICE_CIDRS}"),
             format!("--internal-cidr={},{}", site.lan_v4(), site.lan_v6()),
             format!("--listen=:{AGENT_PORT}"),
+            format!("--liveness-timeout={}s", mesh.liveness_timeout),
             format!("--log-level={}", mesh.log_level),
             format!("--state-dir={}", self.agent_directory().display()),
             "--cni=false".into(),

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::LabError;
 
-/// Finds a binary: at the given path, else beside the running executable, else one directory above it (where cargo puts binaries
-/// when the executable is a test).
+/// Finds a binary: at the given path, else beside the running executable, else one directory above it (where cargo
+/// puts binaries when the executable is a test), else in the search path.
 ///
 /// # Errors
 /// [`LabError::MissingProgram`] when it is in none of these.
@@ -17,10 +17,17 @@ pub fn find(program: &str, given: Option<&Path>) -> Result<PathBuf, LabError> {
         return Ok(absolute);
     }
     let own = std::env::current_exe().map_err(LabError::io("finding the running executable"))?;
-    let places = own.ancestors().skip(1).take(2).map(|directory| directory.join(program));
-    let tried: Vec<PathBuf> = places.collect();
-    tried.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+    let mut tried: Vec<PathBuf> =
+        own.ancestors().skip(1).take(2).map(|directory| directory.join(program)).collect();
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&search_path).map(|directory| directory.join(program));
+    let found = tried.iter().cloned().chain(installed).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        tried.dedup();
         let tried: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
-        missing(format!("it is not at {}; `cargo build -p {program}` builds it", tried.join(" or ")))
+        missing(format!(
+            "it is neither at {} nor in the search path; `cargo build -p {program}` builds it",
+            tried.join(" or ")
+        ))
     })
 }

@@ -79,6 +79,9 @@ pub struct Mesh {
     pub encapsulate: String,
     /// The WireGuard subnets, separated by commas.
     pub subnet: String,
+    /// How many seconds a node may be silent before its place is taken. Shorter than the agent's default of 60, because people and
+    /// tests wait for it.
+    pub liveness_timeout: u64,
     /// `debug`, `info`, …
     pub log_level: String,
     /// Further arguments of every agent.
@@ -215,6 +218,7 @@ impl Default for Mesh {
             granularity: "location".into(),
             encapsulate: "never".into(),
             subnet: "10.4.0.0/16,fd00:4::/112".into(),
+            liveness_timeout: 15,
             log_level: "debug".into(),
             agent_args: Vec::new(),
             agents: true,

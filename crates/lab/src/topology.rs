@@ -10,9 +10,6 @@ use serde_json::Value;
 
 use crate::{Lab, LabError};
 
-/// After how many seconds without a sign of life a node is shown as away.
-const AWAY_AFTER: u64 = 60;
-
 /// A node as it published itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -41,7 +38,7 @@ pub enum Role {
     Leader,
     /// It reaches other locations through the leader.
     Member,
-    /// It has not been seen for a minute.
+    /// It has been silent for longer than the mesh allows.
     Away,
     /// It has not published anything.
     Silent,
@@ -53,7 +50,8 @@ pub enum Role {
 /// When the API does not answer.
 pub fn read(lab: &Lab) -> Result<Vec<Row>, LabError> {
     let now = seconds_now();
-    let mut rows: Vec<Row> = lab.api().nodes()?.iter().map(|node| row(node, now)).collect();
+    let mut rows: Vec<Row> =
+        lab.api().nodes()?.iter().map(|node| row(node, now, lab.spec().mesh.liveness_timeout)).collect();
     let mut newest: BTreeMap<String, u64> = BTreeMap::new();
     for leader in rows.iter().filter(|row| row.role == Role::Leader) {
         // Without `wg`, or without the node, the column stays empty.
@@ -111,7 +109,7 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn row(node: &Value, now: u64) -> Row {
+fn row(node: &Value, now: u64, away_after: u64) -> Row {
     let metadata = &node["metadata"];
     let annotation = |key: &str| metadata["annotations"][format!("kilo.squat.ai/{key}")].as_str();
     let text = |key: &str| annotation(key).unwrap_or_default().to_owned();
@@ -120,7 +118,7 @@ fn row(node: &Value, now: u64) -> Row {
     let wireguard_ip = text("wireguard-ip");
     let role = match last_seen {
         None => Role::Silent,
-        Some(seen) if seen + AWAY_AFTER < now => Role::Away,
+        Some(seen) if seen + away_after < now => Role::Away,
         Some(_) if wireguard_ip.is_empty() => Role::Member,
         Some(_) => Role::Leader,
     };
@@ -154,7 +152,7 @@ mod tests {
     fn roles_follow_from_what_a_node_published() {
         let check = |annotations: Value, expect: Role| {
             let node = json!({"metadata": {"name": "a1", "annotations": annotations}});
-            assert_eq!(row(&node, 1000).role, expect, "{annotations}");
+            assert_eq!(row(&node, 1000, 60).role, expect, "{annotations}");
         };
         check(json!({}), Role::Silent);
         check(

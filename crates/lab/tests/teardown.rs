@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{KILO_LAB, assert_gone, namespaces, processes, unique};
+use common::{assert_gone, namespaces, processes, unique};
 
 #[test]
 fn down_leaves_nothing_and_can_be_repeated() {
@@ -18,7 +18,7 @@ fn down_leaves_nothing_and_can_be_repeated() {
     assert!(namespaces(&name).len() == 15, "{:?}", namespaces(&name));
     assert_eq!(processes(&name).len(), 1, "the API server: {:?}", processes(&name));
     // Something a user left running inside.
-    let mut sleeper = Command::new(KILO_LAB)
+    let mut sleeper = Command::new(common::kilo_lab())
         .args(["exec", "--name", &name, "b1-p1", "--", "sleep", "1000"])
         .spawn()
         .expect("it runs");
@@ -77,7 +77,7 @@ fn a_lab_whose_owner_was_killed_is_swept_by_the_next_one() {
 #[test]
 fn what_is_wrong_is_said_and_nothing_is_built() {
     let fails = |arguments: &[&str], part: &str| {
-        let output = Command::new(KILO_LAB).args(arguments).output().expect("it runs");
+        let output = Command::new(common::kilo_lab()).args(arguments).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(part), "{arguments:?}: {said}");
     };
@@ -90,11 +90,11 @@ fn what_is_wrong_is_said_and_nothing_is_built() {
 }
 
 fn start(arguments: &[&str]) -> Child {
-    Command::new(KILO_LAB).args(arguments).stdout(Stdio::piped()).spawn().expect("it runs")
+    Command::new(common::kilo_lab()).args(arguments).stdout(Stdio::piped()).spawn().expect("it runs")
 }
 
 fn run(arguments: &[&str]) {
-    let output = Command::new(KILO_LAB).args(arguments).output().expect("it runs");
+    let output = Command::new(common::kilo_lab()).args(arguments).output().expect("it runs");
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

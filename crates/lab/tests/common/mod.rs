@@ -3,10 +3,21 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
-use kilo_lab::{Lab, LabError, Spec, wait_until};
+use kilo_lab::{Lab, LabError, NodeRef, Spec, wait_until};
 
-/// The program under test.
-pub const KILO_LAB: &str = env!("CARGO_BIN_EXE_kilo-lab");
+/// The program under test: where cargo built it, or in the search path where the tests were carried to another machine.
+pub fn kilo_lab() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_kilo-lab"));
+    if built.is_file() { built } else { kilo_lab::programs::find("kilo-lab", None).expect("it is installed") }
+}
+
+/// A time that a correct mesh keeps on a real machine. On an emulated one everything takes longer: there, the environment
+/// variable `KILO_LAB_PATIENCE` says how many times.
+pub fn patiently(time: Duration) -> Duration {
+    let times = std::env::var("KILO_LAB_PATIENCE").ok();
+    let times = times.map_or(1.0, |times| times.parse::<f64>().expect("KILO_LAB_PATIENCE is a number"));
+    time.mul_f64(times)
+}
 
 /// A name that no other test run on this machine uses at the same time: at most 12 characters.
 pub fn unique(theme: &str) -> String {
@@ -24,7 +35,7 @@ pub fn without_agents(theme: &str) -> Spec {
 /// A lab of the built-in sites.
 pub fn with_agents(theme: &str) -> Spec {
     let mut spec = Spec::demo().named(unique(theme));
-    spec.programs.lab = Some(PathBuf::from(KILO_LAB));
+    spec.programs.lab = Some(kilo_lab());
     spec
 }
 
@@ -36,9 +47,77 @@ pub fn up(spec: Spec) -> Lab {
 /// Brings a lab up and waits until its mesh has formed.
 pub fn converged(spec: Spec) -> Lab {
     let lab = up(spec);
-    lab.wait_converged(Duration::from_secs(60))
-        .unwrap_or_else(|error| panic!("the mesh does not form: {error}"));
+    assert_converges(&lab);
     lab
+}
+
+/// Waits until every pod reaches every other, in both families.
+pub fn assert_converges(lab: &Lab) -> Duration {
+    let within = patiently(Duration::from_secs(45));
+    lab.wait_converged(within).unwrap_or_else(|error| panic!("the mesh does not form: {error}"))
+}
+
+/// What the agent changes on a node, as sorted lines: addresses, routes, rules and packet filter of its own network,
+/// without what changes by itself.
+pub fn host_state(node: NodeRef<'_>) -> Vec<String> {
+    let commands: [&[&str]; 6] = [
+        &["ip", "-o", "-4", "address", "show"],
+        &["ip", "-o", "-6", "address", "show"],
+        &["ip", "-4", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["ip", "-4", "rule", "show"],
+        &["ip", "-6", "rule", "show"],
+    ];
+    let mut lines: Vec<String> = Vec::new();
+    for command in commands {
+        let text = node.read(command).unwrap_or_else(|error| panic!("{error}"));
+        let useful = text.lines().filter(|line| !line.contains("fe80:") && !line.contains("ff00::/8"));
+        let title =
+            command.iter().copied().filter(|word| !["ip", "-o", "show"].contains(word)).collect::<Vec<_>>();
+        lines.extend(useful.map(|line| format!("{}: {}", title.join(" "), without_index(line))));
+    }
+    lines.extend(filter(node).lines().map(|line| format!("nft: {}", line.trim())));
+    lines.sort();
+    lines
+}
+
+/// The agent's table, without counters and handles; empty when there is none.
+pub fn filter(node: NodeRef<'_>) -> String {
+    let command = ["nft", "--stateless", "list", "table", "inet", "kilo"];
+    let table = node.exec(&command).unwrap_or_else(|error| panic!("{error}"));
+    String::from_utf8_lossy(&table.stdout).into_owned()
+}
+
+/// What is in one list and not in the other, or more often, for a message.
+pub fn difference(before: &[String], after: &[String]) -> String {
+    let count = |list: &[String], line: &String| list.iter().filter(|other| *other == line).count();
+    let lines: BTreeSet<&String> = before.iter().chain(after).collect();
+    let change = |line: &&String| {
+        let (old, new) = (count(before, line), count(after, line));
+        (old != new).then(|| format!("{} {line} ({old} → {new})", if new > old { '+' } else { '-' }))
+    };
+    lines.iter().filter_map(change).collect::<Vec<_>>().join("\n")
+}
+
+/// Fails unless the host's state is the same as before; waits for it to settle.
+pub fn assert_same_state(node: NodeRef<'_>, before: &[String], within: Duration) {
+    eventually("the same state as before", within, || {
+        let after = host_state(node);
+        Ok((after != before).then(|| difference(before, &after)))
+    });
+}
+
+/// Whether the node's WireGuard device is the kernel's.
+pub fn has_kernel_wireguard(node: NodeRef<'_>) -> bool {
+    node.read(&["ip", "-d", "link", "show", kilo_lab::INTERFACE]).is_ok_and(|text| text.contains("wireguard"))
+}
+
+/// Interface indices and lifetimes differ between two devices of the same name.
+fn without_index(line: &str) -> String {
+    let line = line.split(" valid_lft").next().unwrap_or(line);
+    let numbered = line.split_once(": ").filter(|(index, _)| index.parse::<u32>().is_ok());
+    let rest = numbered.map_or(line, |(_, rest)| rest);
+    rest.split_whitespace().filter(|word| *word != "\\").collect::<Vec<_>>().join(" ")
 }
 
 /// The names of a lab's namespaces that exist.

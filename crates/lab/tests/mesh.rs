@@ -1,0 +1,122 @@
+//! The mesh forms: locations and full granularity, both families, a site behind NAT, encapsulation.
+
+mod common;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use kilo_lab::{Family, Lab, LabError, topology};
+
+#[test]
+fn locations_reach_each_other_through_their_leaders() {
+    let lab = common::converged(common::with_agents("loc"));
+    for family in [Family::V4, Family::V6] {
+        let matrix = lab.matrix(family).expect("sockets can be opened");
+        assert!(matrix.is_complete(), "{family}: {:?}", matrix.failures());
+    }
+    let rows = published(&lab);
+    let leaders: Vec<&str> =
+        rows.iter().filter(|row| row.role == topology::Role::Leader).map(|row| row.node.as_str()).collect();
+    assert_eq!(leaders, ["a1", "b1", "c1"], "{}", topology::render(&rows));
+    for node in lab.nodes() {
+        let name = node.layout().name.as_str();
+        if leaders.contains(&name) {
+            let peers = node.wireguard_peers().expect("a leader has a device");
+            assert_eq!(peers.len(), 2, "{name} has a peer per other location: {peers:?}");
+        }
+    }
+    every_agent_is_healthy(&lab);
+    the_site_behind_nat_is_known_by_its_routers_address(&lab);
+}
+
+#[test]
+fn full_granularity_gives_every_pair_of_nodes_its_own_tunnel() {
+    let mut spec = common::with_agents("full");
+    spec.mesh.granularity = "full".into();
+    let lab = common::converged(spec);
+    let rows = published(&lab);
+    let addresses: BTreeSet<&str> = rows.iter().map(|row| row.wireguard_ip.as_str()).collect();
+    assert_eq!(addresses.len(), 5, "every node has its own WireGuard address:\n{}", topology::render(&rows));
+    for node in lab.nodes() {
+        let name = &node.layout().name;
+        let others: BTreeSet<&str> =
+            rows.iter().filter(|row| row.node != *name).map(|row| row.key.as_str()).collect();
+        common::eventually(
+            "a handshake with every other node",
+            common::patiently(Duration::from_secs(20)),
+            || {
+                let peers = node.wireguard_peers()?;
+                let keys: BTreeSet<&str> = peers.iter().map(|peer| peer.public_key.as_str()).collect();
+                let shaken = peers.iter().all(|peer| peer.last_handshake.is_some());
+                Ok((keys != others || !shaken).then(|| format!("{name}: {peers:?}")))
+            },
+        );
+    }
+}
+
+/// Where the kernel has IPIP the mesh forms over it; where it has not, the agent says which flag to use.
+#[test]
+fn encapsulation_works_or_names_its_flag() {
+    let mut spec = common::with_agents("ipip");
+    spec.mesh.encapsulate = "always".into();
+    let lab = common::up(spec);
+    let made = lab
+        .exec("a1-p1", &["ip", "link", "add", "probe0", "type", "ipip", "local", "10.42.1.11"])
+        .expect("ip runs");
+    if made.status.success() {
+        common::assert_converges(&lab);
+        let device =
+            lab.node("a2").expect("the demo has it").read(&["ip", "-d", "link", "show", "type", "ipip"]);
+        assert!(device.as_ref().is_ok_and(|text| text.contains("ipip")), "{device:?}");
+        return;
+    }
+    let node = lab.node("a1").expect("the demo has it");
+    common::eventually("a message that names the flag", common::patiently(Duration::from_secs(20)), || {
+        let log = node.agent_log();
+        Ok((!log.contains("--encapsulate")).then_some(log))
+    });
+}
+
+fn every_agent_is_healthy(lab: &Lab) {
+    for node in lab.nodes() {
+        let name = &node.layout().name;
+        common::eventually("a healthy agent", common::patiently(Duration::from_secs(10)), || {
+            let answer = node.http_get("/health")?;
+            Ok((answer.status != 200).then(|| format!("{name}: {} {}", answer.status, answer.body)))
+        });
+        let metrics = node.http_get("/metrics").expect("the agent serves it").body;
+        assert!(metrics.contains("kilo_nodes 5"), "{name}: {metrics}");
+        assert!(!node.agent_log().contains("ERROR"), "{name}: {}", node.agent_log());
+    }
+}
+
+fn the_site_behind_nat_is_known_by_its_routers_address(lab: &Lab) {
+    let key = published(lab)
+        .into_iter()
+        .find(|row| row.node == "c1")
+        .map(|row| row.key)
+        .expect("c1 published itself");
+    let wan = lab.layout().sites[2].wan();
+    for leader in ["a1", "b1"] {
+        let node = lab.node(leader).expect("the demo has it");
+        let peers = node.wireguard_peers().expect("a leader has a device");
+        let endpoint = peers.into_iter().find(|peer| peer.public_key == key).and_then(|peer| peer.endpoint);
+        let from_nat = [format!("{}:", wan.v4), format!("[{}]:", wan.v6)];
+        let seen = endpoint.unwrap_or_default();
+        assert!(
+            from_nat.iter().any(|router| seen.starts_with(router)),
+            "{leader} sends to {seen:?}, not to {from_nat:?}"
+        );
+    }
+}
+
+/// The topology, once every node has published itself.
+fn published(lab: &Lab) -> Vec<topology::Row> {
+    let mut rows = Vec::new();
+    common::eventually("every node publishing itself", common::patiently(Duration::from_secs(20)), || {
+        rows = topology::read(lab)?;
+        let silent = rows.iter().any(|row| row.role == topology::Role::Silent || row.key.is_empty());
+        let led = lab.layout().sites.iter().all(|site| topology::leaders(&rows, &site.name).next().is_some());
+        Ok::<_, LabError>((silent || !led).then(|| topology::render(&rows)))
+    });
+    rows
+}

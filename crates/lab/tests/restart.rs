@@ -1,0 +1,94 @@
+//! An agent that dies, or is asked to end, and comes back.
+
+mod common;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use kilo_lab::{Family, Stream};
+
+/// How long the leader is gone.
+const AWAY: Duration = Duration::from_secs(3);
+/// How long a new embedded device may take until packets flow again: its start and the handshakes.
+const FLOWING_WITHIN: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_killed_leader_comes_back_without_a_trace() {
+    let lab = common::converged(common::with_agents("die"));
+    let leader = lab.node("a1").expect("the demo has it");
+    let kernel = common::has_kernel_wireguard(leader);
+    let before = common::host_state(leader);
+    let filter = common::filter(leader);
+    assert!(!filter.is_empty(), "the agent has a table of its own");
+    let streams =
+        [("a1-p1", "b1-p1", Family::V4), ("a2-p1", "c1-p1", Family::V6), ("b2-p1", "a2-p1", Family::V4)].map(
+            |(from, to, family)| {
+                lab.stream(from, to, family, Duration::from_millis(50)).expect("sockets can be opened")
+            },
+        );
+    thread::sleep(Duration::from_secs(1));
+    let killed = Instant::now();
+    leader.kill9().expect("it runs");
+    thread::sleep(AWAY);
+    let started = Instant::now();
+    leader.start_agent(&[]).expect("it starts");
+    common::assert_same_state(leader, &before, common::patiently(Duration::from_secs(10)));
+    common::assert_converges(&lab);
+    thread::sleep(common::patiently(FLOWING_WITHIN));
+    for report in streams.map(Stream::stop) {
+        let flowing = started + common::patiently(FLOWING_WITHIN);
+        if kernel {
+            assert_eq!(report.lost(), 0, "the kernel carries packets without the agent: {report:?}");
+        }
+        assert_eq!(report.lost_between(report.begin, killed), 0, "before the kill: {report:?}");
+        assert_eq!(report.lost_between(flowing, Instant::now()), 0, "after the restart: {report:?}");
+    }
+    // Once more, at once: whatever a restart adds would be there twice by now.
+    leader.kill9().expect("it runs");
+    leader.start_agent(&[]).expect("it starts");
+    common::assert_same_state(leader, &before, common::patiently(Duration::from_secs(10)));
+    common::assert_converges(&lab);
+}
+
+#[test]
+fn an_agent_that_is_asked_to_end_takes_everything_with_it() {
+    let lab = common::converged(common::with_agents("term"));
+    for name in ["b1", "b2"] {
+        let node = lab.node(name).expect("the demo has it");
+        node.stop_agent().unwrap_or_else(|error| panic!("{error}\n{}", node.agent_log()));
+        let left: Vec<String> = common::host_state(node)
+            .into_iter()
+            .filter(|line| line.contains("kilo0") || line.starts_with("nft:") || line.contains("1107"))
+            .filter(|line| !line.contains("scope link"))
+            .collect();
+        assert!(left.is_empty(), "{name} still has {left:?}");
+        let routes = node.read(&["ip", "route", "show"]).expect("ip runs");
+        assert!(!routes.contains("10.42.1.0"), "{name} still routes to other nodes: {routes}");
+    }
+    for name in ["b1", "b2"] {
+        lab.node(name).expect("the demo has it").start_agent(&[]).expect("it starts");
+    }
+    common::assert_converges(&lab);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let lab = common::converged(common::with_agents("dry"));
+    let node = lab.node("a1").expect("the demo has it");
+    node.stop_agent().unwrap_or_else(|error| panic!("{error}"));
+    let (host, object) = (common::host_state(node), annotations(&lab));
+    let mut command = node.agent_command().expect("kg is built");
+    command.push("--dry-run".into());
+    let output = node.exec(&command).expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("10.42.3.0/24"), "it would route to b1's pods: {said}");
+    assert_eq!(common::difference(&host, &common::host_state(node)), "", "the host is unchanged");
+    assert_eq!(annotations(&lab), object, "and so is the Node");
+}
+
+fn annotations(lab: &kilo_lab::Lab) -> serde_json::Value {
+    lab.api().get("/api/v1/nodes/a1").expect("the API answers")["metadata"]["annotations"].clone()
+}
