@@ -4,10 +4,22 @@
 //! crate. It decides nothing about the mesh.
 
 pub mod annotations;
+pub mod client;
 pub mod decode;
 pub mod encode;
+mod error;
+mod explain;
+pub mod list;
 pub mod object;
+pub mod patch;
 pub mod peer;
+pub mod watch;
 
-pub use decode::{decode_node, decode_peer, missing_pod_subnet};
+pub use client::{ApiAccess, Credentials, connect};
+pub use decode::{Forced, decode_forced, decode_node, decode_peer, missing_pod_subnet};
+pub use error::Error;
+pub use explain::{Explanation, Resource};
+pub use list::{list_nodes, list_peers};
 pub use object::{NodeObject, PeerObject};
+pub use patch::{Reporter, patch_node, report};
+pub use watch::{Update, Updates, WatchConfig, watch};

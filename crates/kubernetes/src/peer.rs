@@ -3,6 +3,8 @@
 //! The rules in its schema refuse on `kubectl apply` what no agent could use; objects that were stored before
 //! there were rules are still read, and judged in [`crate::decode`].
 
+#![allow(clippy::duplicated_attributes, reason = "every column of the table repeats the words type and path")]
+
 use std::fmt;
 
 use kube::{CustomResource, CustomResourceExt as _};

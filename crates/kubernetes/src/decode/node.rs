@@ -37,6 +37,21 @@ pub fn decode_node(object: &NodeObject, topology_label: &str) -> (Node, Vec<Prob
     (node, reader.problems.found)
 }
 
+/// What the operator of a node decides instead of its agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forced {
+    /// The endpoint.
+    pub endpoint: Option<Endpoint>,
+    /// The internal addresses; an empty list: the node has none.
+    pub internal_ips: Option<Vec<IpNet>>,
+}
+
+/// What the operator of a node decides. What makes no sense is passed over here; [`decode_node`] reports it.
+pub fn decode_forced(object: &NodeObject) -> Forced {
+    let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
+    Forced { endpoint: reader.forced_endpoint(), internal_ips: reader.forced_internal_ips() }
+}
+
 /// The problem of a node that takes part in the mesh, for its agent has written a key, but has no pod subnet. A node
 /// without an agent is none of our business.
 pub fn missing_pod_subnet(node: &Node) -> Option<Problem> {
@@ -83,12 +98,15 @@ impl<'a> Reader<'a> {
     }
 
     fn endpoint(&mut self) -> Option<Endpoint> {
+        const REMEDY: &str = "this is no endpoint; the node's agent writes it, restart the agent";
+        self.forced_endpoint().or_else(|| self.parsed("InvalidEndpoint", name::ENDPOINT, REMEDY))
+    }
+
+    fn forced_endpoint(&mut self) -> Option<Endpoint> {
         const FORM: &str = "write HOST:PORT or [IPV6]:PORT, where HOST is an address or a DNS name in lower case and \
                             PORT a number from 1 to 65535";
         let forced: Option<Endpoint> = self.parsed("InvalidForceEndpoint", name::FORCE_ENDPOINT, FORM);
-        forced.or_else(|| self.external_ip()).or_else(|| {
-            self.parsed("InvalidEndpoint", name::ENDPOINT, "the node's agent writes it; restart the agent")
-        })
+        forced.or_else(|| self.external_ip())
     }
 
     fn external_ip(&mut self) -> Option<Endpoint> {
@@ -115,26 +133,25 @@ impl<'a> Reader<'a> {
     }
 
     fn internal_ips(&mut self) -> Vec<IpNet> {
-        match self.object.annotation(name::FORCE_INTERNAL_IP) {
-            Some("" | "-") => return Vec::new(),
-            Some(value) => match cidr_per_family(value) {
-                Ok(forced) => return forced,
-                Err(why) => {
-                    let instead = format!(
-                        "{why}; write a CIDR such as 10.1.0.1/16, or one per IP family with a comma between, or - \
-                         for none"
-                    );
-                    self.problems.annotation(
-                        "InvalidForceInternalIP",
-                        name::FORCE_INTERNAL_IP,
-                        value,
-                        &instead,
-                    );
-                }
-            },
-            None => {}
+        match self.forced_internal_ips() {
+            Some(forced) => forced,
+            None => self.agent_cidrs(name::INTERNAL_IP, name::INTERNAL_IPS),
         }
-        self.agent_cidrs(name::INTERNAL_IP, name::INTERNAL_IPS)
+    }
+
+    fn forced_internal_ips(&mut self) -> Option<Vec<IpNet>> {
+        let value = self.object.annotation(name::FORCE_INTERNAL_IP)?;
+        if matches!(value, "" | "-") {
+            return Some(Vec::new());
+        }
+        let forced = cidr_per_family(value);
+        if let Err(why) = &forced {
+            let instead = format!(
+                "{why}; write a CIDR such as 10.1.0.1/16, or one per IP family with a comma between, or - for none"
+            );
+            self.problems.annotation("InvalidForceInternalIP", name::FORCE_INTERNAL_IP, value, &instead);
+        }
+        forced.ok()
     }
 
     /// What an agent wrote: one CIDR, and possibly a list that holds it and more. A list without the one is stale:

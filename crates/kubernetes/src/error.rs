@@ -1,0 +1,57 @@
+//! Why something with the Kubernetes API did not work, in words that say what to do.
+
+use std::path::PathBuf;
+
+use crate::explain::Explanation;
+
+/// What was attempted and why it did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A kubeconfig file that cannot be used.
+    #[error("cannot use the kubeconfig {}: {why}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// The user's own kubeconfig (`$KUBECONFIG` or `~/.kube/config`) cannot be used.
+    #[error("cannot use the kubeconfig of $KUBECONFIG or ~/.kube/config: {0}")]
+    UserKubeconfig(String),
+    /// Neither a kubeconfig nor a service account.
+    #[error("this is no pod of a cluster ({0}); give --kubeconfig FILE or --master URL")]
+    NotInCluster(String),
+    /// The address of the API makes no sense.
+    #[error("{url:?} is no address of a Kubernetes API ({why}); write something like https://192.0.2.1:6443")]
+    Address {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The credentials or certificates cannot be used.
+    #[error("cannot prepare the connection to the Kubernetes API at {url}: {why}")]
+    Client {
+        /// The address of the API.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The API did not do what it was asked for.
+    #[error("cannot {verb} {object}: {}", explanation.message)]
+    Request {
+        /// What was asked for, in the words of the API: `list`, `patch`, …
+        verb: &'static str,
+        /// Of which object or resource.
+        object: String,
+        /// Why not.
+        explanation: Explanation,
+    },
+}
+
+impl Error {
+    /// Whether the object, or the whole resource, does not exist.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Error::Request { explanation, .. } if explanation.is_missing())
+    }
+}

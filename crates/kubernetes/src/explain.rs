@@ -1,0 +1,122 @@
+//! What an error of the Kubernetes API means, in a word for metrics and a sentence for whoever has to mend it.
+
+use kube::{Error, core::Status};
+
+/// The resources that Kilo needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// Nodes of the core API.
+    Nodes,
+    /// Peers of `kilo.squat.ai`.
+    Peers,
+    /// Events of `events.k8s.io`, only written.
+    Events,
+}
+
+impl Resource {
+    /// The plural with its group, as `kubectl` and RBAC rules name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Nodes => "nodes",
+            Resource::Peers => "peers.kilo.squat.ai",
+            Resource::Events => "events.events.k8s.io",
+        }
+    }
+}
+
+/// Why the API did not do something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// A word in CamelCase: `Forbidden`, `Unauthorized`, `MissingPeerDefinition`, `NotFound`, `Unreachable`, `ApiError`
+    /// or `Unreadable`.
+    pub reason: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Explanation {
+    /// Whether the object, or the whole resource, does not exist.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.reason, "NotFound" | "MissingPeerDefinition")
+    }
+
+    /// The connection ended before all objects had come.
+    pub(crate) fn of_early_end() -> Self {
+        let message = "the connection to the API server ended in the middle of a list; is it being restarted?";
+        Self { reason: "Unreachable", message: message.to_owned() }
+    }
+
+    /// The API did not answer in time.
+    pub(crate) fn of_silence(seconds: u64) -> Self {
+        Self {
+            reason: "Unreachable",
+            message: format!(
+                "the API server gave no answer for {seconds} s; is it up, and is the way to it free?"
+            ),
+        }
+    }
+}
+
+/// Explains an error that came of this verb on this resource.
+pub(crate) fn explain(error: &Error, verb: &str, resource: Resource) -> Explanation {
+    let (reason, message) = match error {
+        Error::Api(status) => explain_status(status, verb, resource),
+        Error::SerdeError(error) => (
+            "Unreadable",
+            format!("the API answered with something that is not a list of {}: {error}", resource.name()),
+        ),
+        Error::Auth(_) => {
+            ("Unauthorized", format!("the credentials of the kubeconfig cannot be used: {}", chain(error)))
+        }
+        other => ("Unreachable", format!("no connection to the API server: {}", chain(other))),
+    };
+    Explanation { reason, message }
+}
+
+fn explain_status(status: &Status, verb: &str, resource: Resource) -> (&'static str, String) {
+    let name = resource.name();
+    let said = &status.message;
+    match status.code {
+        401 => (
+            "Unauthorized",
+            format!(
+                "the API server does not accept the credentials ({said}); renew the token or the kubeconfig"
+            ),
+        ),
+        403 => (
+            "Forbidden",
+            format!(
+                "may not {verb} {name} ({said}); bind a ClusterRole that allows {verb} on {name} to this user or \
+                 service account"
+            ),
+        ),
+        404 if resource == Resource::Peers && is_of_resource(status) => (
+            "MissingPeerDefinition",
+            format!(
+                "the cluster does not know {name}, so there are no Peers; kubectl apply -f manifests/crds.yaml"
+            ),
+        ),
+        404 => ("NotFound", said.clone()),
+        code => ("ApiError", format!("the API server answered {code} {}: {said}", status.reason)),
+    }
+}
+
+/// A 404 is about one object or about the whole resource; only of an object is there a name.
+fn is_of_resource(status: &Status) -> bool {
+    status.details.as_ref().is_none_or(|details| details.name.is_empty())
+}
+
+/// An error and what caused it. Each layer of the client adds a few words, and some repeat those below.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

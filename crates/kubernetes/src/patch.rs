@@ -1,0 +1,131 @@
+//! What is written to the API: annotations of the own Node, and Events about objects.
+//!
+//! How often is decided by the caller.
+
+use std::{future::Future, time::Duration};
+
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use mesh::{Object, Problem};
+use serde_json::Value;
+
+use crate::{
+    Error, NodeObject, PeerObject,
+    explain::{Explanation, Resource, explain},
+};
+
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// The namespace of Events about objects that have none.
+const EVENT_NAMESPACE: &str = "default";
+/// The longest note that the API accepts in an Event, in bytes.
+const LONGEST_NOTE: usize = 1024;
+
+/// Applies a merge patch to a Node and gives the Node that came of it.
+///
+/// # Errors
+/// When the API does not answer or refuses; [`Error::is_missing`] when there is no such Node.
+pub async fn patch_node(client: &Client, name: &str, patch: &Value) -> Result<NodeObject, Error> {
+    let api: Api<NodeObject> = Api::all(client.clone());
+    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    request("patch", Resource::Nodes, &format!("node {name}"), api.patch(name, &params, &patch)).await
+}
+
+/// Who reports an Event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reporter {
+    /// The program, for example `kilo.squat.ai/kg`.
+    pub controller: String,
+    /// Which of them: the name of the node or pod it runs on.
+    pub instance: String,
+}
+
+/// Creates a warning Event about a Node or Peer, where `kubectl describe` shows it. Problems of other objects
+/// have no place in the API and are passed over.
+///
+/// # Errors
+/// When the API does not answer or refuses.
+pub async fn report(client: &Client, reporter: &Reporter, problem: &Problem) -> Result<(), Error> {
+    let Some(regarding) = regarding(client, &problem.object).await else { return Ok(()) };
+    let object = format!("an event about {}", problem.object);
+    let now = Timestamp::now();
+    let event = Event {
+        metadata: ObjectMeta {
+            // As Kubernetes' own components name them: the object and a number that does not repeat.
+            name: Some(format!(
+                "{}.{:x}{:04x}",
+                regarding.name.as_deref().unwrap_or_default(),
+                now.as_nanosecond(),
+                rand::random::<u16>()
+            )),
+            namespace: Some(EVENT_NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        reporting_controller: Some(reporter.controller.clone()),
+        reporting_instance: Some(reporter.instance.clone()),
+        action: Some("Reconcile".to_owned()),
+        reason: Some(problem.reason.to_owned()),
+        regarding: Some(regarding),
+        note: Some(note(&problem.message)),
+        type_: Some("Warning".to_owned()),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), EVENT_NAMESPACE);
+    let params = PostParams::default();
+    request("create", Resource::Events, &object, api.create(&params, &event)).await.map(|_| ())
+}
+
+/// The object as an Event refers to it. `kubectl describe` finds Events by the object's uid; without leave to get
+/// the object the Event goes without.
+async fn regarding(client: &Client, object: &Object) -> Option<ObjectReference> {
+    let (api_version, kind, name, uid) = match object {
+        Object::Node(name) => {
+            let api: Api<NodeObject> = Api::all(client.clone());
+            let found = request("get", Resource::Nodes, name, api.get(name)).await.ok();
+            ("v1", "Node", name, found.and_then(|node| node.metadata.uid))
+        }
+        Object::Peer(name) => {
+            let api: Api<PeerObject> = Api::all(client.clone());
+            let found = request("get", Resource::Peers, name, api.get(name)).await.ok();
+            ("kilo.squat.ai/v1alpha1", "Peer", name, found.and_then(|peer| peer.metadata.uid))
+        }
+        Object::Host | Object::Mesh => return None,
+    };
+    Some(ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        name: Some(name.clone()),
+        uid,
+        ..ObjectReference::default()
+    })
+}
+
+fn note(message: &str) -> String {
+    let mut end = message.len().min(LONGEST_NOTE);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message[..end].to_owned()
+}
+
+async fn request<T>(
+    verb: &'static str,
+    resource: Resource,
+    object: &str,
+    answer: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Error> {
+    let explanation = match tokio::time::timeout(TIMEOUT, answer).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => explain(&error, verb, resource),
+        Err(_) => Explanation::of_silence(TIMEOUT.as_secs()),
+    };
+    Err(Error::Request { verb, object: object.to_owned(), explanation })
+}

@@ -1,0 +1,347 @@
+//! The watch of one resource: first all objects, then every change, again and again.
+//!
+//! A watch that ends, as all do after some minutes, is resumed where it ended. Only when the API no longer knows
+//! that point are all objects asked for again, and only once they are all there is known which are gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _, stream::BoxStream};
+use kube::{
+    Api,
+    api::WatchParams,
+    core::{Resource as KubeResource, Status, WatchEvent},
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    explain::{Explanation, Resource, explain},
+    list::{Failed, page},
+};
+
+/// How long the API may take to begin a watch.
+const BEGIN: Duration = Duration::from_secs(15);
+/// How long a watch may be silent: bookmarks come about every minute. Then it is resumed over another connection.
+const SILENCE: Duration = Duration::from_secs(90);
+/// How long a streaming list may be silent before its end. Some versions of the API never send the end.
+const LIST_SILENCE: Duration = Duration::from_secs(10);
+/// The API ends a watch after this time. As long as `kube` and client-go ask for.
+const DURATION_SECONDS: u32 = 290;
+/// The first and the longest pause between attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The annotation of the bookmark that ends a streaming list.
+const LIST_END: &str = "k8s.io/initial-events-end";
+
+/// What a follower tells.
+#[derive(Debug)]
+pub(super) enum Report<T> {
+    /// An object means something else than before, or (`None`) is gone.
+    Changed(String, Option<T>),
+    /// All objects have been told and changes arrive; after the beginning and after `Broken`.
+    Synced,
+    /// Nothing arrives, and why.
+    Broken(Explanation),
+}
+
+/// Follows one resource.
+pub(super) struct Follower<K, T, D> {
+    api: Api<K>,
+    resource: Resource,
+    decode: D,
+    reports: mpsc::Sender<Report<T>>,
+    /// What the objects meant when they were last seen.
+    known: BTreeMap<String, T>,
+    /// Whether the API gives a list as the beginning of a watch (Kubernetes 1.32, in general).
+    streaming: bool,
+    /// Whether the last of `Synced` and `Broken` was the former.
+    synced: bool,
+}
+
+/// Why an attempt ended.
+enum End {
+    /// The watch ended, as watches do. It can be resumed here.
+    Over(String),
+    /// The API no longer knows, or never told, where to resume.
+    Lost,
+    /// It did not work. With a position it can be resumed there.
+    Failed(Explanation, Option<String>),
+    /// Nobody listens any more.
+    Unheard,
+}
+
+/// The listener is gone.
+struct Unheard;
+
+impl From<Unheard> for End {
+    fn from(_: Unheard) -> Self {
+        End::Unheard
+    }
+}
+
+type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
+
+impl<K, T, D> Follower<K, T, D>
+where
+    K: KubeResource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    T: Clone + PartialEq + Send,
+    D: Fn(&K) -> T + Send,
+{
+    pub fn new(api: Api<K>, resource: Resource, decode: D, reports: mpsc::Sender<Report<T>>) -> Self {
+        Self { api, resource, decode, reports, known: BTreeMap::new(), streaming: true, synced: false }
+    }
+
+    /// Follows until nobody listens any more.
+    pub async fn run(mut self) {
+        let mut pause = PAUSE.0;
+        let mut position = None;
+        loop {
+            let begun = Instant::now();
+            let end = match position.take() {
+                Some(position) => self.resume(position).await,
+                None => self.begin().await,
+            };
+            // A watch that held for a while shows that the API is well.
+            if begun.elapsed() > PAUSE.1 {
+                pause = PAUSE.0;
+            }
+            let wait = match end {
+                // Most often it is enough to connect again, and whether the API is away shows then.
+                End::Over(at) => {
+                    position = Some(at);
+                    begun.elapsed() < PAUSE.0
+                }
+                End::Lost => begun.elapsed() < PAUSE.0,
+                End::Failed(explanation, at) => {
+                    position = at;
+                    tracing::debug!(
+                        resource = self.resource.name(),
+                        why = explanation.message,
+                        "watch failed"
+                    );
+                    self.synced = false;
+                    if self.reports.send(Report::Broken(explanation)).await.is_err() {
+                        return;
+                    }
+                    true
+                }
+                End::Unheard => return,
+            };
+            if wait {
+                // Many agents lose the API at the same moment; they are not to come back at the same moment.
+                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+
+    /// Asks for all objects and follows the changes from there.
+    async fn begin(&mut self) -> End {
+        if self.streaming {
+            match self.begin_streaming().await {
+                Ok(end) => return end,
+                Err(why) => {
+                    tracing::debug!(
+                        resource = self.resource.name(),
+                        why,
+                        "no streaming list, listing instead"
+                    );
+                    self.streaming = false;
+                }
+            }
+        }
+        match self.list().await {
+            Ok(position) => self.resume(position).await,
+            Err(end) => end,
+        }
+    }
+
+    /// Asks for all objects as the beginning of a watch. An error says why the API cannot do that.
+    async fn begin_streaming(&mut self) -> Result<End, String> {
+        let mut events = match self.open("", WatchParams::streaming_lists()).await {
+            Ok(events) => events,
+            Err(Failed { code: Some(400 | 405 | 422), explanation }) => return Err(explanation.message),
+            Err(Failed { code: Some(410), .. }) => return Ok(End::Lost),
+            Err(Failed { explanation, .. }) => return Ok(End::Failed(explanation, None)),
+        };
+        let mut seen = BTreeSet::new();
+        loop {
+            let Ok(event) = timeout(LIST_SILENCE, events.next()).await else {
+                return Err(format!("its end did not come within {} s", LIST_SILENCE.as_secs()));
+            };
+            let told = match event {
+                Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                    seen.insert(name_of(&object).to_owned());
+                    self.changed(&object).await
+                }
+                Some(Ok(WatchEvent::Deleted(object))) => {
+                    seen.remove(name_of(&object));
+                    self.gone(name_of(&object)).await
+                }
+                Some(Ok(WatchEvent::Bookmark(bookmark)))
+                    if bookmark.metadata.annotations.contains_key(LIST_END) =>
+                {
+                    return Ok(match self.complete(&seen).await {
+                        Ok(()) => self.follow(events, bookmark.metadata.resource_version).await,
+                        Err(Unheard) => End::Unheard,
+                    });
+                }
+                Some(Ok(WatchEvent::Bookmark(_))) => Ok(()),
+                Some(Ok(WatchEvent::Error(status))) if matches!(status.code, 400 | 422) => {
+                    return Err(status.message);
+                }
+                Some(Ok(WatchEvent::Error(status))) => return Ok(self.error(status, None)),
+                Some(Err(error)) => return Ok(End::Failed(explain(&error, "watch", self.resource), None)),
+                None => return Ok(End::Failed(Explanation::of_early_end(), None)),
+            };
+            if told.is_err() {
+                return Ok(End::Unheard);
+            }
+        }
+    }
+
+    /// Asks for all objects, page by page, and gives the position from which to watch.
+    async fn list(&mut self) -> Result<String, End> {
+        let mut seen = BTreeSet::new();
+        let mut token = None;
+        loop {
+            let page = match page(&self.api, token, self.resource).await {
+                Ok(page) => page,
+                Err(Failed { code: Some(410), .. }) => return Err(End::Lost),
+                Err(Failed { explanation, .. }) => return Err(End::Failed(explanation, None)),
+            };
+            for object in &page.items {
+                seen.insert(name_of(object).to_owned());
+                self.changed(object).await?;
+            }
+            token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if token.is_none() {
+                self.complete(&seen).await?;
+                return page.metadata.resource_version.ok_or(End::Lost);
+            }
+        }
+    }
+
+    /// Follows the changes from a position.
+    async fn resume(&mut self, position: String) -> End {
+        match self.open(&position, WatchParams::default()).await {
+            Ok(events) => match self.tell_synced().await {
+                Ok(()) => self.follow(events, position).await,
+                Err(Unheard) => End::Unheard,
+            },
+            Err(Failed { code: Some(410), .. }) => End::Lost,
+            Err(Failed { code, explanation }) => {
+                // Any other answer may be about the position (as after a restore of the cluster's database, when
+                // positions are ahead), but these are not.
+                let keep = matches!(code, None | Some(401 | 403 | 429 | 500 | 502 | 503));
+                End::Failed(explanation, keep.then_some(position))
+            }
+        }
+    }
+
+    async fn follow(&mut self, mut events: Events<K>, mut position: String) -> End {
+        loop {
+            // Silence and broken connections are no failures yet: whether the API is away shows when the watch is
+            // resumed.
+            let Ok(Some(event)) = timeout(SILENCE, events.next()).await else { return End::Over(position) };
+            let told = match event {
+                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    keep_position(&object, &mut position);
+                    self.changed(&object).await
+                }
+                Ok(WatchEvent::Deleted(object)) => {
+                    keep_position(&object, &mut position);
+                    self.gone(name_of(&object)).await
+                }
+                Ok(WatchEvent::Bookmark(bookmark)) => {
+                    position = bookmark.metadata.resource_version;
+                    Ok(())
+                }
+                Ok(WatchEvent::Error(status)) => return self.error(status, Some(position)),
+                Err(error @ (kube::Error::SerdeError(_) | kube::Error::Api(_))) => {
+                    return End::Failed(explain(&error, "watch", self.resource), Some(position));
+                }
+                Err(_) => return End::Over(position),
+            };
+            if told.is_err() {
+                return End::Unheard;
+            }
+        }
+    }
+
+    /// What an error in the middle of a watch means.
+    fn error(&self, status: Box<Status>, position: Option<String>) -> End {
+        if status.code == 410 {
+            return End::Lost;
+        }
+        let keep = matches!(status.code, 429 | 500 | 503);
+        let explanation = explain(&kube::Error::Api(status), "watch", self.resource);
+        End::Failed(explanation, position.filter(|_| keep))
+    }
+
+    async fn open(&self, position: &str, params: WatchParams) -> Result<Events<K>, Failed> {
+        let params = params.timeout(DURATION_SECONDS);
+        match timeout(BEGIN, self.api.watch(&params, position)).await {
+            Ok(Ok(events)) => Ok(erase(events)),
+            Ok(Err(error)) => Err(Failed::new(&error, "watch", self.resource)),
+            Err(_) => Err(Failed::of_silence(BEGIN)),
+        }
+    }
+
+    async fn changed(&mut self, object: &K) -> Result<(), Unheard> {
+        let name = name_of(object);
+        let meaning = (self.decode)(object);
+        if self.known.get(name) == Some(&meaning) {
+            return Ok(());
+        }
+        self.known.insert(name.to_owned(), meaning.clone());
+        self.tell(Report::Changed(name.to_owned(), Some(meaning))).await
+    }
+
+    async fn gone(&mut self, name: &str) -> Result<(), Unheard> {
+        match self.known.remove(name) {
+            Some(_) => self.tell(Report::Changed(name.to_owned(), None)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// All objects there are have been seen: the others are gone.
+    async fn complete(&mut self, seen: &BTreeSet<String>) -> Result<(), Unheard> {
+        let gone: Vec<String> = self.known.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+        for name in gone {
+            self.gone(&name).await?;
+        }
+        self.tell_synced().await
+    }
+
+    async fn tell_synced(&mut self) -> Result<(), Unheard> {
+        if std::mem::replace(&mut self.synced, true) {
+            return Ok(());
+        }
+        self.tell(Report::Synced).await
+    }
+
+    async fn tell(&self, report: Report<T>) -> Result<(), Unheard> {
+        self.reports.send(report).await.map_err(|_| Unheard)
+    }
+}
+
+fn erase<K: 'static>(events: impl Stream<Item = kube::Result<WatchEvent<K>>> + Send + 'static) -> Events<K> {
+    events.boxed()
+}
+
+fn name_of<K: KubeResource<DynamicType = ()>>(object: &K) -> &str {
+    object.meta().name.as_deref().unwrap_or_default()
+}
+
+fn keep_position<K: KubeResource<DynamicType = ()>>(object: &K, position: &mut String) {
+    if let Some(version) = object.meta().resource_version.as_ref().filter(|version| !version.is_empty()) {
+        position.clone_from(version);
+    }
+}
