@@ -20,7 +20,8 @@ impl Topology {
         out.write_str("\tlabelloc=t;\n\toutputorder=nodesfirst;\n\toverlap=false;\n")?;
         self.write_edges(out)?;
         for segment in &self.segments {
-            begin_cluster(out, &format!("cluster_location_{}", segment.name), &segment.name.to_string())?;
+            let name = escape(&segment.name.to_string());
+            begin_cluster(out, &format!("cluster_location_{name}"), &name)?;
             for node in &segment.nodes {
                 let lead = node.name == segment.leader().name;
                 let rank = if lead { ", rank=1" } else { "" };
@@ -60,12 +61,17 @@ impl Topology {
     }
 }
 
+/// Names of nodes and peers are DNS names; a location is whatever an annotation says.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
 fn begin_cluster(out: &mut String, name: &str, label: &str) -> fmt::Result {
     writeln!(out, "\tsubgraph \"{name}\" {{\n\tlabel=\"{label}\";\n\tstyle=\"dashed,rounded\";")
 }
 
 fn node_label(segment: &Segment, node: &Node, lead: bool) -> String {
-    let mut lines = vec![segment.name.to_string(), node.name.clone()];
+    let mut lines = vec![escape(&segment.name.to_string()), node.name.clone()];
     lines.extend(node.pod_subnets.iter().map(|subnet| subnet.trunc().to_string()));
     lines.extend(node.internal_ips.iter().map(|net| net.addr().to_string()));
     if lead {

@@ -20,7 +20,7 @@ pub mod topology;
 
 pub use endpoint::{Endpoint, Host};
 pub use key::{PresharedKey, PrivateKey, PublicKey};
-pub use node::{Granularity, Node};
+pub use node::{Forced, Granularity, Node};
 pub use peer::Peer;
 pub use perspective::{Perspective, Role};
 pub use problem::{Object, Problem};

@@ -41,6 +41,15 @@ impl fmt::Display for Granularity {
     }
 }
 
+/// What the operator of a node decides in place of its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Forced {
+    /// The endpoint.
+    pub endpoint: Option<Endpoint>,
+    /// The internal addresses; an empty list: the node has none.
+    pub internal_ips: Option<Vec<IpNet>>,
+}
+
 /// A node as its object describes it. Empty fields are those that its agent or its operator has not filled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {

@@ -135,14 +135,14 @@ fn without_conflicts(
                          own spec.podCIDR"
                     ),
                 )),
-                None => subnets.push(*subnet),
+                None => {
+                    claims.add(*subnet, &name);
+                    subnets.push(*subnet);
+                }
             }
         }
         if subnets.is_empty() {
             continue;
-        }
-        for subnet in &subnets {
-            claims.add(*subnet, &name);
         }
         if subnets.len() != node.pod_subnets.len() {
             Arc::make_mut(&mut node).pod_subnets = subnets;

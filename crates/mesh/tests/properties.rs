@@ -1,0 +1,163 @@
+//! What holds for every cluster, however broken its objects are.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use mesh::{
+    Endpoint, Granularity, Host, Node, Object, Perspective, PresharedKey, PrivateKey, PublicKey, Role,
+    Topology, allocation::Subnets, conf::Conf,
+};
+use proptest::prelude::*;
+
+#[path = "support/clusters.rs"]
+mod clusters;
+use clusters::{Cluster, sound, wild};
+
+fn topology(cluster: &Cluster) -> Topology {
+    Topology::new(cluster.config.clone(), cluster.nodes.clone(), cluster.peers.clone())
+}
+
+/// Every prefix that a WireGuard peer is given, with the name of who has it.
+fn allowed_ips(topology: &Topology) -> Vec<(IpNet, String)> {
+    let segments = topology
+        .segments
+        .iter()
+        .flat_map(|segment| segment.all_allowed_ips().map(|ip| (ip.trunc(), segment.name.to_string())));
+    let peers = topology.peers.iter();
+    let peers =
+        peers.flat_map(|peer| peer.allowed_ips.iter().map(|ip| (ip.trunc(), format!("peer {}", peer.name))));
+    segments.chain(peers).collect()
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.trunc().contains(&b.trunc()) || b.trunc().contains(&a.trunc())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_order_of_objects_does_not_matter(
+        (cluster, shuffled) in wild().prop_flat_map(|cluster| {
+            let Cluster { config, nodes, peers } = cluster.clone();
+            let shuffled = (Just(config), Just(nodes).prop_shuffle(), Just(peers).prop_shuffle());
+            (Just(cluster), shuffled.prop_map(|(config, nodes, peers)| Cluster { config, nodes, peers }))
+        })
+    ) {
+        prop_assert_eq!(topology(&cluster), topology(&shuffled));
+    }
+
+    #[test]
+    fn no_allowed_ip_belongs_to_two(cluster in wild()) {
+        let topology = topology(&cluster);
+        let mut owners = BTreeMap::new();
+        for (ip, owner) in allowed_ips(&topology) {
+            let before = owners.insert(ip, owner.clone());
+            prop_assert_eq!(before, None, "{} of {}", ip, owner);
+        }
+    }
+
+    #[test]
+    fn no_key_occurs_twice(cluster in wild()) {
+        let topology = topology(&cluster);
+        let nodes = topology.nodes().filter_map(|node| node.key);
+        let keys: Vec<_> = nodes.chain(topology.peers.iter().map(|peer| peer.key)).collect();
+        prop_assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "{:?}", keys);
+    }
+
+    #[test]
+    fn no_two_nodes_share_pod_addresses(cluster in wild()) {
+        let topology = topology(&cluster);
+        let subnets = topology.nodes().flat_map(|node| node.pod_subnets.iter().map(move |net| (&node.name, net)));
+        let subnets: Vec<_> = subnets.collect();
+        for (index, (node, net)) in subnets.iter().enumerate() {
+            for (other, taken) in &subnets[..index] {
+                prop_assert!(!overlap(net, taken), "{} of {} and {} of {}", net, node, taken, other);
+            }
+        }
+    }
+
+    /// A node that lacks nothing is in one segment, or a problem says why it is in none.
+    #[test]
+    fn every_node_is_in_one_segment_or_excused(cluster in wild()) {
+        let topology = topology(&cluster);
+        let exhausted = topology.problems.iter().any(|problem| problem.object == Object::Mesh);
+        for node in &cluster.nodes {
+            let segments = topology.segments.iter().filter(|segment| segment.contains(&node.name)).count();
+            let problem = topology.problems.iter().any(|problem| problem.object == Object::Node(node.name.clone()));
+            match (node.lacks().is_empty(), segments) {
+                (true, 1) | (false, 0) => {}
+                (true, 0) => prop_assert!(problem || exhausted, "{} is in no segment", node.name),
+                (ready, count) => prop_assert!(false, "{} (ready: {}) is in {} segments", node.name, ready, count),
+            }
+        }
+    }
+
+    #[test]
+    fn every_segment_has_addresses_and_a_leader_of_its_own(cluster in wild()) {
+        let topology = topology(&cluster);
+        let addresses: Vec<_> = topology.segments.iter().flat_map(|segment| &segment.wireguard_ips).collect();
+        prop_assert_eq!(addresses.len(), topology.segments.len() * cluster.config.subnets.iter().count());
+        prop_assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), addresses.len());
+        for address in addresses {
+            prop_assert!(cluster.config.subnets.iter().any(|subnet| subnet.contains(address)));
+        }
+        for segment in &topology.segments {
+            prop_assert_eq!(Some(segment.key), segment.leader().key);
+            if cluster.config.granularity == Granularity::Full {
+                prop_assert_eq!(segment.nodes.len(), 1);
+            }
+        }
+        let leaders = topology.nodes().filter(|node| {
+            Perspective::of(&topology, &node.name).is_some_and(|perspective| perspective.role == Role::Leader)
+        });
+        prop_assert_eq!(leaders.count(), topology.segments.len());
+    }
+
+    /// Everything that is shown can be shown, and everyone has every other segment and every peer as a peer.
+    #[test]
+    fn whatever_is_shown_is_complete(cluster in wild()) {
+        let topology = topology(&cluster);
+        // In every line, quotes open and close: no name breaks out of its string. (A peer's label spans two lines.)
+        let dot = topology.to_dot().replace("\\\\", "").replace("\\\"", "").replace("\n\", shape", "\", shape");
+        prop_assert!(dot.lines().all(|line| line.matches('"').count() % 2 == 0), "{}", dot);
+        for node in topology.nodes() {
+            let perspective = Perspective::of(&topology, &node.name).unwrap();
+            let peers = perspective.conf_peers();
+            prop_assert_eq!(peers.len(), topology.segments.len() - 1 + topology.peers.len());
+            let text = Conf { listen_port: Some(1), peers }.to_string();
+            prop_assert_eq!(text.matches("[Peer]").count(), topology.segments.len() - 1 + topology.peers.len());
+            for peer in &topology.peers {
+                prop_assert!(perspective.peer_conf(&peer.name).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sound_cluster_has_no_problems(cluster in sound()) {
+        let topology = topology(&cluster);
+        prop_assert_eq!(&topology.problems, &[]);
+        prop_assert_eq!(topology.nodes().count(), cluster.nodes.len());
+    }
+
+    #[test]
+    fn malformed_text_is_refused_without_a_panic(text in "[a-z0-9:.\\[\\]/%=+A-Z é\u{0}-]{0,80}", any in any::<String>()) {
+        for text in [&text, &any] {
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+            }
+            let _ = (text.parse::<Host>(), text.parse::<Subnets>(), text.parse::<Granularity>());
+            let _ = (text.parse::<PublicKey>(), text.parse::<PrivateKey>(), text.parse::<PresharedKey>());
+            let _ = Node::named(text.clone()).lacks();
+        }
+    }
+
+    #[test]
+    fn keys_read_back_as_they_were_written(bytes in any::<[u8; 32]>()) {
+        let private = PrivateKey::from_random(bytes);
+        prop_assert_eq!(private.expose_base64().parse::<PrivateKey>().unwrap(), private.clone());
+        prop_assert_eq!(private.public_key().to_string().parse::<PublicKey>().unwrap(), private.public_key());
+    }
+}
