@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use kubernetes::client::{ApiAccess, Credentials};
 use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
 
 use crate::{Global, Granularity};
@@ -27,29 +28,34 @@ pub struct Cluster {
 impl Cluster {
     /// Reads nodes and peers. What is wrong with single objects is told on standard error.
     pub async fn read(global: &Global) -> Result<Self> {
-        let client = kubernetes::client::from_kubeconfig(global.kubeconfig.as_deref()).await?;
-        let nodes = kubernetes::list::nodes(&client).await.context("failed to list nodes")?;
-        let peers = kubernetes::list::peers(&client).await.context("failed to list peers")?;
+        let access = ApiAccess {
+            credentials: global
+                .kubeconfig
+                .clone()
+                .map_or(Credentials::UserKubeconfig, Credentials::Kubeconfig),
+            master: None,
+            user_agent: concat!("kgctl/", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let client = kubernetes::client::connect(&access).await?;
+        let nodes = kubernetes::list::list_nodes(&client, &global.topology_label)
+            .await
+            .context("failed to list nodes")?;
+        let (peers, mut problems) =
+            kubernetes::list::list_peers(&client).await.context("failed to list peers")?;
 
-        let mut problems = Vec::new();
         let mut decoded: Vec<Node> = Vec::with_capacity(nodes.len());
-        for object in &nodes {
-            let (node, mut found) = kubernetes::decode_node(object, &global.topology_label);
+        for (node, mut found) in nodes {
             problems.append(&mut found);
             decoded.push(node);
         }
         let peers: BTreeMap<String, Peer> = peers
-            .iter()
-            .filter_map(|object| {
-                let (peer, mut found) = kubernetes::decode_peer(object);
-                problems.append(&mut found);
-                peer
-            })
+            .into_iter()
             .filter(|peer| !peer.allowed_ips.is_empty())
             .map(|peer| (peer.name.clone(), peer))
             .collect();
 
-        let config = TopologyConfig { granularity: granularity(global, &decoded)?, subnets: subnets(&decoded) };
+        let config =
+            TopologyConfig { granularity: granularity(global, &decoded)?, subnets: subnets(&decoded) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let ready = |node: &Node| node.lacks().is_empty() && node.seen_within(SILENT_FOR, now);
         let nodes: BTreeMap<String, Arc<Node>> =
@@ -62,11 +68,6 @@ impl Cluster {
             eprintln!("warning: {problem}");
         }
         Ok(Self { topology, peers, nodes })
-    }
-
-    /// The graph in DOT, with the empty line after it that scripts got from the Go `kgctl`.
-    pub fn graph(&self) -> Result<String> {
-        Ok(self.topology.to_dot())
     }
 
     /// The mesh as a node sees it.

@@ -120,7 +120,7 @@ async fn run(cli: Cli) -> Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "kgctl", &mut std::io::stdout());
             Ok(())
         }
-        Command::Graph => print(&Cluster::read(&cli.global).await?.graph()?),
+        Command::Graph => print(&Cluster::read(&cli.global).await?.topology.to_dot()),
         Command::Showconf(request) => {
             let cluster = Cluster::read(&cli.global).await?;
             match &request.of {

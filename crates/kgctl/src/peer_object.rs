@@ -49,15 +49,17 @@ struct DnsOrIp {
     ip: String,
 }
 
-/// Two spaces of indentation, no line break at the end.
+/// Two spaces of indentation, no line break at the end; Go's encoder escapes what HTML would take for markup.
 pub fn json(name: &str, peer: &ConfPeer) -> Result<String> {
-    Ok(serde_json::to_string_pretty(&object(name, peer))?)
+    let text = serde_json::to_string_pretty(&object(name, peer))?;
+    Ok(text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e"))
 }
 
-/// Keys sorted, a line break at the end.
+/// Keys sorted, a line break at the end, texts that look like numbers in double quotes.
 pub fn yaml(name: &str, peer: &ConfPeer) -> Result<String> {
-    // A JSON value sorts its keys.
-    Ok(serde_norway::to_string(&serde_json::to_value(object(name, peer))?)?)
+    // A JSON value sorts its keys. No value holds a quote: they are names, addresses and keys.
+    let text = serde_norway::to_string(&serde_json::to_value(object(name, peer))?)?;
+    Ok(text.replace('\'', "\""))
 }
 
 fn object<'a>(name: &'a str, peer: &ConfPeer) -> Object<'a> {

@@ -139,8 +139,10 @@ impl Reconciler {
         let mut nodes: Vec<_> = self.nodes.values().map(|(node, _)| node).filter(alive).cloned().collect();
         nodes.push(local.clone());
         let peers = self.peers.values().filter_map(|update| update.peer.as_ref()).cloned();
-        let topology = Topology::new(self.config.topology.clone(), nodes, peers);
-        self.names.retain(dns_names(&topology));
+        let peers: Vec<_> = peers.collect();
+        self.names.retain(dns_names(&nodes, &peers));
+        let resolved = self.names.resolved();
+        let topology = Topology::with_resolved(self.config.topology.clone(), nodes, peers, &resolved);
         self.topology = Some(Arc::new(topology));
         self.local = Some(local);
     }
@@ -300,12 +302,14 @@ impl Reconciler {
     }
 }
 
-fn dns_names(topology: &Topology) -> std::collections::BTreeSet<String> {
-    let segments = topology.segments.iter().map(|segment| &segment.endpoint);
-    let peers = topology.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
+/// The DNS names among all endpoints: those of leaders and Peers for the tunnels, all others because the addresses
+/// count when leaders are chosen.
+fn dns_names(nodes: &[Arc<Node>], peers: &[mesh::Peer]) -> std::collections::BTreeSet<String> {
+    let nodes = nodes.iter().filter_map(|node| node.endpoint.as_ref());
+    let peers = peers.iter().filter_map(|peer| peer.endpoint.as_ref());
     let name = |endpoint: &mesh::Endpoint| match &endpoint.host {
         Host::Dns(name) => Some(name.clone()),
         Host::Ip(_) => None,
     };
-    segments.chain(peers).filter_map(name).collect()
+    nodes.chain(peers).filter_map(name).collect()
 }

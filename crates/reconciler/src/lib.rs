@@ -26,7 +26,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh::{Endpoint, Granularity, Node, Peer, Problem, PublicKey};
+use mesh::{Endpoint, Forced, Granularity, Node, Peer, Problem, PublicKey};
 
 /// The time, by both clocks: decisions use the first, what is written for others the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +54,6 @@ pub struct NodeUpdate {
     pub problems: Vec<Problem>,
     /// What its operator forces. Only of interest for the own node.
     pub forced: Forced,
-}
-
-/// What the operator of a node decides instead of its agent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Forced {
-    /// The endpoint.
-    pub endpoint: Option<Endpoint>,
-    /// The internal addresses; an empty list: the node has none.
-    pub internal_ips: Option<Vec<IpNet>>,
 }
 
 /// A Peer of the cluster, decoded.

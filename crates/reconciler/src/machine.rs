@@ -8,10 +8,10 @@ use std::{
 };
 
 use hostnet::{Change, HostState, Observation, RenderConfig};
-use mesh::{Node, Object, Problem, Topology, TopologyConfig};
+use mesh::{Forced, Node, Object, Problem, Topology, TopologyConfig};
 
 use crate::{
-    Forced, NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
+    NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
     liveness::Liveness, names::Names, view::View,
 };
 
@@ -234,7 +234,7 @@ impl Reconciler {
     /// The addresses of a name, or why there are none.
     pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
         if self.names.answer(name, answer, now.instant) {
-            self.cycle_within(GATHER, now);
+            self.mesh_changed(now);
             self.publish();
         }
     }
@@ -318,10 +318,7 @@ impl Reconciler {
 
     fn unresolved(&self) -> Vec<Problem> {
         let Some(topology) = &self.topology else { return Vec::new() };
-        let segments = topology
-            .segments
-            .iter()
-            .map(|segment| (Object::Node(segment.leader().name.clone()), Some(&segment.endpoint)));
+        let nodes = topology.nodes().map(|node| (Object::Node(node.name.clone()), node.endpoint.as_ref()));
         let peers =
             topology.peers.iter().map(|peer| (Object::Peer(peer.name.clone()), peer.endpoint.as_ref()));
         let unresolved = |(object, endpoint): (Object, Option<&mesh::Endpoint>)| {
@@ -333,7 +330,7 @@ impl Reconciler {
                 format!("the endpoint {name} cannot be resolved and is not updated until it can: {error}"),
             ))
         };
-        segments.chain(peers).filter_map(unresolved).collect()
+        nodes.chain(peers).filter_map(unresolved).collect()
     }
 }
 
