@@ -42,7 +42,8 @@ impl Explanation {
 
     /// The connection ended before all objects had come.
     pub(crate) fn of_early_end() -> Self {
-        let message = "the connection to the API server ended in the middle of a list; is it being restarted?";
+        let message =
+            "the connection to the API server ended in the middle of a list; is it being restarted?";
         Self { reason: "Unreachable", message: message.to_owned() }
     }
 

@@ -47,7 +47,8 @@ pub enum Update {
     /// A Peer is new or another than before, or (`None`) is gone.
     Peer(String, Option<WatchedPeer>),
     /// All Nodes and Peers there are have been told, and changes arrive. It comes once at the beginning, and again
-    /// when Nodes arrive again after [`Update::Broken`]; what changed meanwhile is told before, or right after.
+    /// when Nodes arrive again after [`Update::Broken`]; what changed meanwhile is told before, or, where a lot has,
+    /// right after.
     ///
     /// The beginning does not wait for Peers that the cluster does not know or that may not be read.
     Synced,

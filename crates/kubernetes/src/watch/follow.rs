@@ -30,6 +30,9 @@ use crate::{
 const BEGIN: Duration = Duration::from_secs(15);
 /// How long a watch may be silent: bookmarks come about every minute. Then it is resumed over another connection.
 const SILENCE: Duration = Duration::from_secs(90);
+/// A resumed watch has caught up when nothing came for the first, or the second has passed since it was resumed. That
+/// it cannot be resumed there is said right after the beginning.
+const SETTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// How long a streaming list may be silent before its end. Some versions of the API never send the end.
 const LIST_SILENCE: Duration = Duration::from_secs(10);
 /// The API ends a watch after this time. As long as `kube` and client-go ask for.
@@ -231,10 +234,7 @@ where
     /// Follows the changes from a position.
     async fn resume(&mut self, position: String) -> End {
         match self.open(&position, WatchParams::default()).await {
-            Ok(events) => match self.tell_synced().await {
-                Ok(()) => self.follow(events, position).await,
-                Err(Unheard) => End::Unheard,
-            },
+            Ok(events) => self.follow(events, position).await,
             Err(Failed { code: Some(410), .. }) => End::Lost,
             Err(Failed { code, explanation }) => {
                 // Any other answer may be about the position (as after a restore of the cluster's database, when
@@ -246,10 +246,23 @@ where
     }
 
     async fn follow(&mut self, mut events: Events<K>, mut position: String) -> End {
+        let begun = Instant::now();
         loop {
-            // Silence and broken connections are no failures yet: whether the API is away shows when the watch is
-            // resumed.
-            let Ok(Some(event)) = timeout(SILENCE, events.next()).await else { return End::Over(position) };
+            let wait = match self.synced {
+                true => SILENCE,
+                false => SETTLED.0.min(SETTLED.1.saturating_sub(begun.elapsed())),
+            };
+            let event = match timeout(wait, events.next()).await {
+                Ok(Some(event)) => event,
+                // Silence and broken connections are no failures yet: whether the API is away shows when the watch is
+                // resumed.
+                Ok(None) => return End::Over(position),
+                Err(_) if self.synced => return End::Over(position),
+                Err(_) => match self.tell_synced().await {
+                    Ok(()) => continue,
+                    Err(Unheard) => return End::Unheard,
+                },
+            };
             let told = match event {
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                     keep_position(&object, &mut position);

@@ -1,0 +1,191 @@
+//! A watch against the embedded API: what arrives, and what an API that fails does to it.
+
+mod common;
+
+use apiserver::Deny;
+use common::{KEY, TestApi, node, peer};
+use kubernetes::peer::custom_resource_definition;
+use serde_json::json;
+
+#[tokio::test]
+async fn everything_there_is_arrives_before_synced() {
+    let api = TestApi::new().await;
+    for name in ["a", "b", "own"] {
+        api.apply(node(name, &[("key", KEY), ("force-endpoint", "vpn.example.com:1")]));
+    }
+    api.apply(peer("p", "10.5.0.1/32"));
+    let mut reader = api.watch().await;
+    let mut told = reader.until("synced").await;
+    told.sort();
+    assert_eq!(told, ["node a", "node b", "node own", "peer p", "synced"]);
+    assert_eq!(reader.nodes["a"].node.key.unwrap().to_string(), KEY);
+    assert_eq!(reader.nodes["a"].own, None);
+    let own = reader.nodes["own"].own.as_ref().unwrap();
+    assert_eq!(own.annotations["kilo.squat.ai/key"], KEY);
+    assert_eq!(own.forced.endpoint.as_ref().unwrap().to_string(), "vpn.example.com:1");
+    assert_eq!(reader.peers["p"].peer.as_ref().unwrap().allowed_ips.len(), 1);
+}
+
+#[tokio::test]
+async fn changes_arrive_and_what_means_the_same_does_not() {
+    let api = TestApi::new().await;
+    let mut reader = api.watch().await;
+    assert_eq!(reader.until("synced").await, ["synced"]);
+
+    api.apply(node("a", &[]));
+    assert_eq!(reader.until("node a").await, ["node a"]);
+    let other = json!({ "metadata": { "annotations": { "other": "x" }, "labels": { "y": "z" } } });
+    api.server.patch("nodes", "a", &other).unwrap();
+    let keepalive = json!({ "metadata": { "annotations": { "kilo.squat.ai/persistent-keepalive": "ten" } } });
+    api.server.patch("nodes", "a", &keepalive).unwrap();
+    assert_eq!(reader.until("node a").await, ["node a"], "the first patch means nothing");
+    assert_eq!(reader.nodes["a"].problems[0].reason, "InvalidPersistentKeepalive");
+
+    api.apply(peer("p", "10.5.0.1/32"));
+    reader.until("peer p").await;
+    api.server.patch("peers", "p", &json!({ "spec": { "allowedIPs": ["10.5.0.1/99"] } })).unwrap();
+    reader.until("peer p").await;
+    assert_eq!(reader.peers["p"].peer, None);
+    assert_eq!(reader.peers["p"].problems[0].reason, "InvalidPeer");
+
+    api.server.delete("nodes", "a").unwrap();
+    reader.until("no node a").await;
+    api.server.delete("peers", "p").unwrap();
+    assert_eq!(reader.until("no peer p").await, ["no peer p"]);
+}
+
+/// Resumes where it was: nothing is listed again.
+#[tokio::test]
+async fn an_api_that_was_away_catches_up() {
+    let mut api = TestApi::new().await;
+    for name in ["a", "b"] {
+        api.apply(node(name, &[]));
+    }
+    let mut reader = api.watch().await;
+    reader.until("synced").await;
+    let before = api.server.counters();
+
+    api.stop().await;
+    let told = reader.until("broken Unreachable").await;
+    assert_eq!(told, ["broken Unreachable"], "nothing is taken back");
+    api.server.delete("nodes", "a").unwrap();
+    api.apply(node("c", &[]));
+    let access = reader.until("access [Unreachable, Unreachable]").await;
+    assert!(access.iter().all(|entry| entry.starts_with("access")), "{access:?}");
+    assert!(reader.access[0].message.contains("refused"), "{}", reader.access[0]);
+    assert_eq!(reader.node_names(), ["a", "b"]);
+
+    api.start().await;
+    reader.until("synced").await;
+    assert_eq!(reader.node_names(), ["b", "c"]);
+    while !reader.access.is_empty() {
+        reader.until("access []").await;
+    }
+    let after = api.server.counters();
+    assert_eq!(before.requests.get("list"), after.requests.get("list"));
+    api.apply(node("d", &[]));
+    assert_eq!(reader.until("node d").await, ["node d"]);
+}
+
+/// The API has forgotten where the watch was: it is all asked for again, and what is gone is told after that.
+#[tokio::test]
+async fn an_api_that_forgot_the_position_is_listed_again() {
+    let mut api = TestApi::new().await;
+    for name in ["a", "b"] {
+        api.apply(node(name, &[]));
+    }
+    let mut reader = api.watch().await;
+    reader.until("synced").await;
+    api.stop().await;
+    reader.until("broken Unreachable").await;
+    api.server.delete("nodes", "a").unwrap();
+    api.apply(node("c", &[]));
+    api.server.compact();
+    api.start().await;
+    let told = reader.until("synced").await;
+    let nodes: Vec<_> = told.iter().filter(|entry| entry.contains("node")).collect();
+    assert_eq!(nodes, ["node c", "no node a"]);
+}
+
+/// Neither is the watch broken: the API is there.
+#[tokio::test]
+async fn a_compaction_under_a_watch_goes_unnoticed() {
+    let api = TestApi::new().await;
+    api.apply(node("a", &[]));
+    let mut reader = api.watch().await;
+    reader.until("synced").await;
+    api.server.compact();
+    api.apply(node("b", &[]));
+    assert_eq!(reader.until("node b").await, ["node b"]);
+}
+
+#[tokio::test]
+async fn forbidden_nodes_say_which_verb_and_resource() {
+    let api = TestApi::new().await;
+    api.apply(node("a", &[]));
+    api.server.deny(Deny::new("*", "nodes"));
+    let mut reader = api.watch().await;
+    reader.until("broken Forbidden").await;
+    reader.until("access [Forbidden]").await;
+    let message = &reader.access[0].message;
+    assert!(
+        message.contains("watch") && message.contains("nodes") && message.contains("ClusterRole"),
+        "{message}"
+    );
+    api.server.allow_all();
+    let told = reader.until("synced").await;
+    assert_eq!(told, ["node a", "access []", "synced"]);
+}
+
+/// Nodes go on without Peers.
+#[tokio::test]
+async fn forbidden_peers_do_not_stop_nodes() {
+    let api = TestApi::new().await;
+    api.apply(node("a", &[]));
+    api.apply(peer("p", "10.5.0.1/32"));
+    api.server.deny(Deny::new("*", "peers.kilo.squat.ai"));
+    let mut reader = api.watch().await;
+    let told = reader.until("synced").await;
+    assert!(
+        told.contains(&"access [Forbidden]".to_owned()) && !told.contains(&"peer p".to_owned()),
+        "{told:?}"
+    );
+    assert!(reader.access[0].message.contains("peers.kilo.squat.ai"), "{}", reader.access[0]);
+    api.server.allow_all();
+    assert_eq!(reader.until("access []").await, ["peer p", "access []"]);
+}
+
+#[tokio::test]
+async fn a_missing_definition_does_not_stop_nodes_and_may_come_later() {
+    let api = TestApi::without_peers().await;
+    api.apply(node("a", &[]));
+    let mut reader = api.watch().await;
+    let told = reader.until("synced").await;
+    assert!(told.contains(&"access [MissingPeerDefinition]".to_owned()), "{told:?}");
+    assert!(
+        reader.access[0].message.contains("kubectl apply -f manifests/crds.yaml"),
+        "{}",
+        reader.access[0]
+    );
+    api.apply(custom_resource_definition());
+    api.apply(peer("p", "10.5.0.1/32"));
+    let told = reader.until("access []").await;
+    assert_eq!(told.last().unwrap(), "access []");
+    if reader.peers.is_empty() {
+        reader.until("peer p").await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_nobody_reads_ends() {
+    let api = TestApi::new().await;
+    let mut reader = api.watch().await;
+    reader.until("synced").await;
+    assert_eq!(api.server.counters().watches, 2);
+    drop(reader);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while api.server.counters().watches > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", api.server.counters());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
