@@ -2,6 +2,7 @@
 //! and decides the order in which things come and go.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Output,
@@ -162,7 +163,9 @@ impl Lab {
             (None, None, "wan") => self.layout.wan(),
             _ => return Err(self.unknown(name)),
         };
-        Ok(Place { environment: self.kubectl_env().into_iter().collect(), ..Place::namespace(namespace) })
+        let mut environment: BTreeMap<String, String> = self.kubectl_env().into_iter().collect();
+        environment.insert("PATH".into(), programs::search_path());
+        Ok(Place { environment, ..Place::namespace(namespace) })
     }
 
     /// Runs a command in a node, a pod, or another [`Self::place`].

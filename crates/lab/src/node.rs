@@ -212,6 +212,7 @@ impl NodeRef<'_> {
             environment: BTreeMap::from([
                 ("KUBECONFIG".into(), kubeconfig),
                 ("NODE_NAME".into(), self.node.name.clone()),
+                ("PATH".into(), programs::search_path()),
             ]),
         }
     }

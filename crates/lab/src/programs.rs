@@ -31,3 +31,11 @@ pub fn find(program: &str, given: Option<&Path>) -> Result<PathBuf, LabError> {
         ))
     })
 }
+
+/// The search path of commands inside a lab: the project's own binaries come first.
+pub(crate) fn search_path() -> String {
+    let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.display().to_string()));
+    let inherited = std::env::var("PATH")
+        .unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    own.map_or_else(|| inherited.clone(), |own| format!("{own}:{inherited}"))
+}
