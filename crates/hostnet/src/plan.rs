@@ -1,5 +1,5 @@
 //! The changes that lead from what is to what should be, in an order that never takes away a way before the new one
-//! is there: links, keys and peers, addresses, rules, routes, and removals last.
+//! is there: links, keys and peers, addresses, firewall, routes, rules, and what nothing uses any more last.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,9 @@ pub enum Change {
     RemovePeer(LinkName, PublicKey),
     /// Add an address.
     AddAddress(Address),
-    /// Remove an address.
+    /// Remove an address. The link has to promote secondary addresses (`promote_secondaries` in `/proc/sys/net/ipv4`):
+    /// otherwise the kernel takes those that were added in the same prefix later with it, and after the last IPv4
+    /// address all IPv4 routes of the link.
     RemoveAddress(Address),
     /// Add a route, or replace the one with the same table and destination.
     SetRoute(Route),
@@ -74,7 +76,7 @@ pub fn plan(observed: &HostState, desired: &HostState) -> Vec<Change> {
     let mut changes = Vec::new();
     plan_links(observed, desired, &mut changes);
     plan_wireguard(observed, desired, &mut changes);
-    plan_up(observed, desired, &mut changes);
+    plan_up(observed, desired, true, &mut changes);
     let added = desired.addresses.difference(&observed.addresses).cloned();
     changes.extend(added.map(Change::AddAddress));
     plan_forwarding(observed, desired, &mut changes);
@@ -84,12 +86,15 @@ pub fn plan(observed: &HostState, desired: &HostState) -> Vec<Change> {
     // An address goes with its link.
     let removed = removed.filter(|address| stays(observed, desired, &address.link)).cloned();
     changes.extend(removed.map(Change::RemoveAddress));
+    plan_wireguard_removals(observed, desired, &mut changes);
     let leftovers = observed.leftovers.iter().filter(|leftover| match leftover {
         // Setting the firewall repairs it.
         Leftover::Firewall => desired.firewall.is_none(),
         Leftover::Route { .. } | Leftover::Rule(_) | Leftover::Chain { .. } => true,
     });
     changes.extend(leftovers.cloned().map(Change::RemoveLeftover));
+    // The kernel forgets the routes of a link that goes down: by now nothing uses it.
+    plan_up(observed, desired, false, &mut changes);
     for (name, link) in &observed.links {
         if !desired.links.contains_key(name) && link.managed {
             changes.push(Change::RemoveLink(name.clone(), link.clone()));
@@ -118,10 +123,10 @@ fn plan_links(observed: &HostState, desired: &HostState, changes: &mut Vec<Chang
 }
 
 /// Links go up after WireGuard is configured, so that it sends no packet with half a configuration.
-fn plan_up(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
-    for (name, link) in &desired.links {
-        if observed.links.get(name).is_some_and(|found| found.up) != link.up {
-            changes.push(Change::SetUp(name.clone(), link.up));
+fn plan_up(observed: &HostState, desired: &HostState, up: bool, changes: &mut Vec<Change>) {
+    for (name, _) in desired.links.iter().filter(|(_, link)| link.up == up) {
+        if observed.links.get(name).is_some_and(|found| found.up) != up {
+            changes.push(Change::SetUp(name.clone(), up));
         }
     }
 }
@@ -160,12 +165,14 @@ fn plan_routes_and_rules(observed: &HostState, desired: &HostState, changes: &mu
     changes.extend(stale.map(Change::RemoveRoute));
 }
 
+/// The WireGuard interface and what it should be.
+fn wanted_wireguard(desired: &HostState) -> Option<(&LinkName, &Wireguard)> {
+    let (name, _) = desired.links.iter().find(|(_, link)| link.kind == crate::LinkKind::Wireguard)?;
+    Some((name, desired.wireguard.as_ref()?))
+}
+
 fn plan_wireguard(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
-    let Some(wanted) = &desired.wireguard else { return };
-    let Some((name, _)) = desired.links.iter().find(|(_, link)| link.kind == crate::LinkKind::Wireguard)
-    else {
-        return;
-    };
+    let Some((name, wanted)) = wanted_wireguard(desired) else { return };
     let nothing = Wireguard { private_key: None, listen_port: 0, peers: Default::default() };
     let found = observed.wireguard.as_ref().unwrap_or(&nothing);
     if let Some(key) = &wanted.private_key
@@ -173,28 +180,35 @@ fn plan_wireguard(observed: &HostState, desired: &HostState, changes: &mut Vec<C
     {
         changes.push(Change::SetWireguard(name.clone(), key.clone(), wanted.listen_port));
     }
-    let owned: BTreeSet<IpNet> =
-        wanted.peers.values().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
     for (key, peer) in &wanted.peers {
-        if let Some(change) = peer_change(found.peers.get(key), peer, &owned) {
+        if let Some(change) = peer_change(found.peers.get(key), peer) {
             changes.push(Change::SetPeer(name.clone(), *key, change));
         }
     }
-    // After the additions, so that an allowed IP of a peer that goes has moved before.
-    let gone = found.peers.keys().filter(|key| !wanted.peers.contains_key(key));
-    changes.extend(gone.map(|key| Change::RemovePeer(name.clone(), *key)));
 }
 
-/// What changes at one peer. An allowed IP that goes to another peer (it is in `owned`) is not removed here: the
-/// addition there moves it, and at every moment it belongs to exactly one.
-fn peer_change(
-    found: Option<&WireguardPeer>,
-    wanted: &WireguardPeer,
-    owned: &BTreeSet<IpNet>,
-) -> Option<PeerChange> {
+/// After the additions, so that an allowed IP that goes to another peer has moved before and at every moment belongs
+/// to exactly one; and after the routes, so that nothing is sent to a peer that is gone.
+fn plan_wireguard_removals(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
+    let Some((name, wanted)) = wanted_wireguard(desired) else { return };
+    let owned: BTreeSet<&IpNet> = wanted.peers.values().flat_map(|peer| &peer.allowed_ips).collect();
+    for (key, found) in observed.wireguard.iter().flat_map(|found| &found.peers) {
+        if !wanted.peers.contains_key(key) {
+            changes.push(Change::RemovePeer(name.clone(), *key));
+            continue;
+        }
+        let stale = found.allowed_ips.iter().filter(|ip| !owned.contains(ip));
+        let change = PeerChange { remove_allowed_ips: stale.copied().collect(), ..PeerChange::default() };
+        if change != PeerChange::default() {
+            changes.push(Change::SetPeer(name.clone(), *key, change));
+        }
+    }
+}
+
+/// What changes at one peer, except what it loses.
+fn peer_change(found: Option<&WireguardPeer>, wanted: &WireguardPeer) -> Option<PeerChange> {
     let nothing = WireguardPeer::default();
     let base = found.unwrap_or(&nothing);
-    let removed = base.allowed_ips.difference(&wanted.allowed_ips).filter(|ip| !owned.contains(*ip));
     let change = PeerChange {
         new: found.is_none(),
         preshared_key: (base.preshared_key != wanted.preshared_key).then(|| wanted.preshared_key.clone()),
@@ -202,7 +216,7 @@ fn peer_change(
         persistent_keepalive: (base.persistent_keepalive != wanted.persistent_keepalive)
             .then_some(wanted.persistent_keepalive),
         add_allowed_ips: wanted.allowed_ips.difference(&base.allowed_ips).copied().collect(),
-        remove_allowed_ips: removed.copied().collect(),
+        remove_allowed_ips: Vec::new(),
     };
     (change != PeerChange::default()).then_some(change)
 }
