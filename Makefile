@@ -1,9 +1,33 @@
-# The entry points; each works from a fresh clone on Debian 12 with Rust.
-.PHONY: build deps lint test demo test-kernel
+# The entry points. Each works from a fresh clone on Debian 12 with Rust; each says what it installs.
+.PHONY: build demo test lint unit test-kernel deps-demo deps-test deps-kernel
+
+# All programs, as they are released: target/release/{kg,kgctl,kilo-lab}.
 build:
-	cargo build --release --workspace --locked
-deps:
-	./scripts/install-packages
+	cargo build --release --locked -p kg -p kgctl -p kilo-lab
+
+# Three sites on this machine, and what happens when a leader loses its link. Needs root.
+demo: deps-demo build
+	./scripts/as-root ./target/release/kilo-lab demo
+
+# Everything that can be tested without another kernel. Needs root for network namespaces.
+test: deps-test lint unit
+
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo run --quiet --locked -p xtask -- check-dependencies
+
+unit:
+	cargo build --locked --workspace
+	KUBECTL="$$(./scripts/install-kubectl)" cargo test --locked --workspace
+
+# The same mesh on Debian's stock kernel, with its WireGuard and IPIP, in an emulated machine.
+test-kernel: deps-kernel
+	cargo run --quiet --locked -p xtask -- test-kernel
+
+deps-demo:
+	./scripts/install-packages demo
+deps-test:
+	./scripts/install-packages test
+deps-kernel:
+	./scripts/install-packages demo kernel

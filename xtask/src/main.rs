@@ -1,6 +1,7 @@
 //! Development tasks that need more than a command line: static builds, and runs on a stock kernel in a virtual
 //! machine.
 
+mod dependencies;
 mod scenarios;
 mod statics;
 mod test_kernel;
@@ -36,6 +37,8 @@ enum Task {
         #[arg(long, default_value = "release")]
         profile: String,
     },
+    /// Check that pure crates are pure, and that every dependency has a permissive licence.
+    CheckDependencies,
     /// Run one command on Debian's stock kernel in QEMU (software emulation) and exit with its status.
     Vm(VmArgs),
     /// Run the scenarios that need a stock kernel, each in a virtual machine of its own.
@@ -110,6 +113,7 @@ fn run(task: Task) -> Result<u8> {
             }
             Ok(0)
         }
+        Task::CheckDependencies => dependencies::check().map(|()| 0),
         Task::Vm(args) => machine(args)?.run(),
         Task::TestKernel { list: true, .. } => {
             test_kernel::list();
