@@ -1,5 +1,7 @@
 //! Every annotation of a Node, with values that make sense and values that make none.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 
 use kubernetes::{NodeObject, decode_node, missing_pod_subnet};

@@ -1,5 +1,7 @@
 //! Peers that are valid and peers that are not, and the secrecy of their preshared keys.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use kubernetes::{
     PeerObject, decode_peer,
     peer::{Peer, PeerSpec, Secret},

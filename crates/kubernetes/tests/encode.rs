@@ -1,5 +1,7 @@
 //! What an agent writes: only what changed, in texts that read back as what was meant.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -1,5 +1,7 @@
 //! Objects of a real cluster, and what a Go agent wrote on its Nodes there.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use kubernetes::{

@@ -1,5 +1,7 @@
 //! The definition of the Peer resource, and that the file users install is the one of this version.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 
 use kubernetes::peer::{

@@ -15,7 +15,7 @@ use mesh::Problem;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 
-/// How long anything may take before a test fails.
+/// How long anything may take before a test fails, unless it says otherwise.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 pub const KEY: &str = "9V/xb2b0M2Ama5Xbb4/sAddgMQVDBq5KSzgFmPbP0RQ=";
@@ -113,24 +113,41 @@ pub struct Reader {
     pub access: Vec<Problem>,
     /// Everything in its order, shortened.
     pub log: Vec<String>,
+    /// How long anything may take before the test fails.
+    pub patience: Duration,
 }
 
 impl Reader {
     pub fn of(updates: Updates) -> Self {
-        Self { updates, nodes: BTreeMap::new(), peers: BTreeMap::new(), access: Vec::new(), log: Vec::new() }
+        Self {
+            updates,
+            nodes: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            access: Vec::new(),
+            log: Vec::new(),
+            patience: DEADLINE,
+        }
     }
 
     /// Reads until one entry of the log from here on is this, and gives what came up to it.
     pub async fn until(&mut self, entry: &str) -> Vec<String> {
         self.log.clear();
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + self.patience;
         while self.log.last().is_none_or(|last| last != entry) {
             let Ok(update) = tokio::time::timeout_at(deadline, self.updates.next()).await else {
-                panic!("no {entry:?} within {DEADLINE:?}; there was {:?}", self.log);
+                panic!("no {entry:?} within {:?}; there was {:?}", self.patience, self.log);
             };
             self.take(update);
         }
         self.log.clone()
+    }
+
+    /// Reads one update.
+    pub async fn next(&mut self) {
+        let Ok(update) = tokio::time::timeout(self.patience, self.updates.next()).await else {
+            panic!("nothing within {:?}; there was {:?}", self.patience, self.log);
+        };
+        self.take(update);
     }
 
     fn take(&mut self, update: Update) {

@@ -1,0 +1,132 @@
+//! Requests that are made once: lists, patches, Events; and what is said when they fail.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use apiserver::Deny;
+use common::{KEY, TestApi, node, peer};
+use kubernetes::{
+    Error, Reporter,
+    encode::{AgentFacts, clean_up, patch},
+    list_nodes, list_peers, patch_node, report,
+};
+use mesh::{Granularity, Object, Problem};
+
+const REGION: &str = "topology.kubernetes.io/region";
+
+fn facts() -> AgentFacts {
+    AgentFacts {
+        endpoint: Some("203.0.113.1:51820".parse().unwrap()),
+        internal_ips: vec!["10.1.0.1/16".parse().unwrap(), "fd00::1/64".parse().unwrap()],
+        key: KEY.parse().unwrap(),
+        wireguard_ips: vec![],
+        granularity: Granularity::Location,
+        last_seen: 1_700_000_000,
+        discovered_endpoints: BTreeMap::new(),
+        cni_compatibility_ip: None,
+    }
+}
+
+#[tokio::test]
+async fn lists_come_by_name_and_whole() {
+    let api = TestApi::new().await;
+    // More than one page of 250.
+    for index in (0..620).rev() {
+        api.apply(node(&format!("n{index}"), &[]));
+    }
+    api.apply(peer("q", "10.5.0.2/32"));
+    api.apply(peer("p", "10.5.0.1/32"));
+    let client = api.client().await;
+    let nodes = list_nodes(&client, REGION).await.unwrap();
+    let names: Vec<_> = nodes.iter().map(|(node, _)| node.name.clone()).collect();
+    let mut expected: Vec<_> = (0..620).map(|index| format!("n{index}")).collect();
+    expected.sort();
+    assert_eq!(names, expected);
+    assert_eq!(api.server.counters().requests["list"], 3);
+    let (peers, problems) = list_peers(&client).await.unwrap();
+    assert_eq!(peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["p", "q"]);
+    assert_eq!(problems, []);
+}
+
+#[tokio::test]
+async fn a_list_without_the_definition_says_what_to_do() {
+    let api = TestApi::without_peers().await;
+    let error = list_peers(&api.client().await).await.unwrap_err();
+    assert!(error.is_missing(), "{error:?}");
+    assert!(error.to_string().contains("kubectl apply -f manifests/crds.yaml"), "{error}");
+}
+
+#[tokio::test]
+async fn a_list_without_leave_or_api_says_so() {
+    let mut api = TestApi::new().await;
+    api.server.deny(Deny::new("list", "nodes"));
+    let client = api.client().await;
+    let error = list_nodes(&client, REGION).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot list nodes: may not list nodes (") && error.contains("ClusterRole"),
+        "{error}"
+    );
+    api.stop().await;
+    let error = list_nodes(&client, REGION).await.unwrap_err();
+    assert!(!error.is_missing() && error.to_string().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn an_agent_writes_what_it_knows_and_takes_it_back() {
+    let api = TestApi::new().await;
+    api.apply(node("a", &[("location", "here")]));
+    let client = api.client().await;
+    let change = patch(&BTreeMap::new(), &facts()).unwrap();
+    let patched = patch_node(&client, "a", &change).await.unwrap();
+    let annotations = patched.metadata.annotations.clone().unwrap();
+    assert_eq!(annotations["kilo.squat.ai/internal-ips"], "10.1.0.1/16,fd00::1/64");
+    assert_eq!(patch(&annotations, &facts()), None);
+    let (read, problems) = kubernetes::decode_node(&patched, REGION);
+    assert_eq!((AgentFacts::of(&read), problems), (Some(facts()), vec![]));
+
+    let left = patch_node(&client, "a", &clean_up()).await.unwrap().metadata.annotations.unwrap();
+    assert_eq!(
+        left.into_iter().collect::<Vec<_>>(),
+        [("kilo.squat.ai/location".to_owned(), "here".to_owned())]
+    );
+    let error = patch_node(&client, "nobody", &clean_up()).await.unwrap_err();
+    assert!(error.is_missing() && error.to_string().contains("node nobody"), "{error}");
+}
+
+#[tokio::test]
+async fn problems_of_nodes_and_peers_become_events() {
+    let api = TestApi::new().await;
+    api.apply(node("a", &[]));
+    api.apply(peer("p", "10.5.0.1/32"));
+    let client = api.client().await;
+    let reporter = Reporter { controller: "kilo.squat.ai/kg".to_owned(), instance: "a".to_owned() };
+    let long = "é".repeat(2000);
+    for (object, message) in [
+        (Object::Node("a".to_owned()), "is wrong"),
+        (Object::Peer("p".to_owned()), long.as_str()),
+        (Object::Host, "has no place in the API"),
+    ] {
+        report(&client, &reporter, &Problem::new(object, "SomeReason", message)).await.unwrap();
+    }
+    let events = api.server.list("events.events.k8s.io");
+    assert_eq!(events.len(), 2, "{events:?}");
+    let of = |kind: &str| events.iter().find(|event| event["regarding"]["kind"] == kind).unwrap();
+    let event = of("Node");
+    assert_eq!(event["regarding"]["name"], "a");
+    assert_eq!(event["regarding"]["uid"], api.server.get("nodes", "a").unwrap()["metadata"]["uid"]);
+    assert_eq!(
+        (&event["reason"], &event["note"], &event["type"]),
+        (&"SomeReason".into(), &"is wrong".into(), &"Warning".into())
+    );
+    assert_eq!(event["reportingController"], "kilo.squat.ai/kg");
+    assert_eq!(of("Peer")["note"].as_str().unwrap().len(), 1024);
+
+    api.server.deny(Deny::new("create", "events.events.k8s.io"));
+    let problem = Problem::new(Object::Node("a".to_owned()), "SomeReason", "x");
+    let error = report(&client, &reporter, &problem).await.unwrap_err();
+    assert!(matches!(&error, Error::Request { verb: "create", .. }), "{error:?}");
+    assert!(error.to_string().contains("may not create events.events.k8s.io"), "{error}");
+}
