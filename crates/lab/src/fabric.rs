@@ -27,11 +27,14 @@ pub fn build(layout: &Layout) -> Result<(), LabError> {
         netns::inside(&namespace, || prepare(&namespace))??;
     }
     run_batches(&[ip(None, create_links(layout))])?;
+    let mut filters: Vec<Batch> =
+        layout.sites.iter().map(|site| nft(&site.namespace, router_filter(site))).collect();
+    // The first of a kind makes the kernel load modules. While one process does that, another one that needs the same
+    // module may be told that there is none; so the first goes alone. Links come from one process anyway.
+    run_batches(&filters.split_off(filters.len() - 1))?;
     let mut batches = vec![ip(Some(layout.wan()), wan(layout)), ip(Some(layout.api()), api(layout))];
-    for site in &layout.sites {
-        batches.push(ip(Some(site.namespace.clone()), router(layout, site)));
-        batches.push(nft(&site.namespace, router_filter(site)));
-    }
+    batches.append(&mut filters);
+    batches.extend(layout.sites.iter().map(|site| ip(Some(site.namespace.clone()), router(layout, site))));
     batches
         .extend(layout.nodes.iter().map(|node| ip(Some(node.namespace.clone()), self::node(layout, node))));
     batches.extend(layout.pods.iter().map(|pod| ip(Some(pod.namespace.clone()), self::pod(layout, pod))));
@@ -96,12 +99,14 @@ fn create_links(layout: &Layout) -> String {
         )
     };
     let wan = layout.wan();
-    let mut all = vec![veth(&layout.api(), "eth0", &wan, "api", 1500)];
+    let mut all = vec![bridge(&wan, "wan", 1500), veth(&layout.api(), "eth0", &wan, "api", 1500)];
     for site in &layout.sites {
+        all.push(bridge(&site.namespace, "lan", 1500));
         all.push(veth(&site.namespace, "wan0", &wan, &format!("site{}", site.number), 1500));
     }
     for node in &layout.nodes {
         let router = &layout.sites[node.site].namespace;
+        all.push(bridge(&node.namespace, "kube-bridge", POD_MTU));
         all.push(veth(&node.namespace, "eth0", router, &node.router_port, 1500));
     }
     for pod in &layout.pods {
@@ -112,7 +117,7 @@ fn create_links(layout: &Layout) -> String {
 }
 
 fn wan(layout: &Layout) -> String {
-    let mut script = bridge("wan", 1500);
+    let mut script = bridge_up("wan");
     let ports = layout.sites.iter().map(|site| format!("site{}", site.number)).chain(["api".to_owned()]);
     for port in ports {
         script += &bridge_port("wan", &port);
@@ -133,7 +138,7 @@ fn api(layout: &Layout) -> String {
 
 fn router(layout: &Layout, site: &SiteLayout) -> String {
     let (wan, lan) = (site.wan(), site.gateway());
-    let mut script = bridge("lan", 1500);
+    let mut script = bridge_up("lan");
     for node in layout.nodes.iter().filter(|node| layout.sites[node.site].number == site.number) {
         script += &bridge_port("lan", &node.router_port);
     }
@@ -155,6 +160,8 @@ fn router(layout: &Layout, site: &SiteLayout) -> String {
 
 /// A public site's router masquerades what leaves with a private address, as clouds do. That of a NATed site masquerades
 /// everything and forwards nothing inward that was not asked for.
+///
+/// Protocols are numbers (ICMP and ICMPv6), because names are looked up in a file that small systems do not have.
 fn router_filter(site: &SiteLayout) -> String {
     let mut script = String::from("table inet router {\n");
     if site.access == Access::Nat {
@@ -163,7 +170,7 @@ fn router_filter(site: &SiteLayout) -> String {
                    iifname wan0 counter drop\n}\n\
                    chain input { type filter hook input priority 0; policy accept;\n\
                    ct state established,related accept\n\
-                   meta l4proto { icmp, ipv6-icmp } accept\n\
+                   meta l4proto { 1, 58 } accept\n\
                    iifname wan0 counter drop\n}\n";
     }
     script += "chain postrouting { type nat hook postrouting priority 100;\n";
@@ -202,7 +209,7 @@ fn node(layout: &Layout, node: &NodeLayout) -> String {
         format!("route add default via {} dev eth0 {}", gateway.v4, source.0),
         format!("route add default via {} dev eth0 {}", gateway.v6, source.1),
     ]);
-    script += &bridge("kube-bridge", POD_MTU);
+    script += &bridge_up("kube-bridge");
     script += &lines([
         format!("address add {}/24 dev kube-bridge", pods.v4),
         format!("address add {}/64 dev kube-bridge nodad", pods.v6),
@@ -238,12 +245,12 @@ fn routes_to_public_blocks(layout: &Layout, except: Option<u8>, device: &str) ->
 }
 
 /// A bridge that forwards at once and does not filter multicast, which neighbour discovery needs.
-fn bridge(name: &str, mtu: u16) -> String {
-    lines([
-        "link set lo up".into(),
-        format!("link add name {name} mtu {mtu} type bridge forward_delay 0 mcast_snooping 0"),
-        format!("link set {name} up"),
-    ])
+fn bridge(namespace: &str, name: &str, mtu: u16) -> String {
+    format!("link add name {name} netns {namespace} mtu {mtu} type bridge forward_delay 0 mcast_snooping 0")
+}
+
+fn bridge_up(name: &str) -> String {
+    lines(["link set lo up".into(), format!("link set {name} up")])
 }
 
 fn bridge_port(bridge: &str, port: &str) -> String {

@@ -75,11 +75,11 @@ impl Lab {
         let state = State::of(&spec.name)?;
         let lock = state.lock()?;
         state.tear_down(&lock)?;
-        let lab = Self { spec, layout, state, lifetime };
-        let built = lab.build(&server, &mut step);
-        if let Err(error) = built {
+        let mut lab = Self { spec, layout, state, lifetime };
+        if let Err(error) = lab.build(&server, &mut step) {
             // The first error is the one to tell; a second one would be its consequence.
             let _ = lab.state.tear_down(&lock);
+            lab.lifetime = Lifetime::Detached;
             return Err(error);
         }
         Ok(lab)

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{assert_gone, namespaces, processes, unique};
@@ -87,6 +87,18 @@ fn what_is_wrong_is_said_and_nothing_is_built() {
     let name = unique("noKg").to_lowercase();
     fails(&["up", "--name", &name, "--kg", "/nowhere/kg"], "/nowhere/kg");
     assert_gone(&name);
+}
+
+#[test]
+fn a_lab_that_cannot_be_built_is_removed_at_once() {
+    let mut spec = common::without_agents("fail");
+    // Anything that is not the lab's own program: it will not serve an API.
+    spec.programs.lab = Some("/bin/false".into());
+    let begin = Instant::now();
+    let error = kilo_lab::Lab::up(spec.clone()).expect_err("nothing serves the API").to_string();
+    assert!(error.contains("/bin/false"), "{error}");
+    assert!(begin.elapsed() < common::patiently(Duration::from_secs(5)), "after {:?}", begin.elapsed());
+    assert_gone(&spec.name);
 }
 
 fn start(arguments: &[&str]) -> Child {
