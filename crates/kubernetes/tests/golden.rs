@@ -7,9 +7,10 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use kubernetes::{
     NodeObject, PeerObject, annotations, decode_node, decode_peer,
     encode::{AgentFacts, encode, patch},
+    peer::{custom_resource_definition, custom_resource_definition_without_rules},
 };
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn golden() -> Vec<PathBuf> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden");
@@ -78,4 +79,35 @@ fn annotations_are_written_as_go_writes_them() {
         }
     }
     assert!(count > 10, "{count}");
+}
+
+/// The rules of the definition refuse nothing that an agent can use, and what they refuse is still read when it was
+/// stored before there were rules.
+#[test]
+fn rules_and_decoding_agree() {
+    let strict = apiserver::Server::new();
+    strict.apply_object(custom_resource_definition()).unwrap();
+    let (mut accepted, mut refused, mut stored) = (0, 0, 0);
+    for folder in golden() {
+        let lenient = apiserver::Server::new();
+        lenient.apply_object(custom_resource_definition_without_rules()).unwrap();
+        for object in items::<Value>(&folder.join("peers.json")) {
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            let (peer, _) = decode_peer(&serde_json::from_value(object.clone()).unwrap());
+            match strict.apply_object(object.clone()) {
+                Ok(_) => accepted += 1,
+                Err(status) => {
+                    refused += 1;
+                    assert_eq!(peer, None, "{name} of {}: {status:?}", folder.display());
+                }
+            }
+            lenient.apply_object(object).unwrap();
+        }
+        let before = lenient.list("peers");
+        lenient.apply_object(custom_resource_definition()).unwrap();
+        assert_eq!(lenient.list("peers"), before);
+        stored += before.len();
+    }
+    assert!(accepted > 10 && refused > 2, "{accepted} accepted, {refused} refused");
+    assert_eq!(stored, accepted + refused);
 }
