@@ -1,3 +1,57 @@
-//! The agent that runs on every node.
+//! `kg`: the agent that runs on every node.
+//!
+//! It composes: the Kubernetes watch feeds the reconciler, the reconciler's actions go to the data plane and back to
+//! the API, and what it shows goes to HTTP, metrics and the log. Nothing is decided here.
 
-fn main() {}
+mod cli;
+mod cni;
+mod http;
+mod key;
+mod logging;
+mod metrics;
+mod report;
+mod resolver;
+mod runtime;
+mod setup;
+mod svg;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Some(Command::Version) => {
+            println!("kg {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Some(Command::Completion { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "kg", &mut std::io::stdout());
+            Ok(())
+        }
+        Some(Command::Tunnel { interface }) => {
+            logging::start(cli.agent.log_level, cli.agent.log_format);
+            tunnel::run_foreground(interface.as_str()).map_err(Into::into)
+        }
+        None => {
+            logging::start(cli.agent.log_level, cli.agent.log_format);
+            run(cli.agent)
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The last line is for whoever started the process; the log may be turned off.
+            eprintln!("kg: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One thread: the agent mostly waits, and every thread more is memory on every node.
+#[tokio::main(flavor = "current_thread")]
+async fn run(agent: cli::Agent) -> anyhow::Result<()> {
+    runtime::Runtime::start(setup::Setup::of(agent)?).await?.run().await
+}

@@ -25,11 +25,19 @@ impl Resolver {
         Ok(Self(builder.build().context("cannot set up the resolver")?))
     }
 
-    /// The addresses of a name, or why there are none.
+    /// The addresses of an endpoint's name, or why there are none. The name is taken for absolute: a search domain of
+    /// the host must not decide where a tunnel goes.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        // Absolute: a search domain of the host must not decide where a tunnel goes.
-        let absolute = if name.contains('.') { format!("{}.", name.trim_end_matches('.')) } else { name.to_owned() };
-        match tokio::time::timeout(TIMEOUT, self.0.lookup_ip(absolute)).await {
+        self.look_up(format!("{}.", name.trim_end_matches('.'))).await
+    }
+
+    /// The addresses of a host's own name; search domains count.
+    pub async fn resolve_host(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        self.look_up(name.to_owned()).await
+    }
+
+    async fn look_up(&self, name: String) -> Result<Vec<IpAddr>, String> {
+        match tokio::time::timeout(TIMEOUT, self.0.lookup_ip(name)).await {
             Ok(Ok(answer)) => Ok(answer.iter().collect()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),

@@ -22,6 +22,7 @@ pub use view::{Counts, View};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -49,11 +50,11 @@ impl Now {
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeUpdate {
     /// What could be read.
-    pub node: Node,
+    pub node: Arc<Node>,
     /// What could not.
     pub problems: Vec<Problem>,
-    /// What its operator forces. Only of interest for the own node.
-    pub forced: Forced,
+    /// What its operator forces, when it is the own node.
+    pub forced: Option<Forced>,
 }
 
 /// A Peer of the cluster, decoded.

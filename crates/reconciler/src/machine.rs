@@ -87,6 +87,7 @@ pub struct Reconciler {
     pub(crate) liveness: Liveness,
     pub(crate) next_expiry: Option<Instant>,
     pub(crate) watch: Result<(), String>,
+    pub(crate) access: Vec<Problem>,
     /// Whether everything was seen at least once; before, nothing is changed.
     pub(crate) synced: bool,
     /// The own node as it went into the topology.
@@ -138,7 +139,7 @@ pub(crate) const GATHER: Duration = Duration::from_millis(30);
 impl Reconciler {
     /// A machine that knows nothing yet.
     pub fn new(config: Config) -> Self {
-        Self {
+        let mut machine = Self {
             liveness: Liveness::new(config.liveness_timeout),
             config,
             nodes: BTreeMap::new(),
@@ -146,6 +147,7 @@ impl Reconciler {
             forced: Forced::default(),
             next_expiry: None,
             watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
+            access: Vec::new(),
             synced: false,
             local: None,
             topology: None,
@@ -160,7 +162,9 @@ impl Reconciler {
             status: StatusState::default(),
             actions: VecDeque::new(),
             published: None,
-        }
+        };
+        machine.publish();
+        machine
     }
 
     /// A Node was added or changed, or (`None`) removed.
@@ -174,7 +178,7 @@ impl Reconciler {
             return;
         };
         let revived = !own && self.liveness.see(name, node.last_seen, now.instant, now.unix);
-        if own && self.forced != forced {
+        if let Some(forced) = forced.filter(|forced| own && self.forced != *forced) {
             self.forced = forced;
             self.mesh_changed(now);
         }
@@ -185,7 +189,7 @@ impl Reconciler {
             None => true,
         };
         if changed || revived {
-            self.nodes.insert(name.to_owned(), (Arc::new(node), problems));
+            self.nodes.insert(name.to_owned(), (node, problems));
             self.mesh_changed(now);
         }
     }
@@ -226,6 +230,12 @@ impl Reconciler {
         self.publish();
     }
 
+    /// All that is wrong with the access to the API at this time.
+    pub fn handle_access(&mut self, problems: Vec<Problem>) {
+        self.access = problems;
+        self.publish();
+    }
+
     /// Something on the host may have changed.
     pub fn handle_notice(&mut self, now: Now) {
         self.cycle_within(GATHER, now);
@@ -236,6 +246,14 @@ impl Reconciler {
         if self.names.answer(name, answer, now.instant) {
             self.mesh_changed(now);
             self.publish();
+        }
+    }
+
+    /// The addresses that this host's name resolves to.
+    pub fn handle_hostname(&mut self, addresses: Vec<IpAddr>, now: Now) {
+        if self.config.discovery.hostname_addresses != addresses {
+            self.config.discovery.hostname_addresses = addresses;
+            self.cycle_within(GATHER, now);
         }
     }
 
@@ -312,7 +330,12 @@ impl Reconciler {
         let decoded = self.nodes.values().flat_map(|(_, problems)| problems);
         let peers = self.peers.values().flat_map(|update| &update.problems);
         let topology = self.topology.iter().flat_map(|topology| &topology.problems);
-        let all = decoded.chain(peers).chain(topology).chain(&self.last.render_problems).cloned();
+        let all = decoded
+            .chain(peers)
+            .chain(topology)
+            .chain(&self.last.render_problems)
+            .chain(&self.access)
+            .cloned();
         all.chain(self.unresolved()).collect()
     }
 

@@ -1,0 +1,352 @@
+//! The agent's loop: hands events to the reconciler, carries out its actions, hands back what came of them.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use dataplane::DataPlane;
+use futures::{StreamExt, stream::FuturesUnordered};
+use hostnet::Change;
+use kube::Client;
+use kubernetes::{
+    client::ApiAccess,
+    encode::AgentFacts,
+    watch::{Update, Updates, WatchConfig, watch},
+};
+use reconciler::{Action, NodeUpdate, Now, PeerUpdate, Reconciler, Status, View, Watch};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{cli, cni, http, report, resolver::Resolver, setup};
+
+/// What a task in the background came to.
+enum Done {
+    Patched(Result<BTreeMap<String, String>, String>),
+    Resolved(String, Result<Vec<std::net::IpAddr>, String>),
+    Named(Vec<std::net::IpAddr>),
+    Reported,
+}
+
+type Task = Pin<Box<dyn Future<Output = Done>>>;
+
+/// A running agent.
+pub struct Runtime {
+    setup: setup::Setup,
+    reconciler: Reconciler,
+    dataplane: DataPlane,
+    notices: dataplane::Notices,
+    client: Client,
+    updates: Updates,
+    resolver: Option<Resolver>,
+    shown: Arc<http::Shown>,
+    reporter: report::Reporter,
+    tasks: FuturesUnordered<Task>,
+    /// Kilo's annotations of the own Node as the API last told them.
+    annotations: BTreeMap<String, String>,
+    /// What the CNI configuration was last told.
+    cni_subnets: Vec<ipnet::IpNet>,
+}
+
+impl Runtime {
+    /// Opens everything that the agent needs. Nothing on the host is changed yet.
+    pub async fn start(setup: setup::Setup) -> Result<Self> {
+        let flags = &setup.flags;
+        let cli::Backend::Kubernetes = flags.backend;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = setup.reconciler.node, "starting");
+        let access = ApiAccess::from_flags(
+            flags.kubeconfig.clone(),
+            flags.master.clone(),
+            concat!("kg/", env!("CARGO_PKG_VERSION")),
+        );
+        let client = kubernetes::client::connect(&access).await?;
+        let resolver = Resolver::of_host()
+            .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
+            .ok();
+        let shown = Arc::new(http::Shown::new());
+        if !flags.dry_run {
+            http::serve(flags.listen, shown.clone()).await?;
+        }
+        let dataplane = DataPlane::open(dataplane::Config {
+            interface: flags.interface.clone(),
+            wireguard: setup.wireguard(),
+        })
+        .await
+        .context("cannot use the host's network; kg needs CAP_NET_ADMIN")?;
+        tracing::info!(wireguard = %dataplane.backend(), "the host's network is open");
+        let notices = dataplane.watch().context("cannot watch the host's network")?;
+        let updates = watch(
+            &client,
+            WatchConfig {
+                topology_label: flags.topology_label.clone(),
+                own_node: Some(setup.reconciler.node.clone()),
+            },
+        );
+        Ok(Self {
+            reconciler: Reconciler::new(setup.reconciler.clone()),
+            setup,
+            dataplane,
+            notices,
+            client,
+            updates,
+            resolver,
+            shown,
+            reporter: report::Reporter::default(),
+            tasks: FuturesUnordered::new(),
+            annotations: BTreeMap::new(),
+            cni_subnets: Vec::new(),
+        })
+    }
+
+    /// Runs until a signal ends it.
+    pub async fn run(mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        self.look_up_hostname();
+        loop {
+            while let Some(action) = self.reconciler.poll_action(now()) {
+                if self.setup.flags.dry_run {
+                    if let Some(result) = self.rehearse(action).await {
+                        return result;
+                    }
+                } else {
+                    self.carry_out(action).await;
+                }
+            }
+            let timeout = self.reconciler.poll_timeout();
+            tokio::select! {
+                // What waits is taken in first, so that a burst of events leads to one reconcile.
+                biased;
+                _ = terminate.recv() => return self.end("SIGTERM").await,
+                _ = interrupt.recv() => return self.end("SIGINT").await,
+                update = self.updates.next() => self.take(update),
+                Some(done) = self.tasks.next() => self.take_done(done),
+                notice = self.notices.next() => {
+                    tracing::trace!(?notice, "the host's network changed");
+                    self.reconciler.handle_notice(now());
+                }
+                () = sleep_until(timeout) => {}
+            }
+        }
+    }
+
+    fn take(&mut self, update: Update) {
+        let now = now();
+        match update {
+            Update::Node(name, Some(watched)) => {
+                let mut problems = watched.problems;
+                problems.extend(kubernetes::missing_pod_subnet(&watched.node));
+                let forced = watched.own.map(|own| {
+                    self.annotations = own.annotations;
+                    own.forced
+                });
+                let update = NodeUpdate { node: watched.node, problems, forced };
+                self.set_cni(&update);
+                self.reconciler.handle_node(&name, Some(update), now);
+            }
+            Update::Node(name, None) => self.reconciler.handle_node(&name, None, now),
+            Update::Peer(name, peer) => {
+                let update = peer.map(|peer| PeerUpdate { peer: peer.peer, problems: peer.problems });
+                self.reconciler.handle_peer(&name, update, now);
+            }
+            Update::Synced => self.reconciler.handle_watch(Watch::Synced, now),
+            Update::Broken(problem) => {
+                self.shown.metrics.error("watch");
+                self.reconciler.handle_watch(Watch::Broken(problem.message), now);
+            }
+            Update::Access(problems) => self.reconciler.handle_access(problems),
+        }
+    }
+
+    fn take_done(&mut self, done: Done) {
+        match done {
+            Done::Patched(result) => {
+                let result = result.map(|annotations| self.annotations = annotations);
+                if result.is_err() {
+                    self.shown.metrics.error("patch");
+                }
+                self.reconciler.handle_patched(result, now());
+            }
+            Done::Resolved(name, answer) => {
+                if answer.is_err() {
+                    self.shown.metrics.error("resolve");
+                }
+                self.reconciler.handle_resolved(&name, answer, now());
+            }
+            Done::Named(addresses) => self.reconciler.handle_hostname(addresses, now()),
+            Done::Reported => {}
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Observe => self.observe().await,
+            Action::Apply(changes) => self.apply(&changes).await,
+            Action::Patch(status) => self.patch(status),
+            Action::Resolve(name) => self.resolve(name),
+            Action::Publish(view) => self.publish(*view),
+        }
+    }
+
+    async fn observe(&mut self) {
+        let observed = self.dataplane.observe().await.map_err(|error| {
+            self.shown.metrics.error("observe");
+            error.to_string()
+        });
+        self.reconciler.handle_observation(observed, now());
+    }
+
+    async fn apply(&mut self, changes: &[Change]) {
+        let start = Instant::now();
+        for change in changes {
+            tracing::debug!("{change}");
+        }
+        let failures = self.dataplane.apply(changes).await;
+        let milliseconds = start.elapsed().as_millis() as u64;
+        tracing::info!(changes = changes.len(), failed = failures.len(), milliseconds, "changed the host's network");
+        let failures = failures.into_iter().map(|failure| {
+            self.shown.metrics.error("apply");
+            failure.to_string()
+        });
+        self.reconciler.handle_applied(failures.collect(), now());
+    }
+
+    fn patch(&mut self, status: Status) {
+        let facts = AgentFacts {
+            endpoint: status.endpoint,
+            internal_ips: status.internal_ips,
+            key: status.key,
+            wireguard_ips: status.wireguard_ips,
+            granularity: status.granularity,
+            last_seen: status.last_seen,
+            discovered_endpoints: status.discovered_endpoints,
+            cni_compatibility_ip: None,
+        };
+        let patch = kubernetes::encode::patch(&self.annotations, &facts);
+        let (client, node) = (self.client.clone(), self.setup.reconciler.node.clone());
+        let annotations = self.annotations.clone();
+        self.tasks.push(Box::pin(async move {
+            let Some(patch) = patch else { return Done::Patched(Ok(annotations)) };
+            let outcome = kubernetes::patch::patch_node(&client, &node, &patch).await;
+            Done::Patched(match outcome {
+                Ok(object) => Ok(object.metadata.annotations.unwrap_or_default()),
+                Err(error) => Err(error.to_string()),
+            })
+        }));
+    }
+
+    fn resolve(&mut self, name: String) {
+        let resolver = self.resolver.clone();
+        self.tasks.push(Box::pin(async move {
+            let answer = match resolver {
+                Some(resolver) => resolver.resolve(&name).await,
+                None => Err("this host has no usable /etc/resolv.conf".to_owned()),
+            };
+            Done::Resolved(name, answer)
+        }));
+    }
+
+    /// Not waited for: without a DNS server it takes seconds, and mostly it tells nothing that the interfaces do not.
+    fn look_up_hostname(&mut self) {
+        let Some(resolver) = self.resolver.clone() else { return };
+        let node = self.setup.reconciler.node.clone();
+        self.tasks.push(Box::pin(async move {
+            Done::Named(resolver.resolve_host(&node).await.unwrap_or_default())
+        }));
+    }
+
+    fn publish(&mut self, view: View) {
+        for problem in self.reporter.tell(&view, &self.setup.reconciler.node) {
+            let client = self.client.clone();
+            let node = self.setup.reconciler.node.clone();
+            // A problem of this host is shown at its Node.
+            let problem = match problem.object {
+                mesh::Object::Host => mesh::Problem { object: mesh::Object::Node(node.clone()), ..problem },
+                _ => problem,
+            };
+            let reporter =
+                kubernetes::patch::Reporter { controller: "kilo.squat.ai/kg".to_owned(), instance: node };
+            self.tasks.push(Box::pin(async move {
+                if let Err(error) = kubernetes::patch::report(&client, &reporter, &problem).await {
+                    tracing::debug!(%error, "an Event could not be written");
+                }
+                Done::Reported
+            }));
+        }
+        self.shown.set(view);
+    }
+
+    /// Tells the CNI configuration the own pod subnets when they have changed.
+    fn set_cni(&mut self, update: &NodeUpdate) {
+        let Some(path) = &self.setup.cni_path else { return };
+        let subnets = &update.node.pod_subnets;
+        let own = update.node.name == self.setup.reconciler.node;
+        if !own || subnets.is_empty() || *subnets == self.cni_subnets || self.setup.flags.dry_run {
+            return;
+        }
+        match cni::set_subnets(path, subnets) {
+            Ok(Some(true)) => tracing::info!(path = %path.display(), ?subnets, "set the pod subnets of the CNI"),
+            Ok(Some(false)) => {}
+            Ok(None) => tracing::warn!(
+                path = %path.display(),
+                "there is no CNI configuration to keep up to date; see --cni-path, or turn it off with --cni=false"
+            ),
+            Err(error) => tracing::error!("{error:#}"),
+        }
+        self.cni_subnets.clone_from(subnets);
+    }
+
+    /// Prints what would be done, once something would be. `Some` ends the agent.
+    async fn rehearse(&mut self, action: Action) -> Option<Result<()>> {
+        match action {
+            Action::Observe => self.observe().await,
+            Action::Resolve(name) => self.resolve(name),
+            Action::Patch(_) => self.reconciler.handle_patched(Ok(()), now()),
+            Action::Apply(changes) => {
+                for change in &changes {
+                    println!("{change}");
+                }
+                return Some(Ok(()));
+            }
+            Action::Publish(view) => {
+                self.reporter.tell(&view, "");
+                if view.reconciles > 0 {
+                    println!("nothing to change");
+                    return Some(Ok(()));
+                }
+            }
+        }
+        None
+    }
+
+    /// Removes what is to be removed, and tells the API that this node is leaving.
+    async fn end(mut self, signal: &str) -> Result<()> {
+        tracing::info!(signal, "ending");
+        if self.setup.flags.dry_run {
+            anyhow::bail!("ended by {signal} before the cluster was read");
+        }
+        let observed = self.dataplane.observe().await.context("cannot read the host's network to clean up")?;
+        let changes = Reconciler::removal(&observed.host, self.setup.removal);
+        let failures = self.dataplane.apply(&changes).await;
+        for failure in &failures {
+            tracing::error!("{failure}");
+        }
+        tracing::info!(changes = changes.len(), failed = failures.len(), "ended");
+        if failures.is_empty() { Ok(()) } else { anyhow::bail!("{} changes failed at the end", failures.len()) }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    Now { instant: Instant::now(), unix }
+}

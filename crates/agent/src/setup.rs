@@ -1,0 +1,94 @@
+//! From the command line and the host to the configuration of the parts.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use dataplane::WireguardChoice;
+use hostnet::{RenderConfig, Responsible};
+use mesh::{PrivateKey, TopologyConfig};
+use reconciler::{Config, Removal, discovery::DiscoveryConfig};
+
+use crate::{cli, key};
+
+/// What the runtime needs to start.
+pub struct Setup {
+    /// The flags.
+    pub flags: cli::Agent,
+    /// The reconciler's configuration, without the addresses that the hostname resolves to.
+    pub reconciler: Config,
+    /// What the end of the process removes.
+    pub removal: Removal,
+    /// The CNI configuration to keep; `None`: not our business.
+    pub cni_path: Option<PathBuf>,
+}
+
+impl Setup {
+    /// Reads the key file and the host's name. With `--dry-run` nothing is written: a key that is missing is made up.
+    pub fn of(flags: cli::Agent) -> Result<Self> {
+        let node = match &flags.hostname {
+            Some(name) => name.clone(),
+            None => own_name().context("cannot read the host's name; give --hostname")?,
+        };
+        let private_key = private_key(&flags)?;
+        let responsible = |ours: bool| if ours { Responsible::Kilo } else { Responsible::Other };
+        let render = RenderConfig {
+            interface: flags.interface.clone(),
+            interface_by: responsible(flags.create_interface),
+            mtu: 0,
+            private_key,
+            listen_port: flags.port,
+            encapsulation: flags.encapsulate,
+            local_routes_by: responsible(flags.local),
+            pod_nat_by: responsible(flags.cni),
+            accept_forwarding: flags.iptables_forward_rules,
+            service_cidrs: flags.service_cidr.clone(),
+            resolved: Default::default(),
+        };
+        let reconciler = Config {
+            node,
+            topology: TopologyConfig { granularity: flags.mesh_granularity, subnets: flags.subnet.clone() },
+            render,
+            mtu: flags.mtu,
+            discovery: DiscoveryConfig {
+                hostname_addresses: Vec::new(),
+                internal_cidrs: flags.internal_cidr.clone(),
+                prioritise_private: flags.prioritise_private_addresses,
+                port: flags.port,
+            },
+            resync_period: flags.resync_period,
+            liveness_timeout: flags.liveness_timeout,
+        };
+        let removal = match (flags.clean_up, flags.clean_up_interface) {
+            (false, _) => Removal::Nothing,
+            (true, false) => Removal::AllButInterface,
+            (true, true) => Removal::Everything,
+        };
+        let cni_path = flags.cni.then(|| flags.cni_path.clone());
+        Ok(Self { reconciler, removal, cni_path, flags })
+    }
+
+    /// Which WireGuard is used.
+    pub fn wireguard(&self) -> WireguardChoice {
+        match (self.flags.create_interface, self.flags.wireguard) {
+            (false, _) => WireguardChoice::Existing,
+            (true, cli::WireguardChoice::Auto) => WireguardChoice::Auto,
+            (true, cli::WireguardChoice::Kernel) => WireguardChoice::Kernel,
+            (true, cli::WireguardChoice::Embedded) => WireguardChoice::Embedded,
+        }
+    }
+}
+
+fn private_key(flags: &cli::Agent) -> Result<PrivateKey> {
+    if flags.dry_run {
+        let found = key::load(&flags.state_dir.join("key"))?;
+        return Ok(found.unwrap_or_else(|| PrivateKey::from_random(rand::random())));
+    }
+    key::load_or_create(&flags.state_dir)
+}
+
+fn own_name() -> Result<String> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str().map_err(|_| anyhow!("it is not UTF-8"))?;
+    // As the kubelet does with the name it registers.
+    Ok(name.trim().to_lowercase())
+}

@@ -1,0 +1,231 @@
+//! The state machine against a host and an API in memory: what it does when things go right and when they do not.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use hostnet::Change;
+use mesh::{Node, Role};
+use reconciler::{Reconciler, Removal, Watch};
+use support::{World, key, node};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn nothing_is_touched_before_everything_was_seen() {
+    let mut world = World::new();
+    world.see(node("b", "two", 2));
+    world.pass(MINUTE, &[]);
+    assert_eq!((world.applied.len(), world.patches.len()), (0, 0));
+    assert!(!world.view.unhealthy.is_empty());
+}
+
+#[test]
+fn a_leader_sets_everything_and_tells_the_others() {
+    let world = World::with([node("b", "two", 2), node("c", "one", 3)]);
+    assert_eq!(world.view.unhealthy, Vec::<String>::new());
+    assert_eq!(world.view.role, Some(Role::Leader));
+    assert_eq!(world.routes(), ["10.0.0.2/32", "10.42.2.0/24", "10.42.3.0/24"]);
+    assert!(world.host.firewall.is_some() && world.host.forwarding.v4);
+    let status = &world.patches[0];
+    assert_eq!(status.key, key(1).public_key());
+    assert_eq!(status.endpoint.as_ref().unwrap().to_string(), "203.0.113.1:51820");
+    assert_eq!(status.internal_ips[0].to_string(), "10.0.0.1/24");
+    assert_eq!(status.wireguard_ips[0].to_string(), "10.4.0.1/16");
+}
+
+#[test]
+fn heartbeats_cost_nothing_and_are_sent_every_half_timeout() {
+    let others = [node("b", "two", 2)];
+    let mut world = World::with(others.clone());
+    world.pass(Duration::from_secs(5), &[]);
+    let (observations, patches) = (world.observations, world.patches.len());
+    for second in 0..20 {
+        world.see(Node { last_seen: support::START + second, ..others[0].clone() });
+        world.work();
+    }
+    assert_eq!(world.observations, observations, "a heartbeat made the host be looked at");
+    world.pass(10 * MINUTE, &others);
+    assert_eq!(world.patches.len() - patches, 20);
+    assert!(world.applied.len() < 20, "{:?}", world.applied);
+}
+
+#[test]
+fn what_someone_else_removes_comes_back() {
+    let mut world = World::with([node("b", "two", 2)]);
+    let before = world.host.clone();
+    world.host.routes.clear();
+    world.host.firewall = None;
+    world.host.addresses.clear();
+    world.reconciler.handle_notice(world.now);
+    world.now = world.now.after(Duration::from_millis(50));
+    world.work();
+    assert_eq!(world.host, before);
+    // A peer that is removed raises no notice; the next look finds it.
+    world.host.wireguard.as_mut().unwrap().peers.clear();
+    world.pass(Duration::from_secs(31), &[]);
+    assert_eq!(world.host, before);
+}
+
+#[test]
+fn a_silent_leader_is_replaced_and_comes_back() {
+    let rival = Node { leader: true, ..node("b", "one", 2) };
+    let far = node("c", "two", 3);
+    let mut world = World::with([rival.clone(), far.clone()]);
+    assert_eq!(world.view.role, Some(Role::Member));
+    world.pass(Duration::from_secs(58), std::slice::from_ref(&far));
+    assert_eq!(world.view.role, Some(Role::Member));
+    world.pass(Duration::from_secs(4), std::slice::from_ref(&far));
+    assert_eq!(world.view.role, Some(Role::Leader), "{:?}", world.view.unhealthy);
+    assert!(world.host.wireguard.as_ref().unwrap().peers.contains_key(&key(3).public_key()));
+    world.see(Node { last_seen: world.now.unix, ..rival });
+    world.settle();
+    assert_eq!(world.view.role, Some(Role::Member));
+    assert!(world.host.wireguard.as_ref().unwrap().peers.is_empty(), "a member holds no sessions");
+}
+
+#[test]
+fn an_absent_api_changes_nothing() {
+    let others = [node("b", "two", 2), node("c", "one", 3)];
+    let mut world = World::with(others.clone());
+    let before = world.host.clone();
+    world.api_away = true;
+    world.reconciler.handle_watch(Watch::Broken("connection refused".to_owned()), world.now);
+    world.pass(60 * MINUTE, &others);
+    assert_eq!(world.host, before);
+    assert!(world.view.unhealthy.iter().any(|reason| reason.contains("connection refused")));
+    // Back again: everybody gets the whole timeout to be heard of.
+    world.api_away = false;
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.pass(Duration::from_secs(50), &others);
+    assert_eq!((world.host, world.view.unhealthy), (before, Vec::new()));
+}
+
+#[test]
+fn a_restart_takes_over_what_is_there() {
+    let others = [node("b", "two", 2), node("c", "one", 3)];
+    let mut before = World::with(others.clone());
+    before.shake_hands(2);
+    *before.endpoint(2) = Some("192.0.2.99:1234".parse().unwrap());
+    before.shake_hands(2);
+    let mut after = World::new();
+    after.host = before.host.clone();
+    after.handshakes = before.handshakes.clone();
+    for other in others {
+        after.see(other);
+    }
+    after.see(node("a", "one", 1));
+    after.reconciler.handle_watch(Watch::Synced, after.now);
+    after.settle();
+    assert_eq!(after.applied, Vec::new(), "the learned endpoint and everything else stays");
+    assert_eq!(after.view.unhealthy, Vec::<String>::new());
+}
+
+#[test]
+fn learned_endpoints_stay_until_the_operator_moves_the_node() {
+    let mut world = World::with([node("b", "two", 2)]);
+    let learned: SocketAddr = "192.0.2.99:1234".parse().unwrap();
+    *world.endpoint(2) = Some(learned);
+    world.shake_hands(2);
+    world.pass(2 * MINUTE, &[node("b", "two", 2)]);
+    assert_eq!(*world.endpoint(2), Some(learned));
+    let moved = Node { endpoint: "198.51.100.7:51820".parse().ok(), ..node("b", "two", 2) };
+    world.see(Node { last_seen: world.now.unix, ..moved });
+    world.settle();
+    assert_eq!(*world.endpoint(2), "198.51.100.7:51820".parse().ok());
+    // Without a live session what the Node says counts.
+    world.handshakes.clear();
+    *world.endpoint(2) = Some(learned);
+    world.pass(Duration::from_secs(31), &[]);
+    assert_eq!(*world.endpoint(2), "198.51.100.7:51820".parse().ok());
+}
+
+#[test]
+fn endpoints_of_nodes_behind_nat_are_told() {
+    let nat = Node { persistent_keepalive: 25, ..node("b", "two", 2) };
+    let mut world = World::with([nat.clone(), node("c", "three", 3)]);
+    for number in [2, 3] {
+        *world.endpoint(number) = Some(format!("192.0.2.{number}:999").parse().unwrap());
+        world.shake_hands(number);
+    }
+    world.pass(Duration::from_secs(31), &[nat]);
+    let told = &world.patches.last().unwrap().discovered_endpoints;
+    let expected = BTreeMap::from([(key(2).public_key(), "192.0.2.2:999".parse().unwrap())]);
+    assert_eq!(*told, expected, "only those with a keepalive are behind NAT");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_hurts_only_its_node() {
+    let named = Node { endpoint: "b.example.com:51820".parse().ok(), ..node("b", "two", 2) };
+    let mut world = World::with([named.clone(), node("c", "three", 3)]);
+    assert_eq!(world.view.unhealthy, Vec::<String>::new());
+    assert_eq!(world.routes().len(), 4);
+    let problem = world.view.problems.iter().next().unwrap().to_string();
+    assert!(problem.contains("node b") && problem.contains("b.example.com"), "{problem}");
+    world.names.insert("b.example.com".to_owned(), "198.51.100.9".parse().unwrap());
+    world.pass(Duration::from_secs(15), &[named]);
+    assert_eq!(*world.endpoint(2), "198.51.100.9:51820".parse().ok());
+    assert!(world.view.problems.is_empty(), "{:?}", world.view.problems);
+}
+
+#[test]
+fn one_change_that_fails_does_not_stop_the_others_and_is_tried_again() {
+    let mut world = World::new();
+    world.refuse = |change| matches!(change, Change::SetFirewall(_));
+    world.see(node("a", "one", 1));
+    world.see(node("b", "two", 2));
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.pass(2 * MINUTE, &[node("b", "two", 2)]);
+    assert_eq!(world.routes().len(), 2);
+    assert!(world.view.unhealthy[0].contains("firewall"), "{:?}", world.view.unhealthy);
+    let tries = world.applied.iter().filter(|change| matches!(change, Change::SetFirewall(_))).count();
+    assert!((4..=12).contains(&tries), "{tries} tries in two minutes");
+    world.refuse = |_| false;
+    world.pass(Duration::from_secs(31), &[]);
+    assert_eq!(world.view.unhealthy, Vec::<String>::new());
+}
+
+#[test]
+fn changes_that_do_not_stick_are_told() {
+    let mut world = World::new();
+    world.ignore = |change| matches!(change, Change::SetRoute(_));
+    world.see(node("a", "one", 1));
+    world.see(node("b", "two", 2));
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.settle();
+    assert!(world.view.unhealthy[0].contains("do not stick"), "{:?}", world.view.unhealthy);
+    let applied = world.applied.len();
+    for _ in 0..100 {
+        world.reconciler.handle_notice(world.now);
+        world.now = world.now.after(Duration::from_millis(1));
+        world.work();
+    }
+    assert!(world.applied.len() - applied < 20, "notices made it a busy loop");
+}
+
+#[test]
+fn a_node_that_cannot_take_part_says_why() {
+    let mut world = World::new();
+    world.see(Node { pod_subnets: Vec::new(), ..node("a", "one", 1) });
+    world.see(node("b", "two", 2));
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.settle();
+    assert!(world.view.unhealthy[0].contains("pod subnet"), "{:?}", world.view.unhealthy);
+    world.see(node("a", "one", 1));
+    world.pass(Duration::from_secs(31), &[]);
+    assert_eq!(world.view.unhealthy, Vec::<String>::new());
+}
+
+#[test]
+fn the_end_removes_what_it_is_told_to() {
+    let world = World::with([node("b", "two", 2)]);
+    assert_eq!(Reconciler::removal(&world.host, Removal::Nothing), Vec::new());
+    let all = Reconciler::removal(&world.host, Removal::Everything);
+    assert!(matches!(all.last(), Some(Change::RemoveLink(..))), "{all:?}");
+    let but_interface = Reconciler::removal(&world.host, Removal::AllButInterface);
+    assert!(!but_interface.iter().any(|change| matches!(change, Change::RemoveLink(..))));
+    assert!(but_interface.iter().any(|change| matches!(change, Change::RemoveFirewall)));
+    assert!(but_interface.iter().any(|change| matches!(change, Change::SetUp(_, false))));
+}

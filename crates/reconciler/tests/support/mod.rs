@@ -1,0 +1,291 @@
+//! A host and an API in memory, on which a reconciler is run.
+
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a test fails by panicking; not every test uses everything"
+)]
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hostnet::{
+    Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Observation, RenderConfig,
+    Responsible, Wireguard,
+};
+use mesh::{Forced, Granularity, Node, PrivateKey, PublicKey, TopologyConfig, allocation::Subnets};
+use reconciler::{
+    Action, Config, Mtu, NodeUpdate, Now, Reconciler, Status, View, Watch, discovery::DiscoveryConfig,
+};
+
+/// 2023-11-14, in Unix seconds.
+pub const START: i64 = 1_700_000_000;
+
+/// A reconciler with the world around it.
+pub struct World {
+    pub reconciler: Reconciler,
+    pub host: HostState,
+    pub facts: HostFacts,
+    pub handshakes: BTreeMap<PublicKey, Handshake>,
+    pub now: Now,
+    pub view: View,
+    pub patches: Vec<Status>,
+    pub applied: Vec<Change>,
+    pub asked: Vec<String>,
+    pub observations: usize,
+    /// Names and what they resolve to; others do not resolve.
+    pub names: BTreeMap<String, IpAddr>,
+    /// Changes for which this is true fail.
+    pub refuse: fn(&Change) -> bool,
+    /// Changes for which this is true succeed and do nothing.
+    pub ignore: fn(&Change) -> bool,
+    pub api_away: bool,
+}
+
+/// The private key of the n-th node.
+pub fn key(number: u8) -> PrivateKey {
+    PrivateKey::from_random([number; 32])
+}
+
+/// A ready node: `n` gives key, addresses and pod subnet.
+pub fn node(name: &str, location: &str, n: u8) -> Node {
+    Node {
+        location: location.to_owned(),
+        endpoint: format!("203.0.113.{n}:51820").parse().ok(),
+        key: Some(key(n).public_key()),
+        internal_ips: vec![format!("10.0.0.{n}/24").parse().unwrap()],
+        pod_subnets: vec![format!("10.42.{n}.0/24").parse().unwrap()],
+        last_seen: START,
+        ..Node::named(name)
+    }
+}
+
+impl World {
+    /// The world of node `a` with the number 1 in location `one`. Nothing has been received yet.
+    pub fn new() -> Self {
+        let eth0: hostnet::LinkName = "eth0".parse().unwrap();
+        let addresses = vec!["10.0.0.1/24".parse().unwrap(), "203.0.113.1/24".parse().unwrap()];
+        let interface = Interface { mtu: 1500, running: true, addresses, kind: String::new() };
+        let facts =
+            HostFacts { interfaces: [(eth0.clone(), interface)].into(), default_interface: Some(eth0) };
+        Self {
+            reconciler: Reconciler::new(config()),
+            host: HostState::default(),
+            facts,
+            handshakes: BTreeMap::new(),
+            now: Now { instant: Instant::now(), unix: START },
+            view: View::default(),
+            patches: Vec::new(),
+            applied: Vec::new(),
+            asked: Vec::new(),
+            observations: 0,
+            names: BTreeMap::new(),
+            refuse: |_| false,
+            ignore: |_| false,
+            api_away: false,
+        }
+    }
+
+    /// The world with these nodes besides the own one, synced and settled.
+    pub fn with(nodes: impl IntoIterator<Item = Node>) -> Self {
+        let mut world = Self::new();
+        world.see(Node { endpoint: None, key: None, internal_ips: Vec::new(), ..node("a", "one", 1) });
+        for node in nodes {
+            world.see(node);
+        }
+        world.reconciler.handle_watch(Watch::Synced, world.now);
+        world.settle();
+        world
+    }
+
+    /// The API tells of a node.
+    pub fn see(&mut self, node: Node) {
+        let name = node.name.clone();
+        let forced = (name == "a").then(Forced::default);
+        let update = NodeUpdate { node: Arc::new(node), problems: Vec::new(), forced };
+        self.reconciler.handle_node(&name, Some(update), self.now);
+    }
+
+    /// Time passes, in steps of at most a second; nodes listed beat every 30 s.
+    pub fn pass(&mut self, duration: Duration, beating: &[Node]) {
+        let end = self.now.instant + duration;
+        let mut elapsed = 0;
+        while self.now.instant < end {
+            let step = Duration::from_secs(1).min(end - self.now.instant);
+            self.now = self.now.after(step);
+            elapsed += 1;
+            if elapsed % 30 == 0 && !self.api_away {
+                for node in beating {
+                    self.see(Node { last_seen: self.now.unix, ..node.clone() });
+                }
+            }
+            self.work();
+        }
+    }
+
+    /// Lets what is due within a second happen.
+    pub fn settle(&mut self) {
+        self.pass(Duration::from_secs(1), &[]);
+    }
+
+    /// Carries out all actions that are due now.
+    pub fn work(&mut self) {
+        for _ in 0..10_000 {
+            let Some(action) = self.reconciler.poll_action(self.now) else { return };
+            self.carry_out(action);
+        }
+        panic!("the reconciler never comes to rest");
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Observe => {
+                self.observations += 1;
+                let observation = Observation {
+                    host: self.host.clone(),
+                    facts: self.facts.clone(),
+                    handshakes: self.handshakes.clone(),
+                };
+                self.reconciler.handle_observation(Ok(observation), self.now);
+            }
+            Action::Apply(changes) => {
+                let mut failures = Vec::new();
+                for change in changes {
+                    if (self.refuse)(&change) {
+                        failures.push(format!("{change}: refused"));
+                    } else if !(self.ignore)(&change) {
+                        apply(&mut self.host, change.clone());
+                    }
+                    self.applied.push(change);
+                }
+                self.reconciler.handle_applied(failures, self.now);
+            }
+            Action::Patch(status) => {
+                let result = if self.api_away { Err("connection refused".to_owned()) } else { Ok(()) };
+                self.patches.push(status);
+                self.reconciler.handle_patched(result, self.now);
+            }
+            Action::Resolve(name) => {
+                let answer = self.names.get(&name).map(|ip| vec![*ip]).ok_or("no such name".to_owned());
+                self.reconciler.handle_resolved(&name, answer, self.now);
+                self.asked.push(name);
+            }
+            Action::Publish(view) => self.view = *view,
+        }
+    }
+
+    /// Destinations of the routes, as text.
+    pub fn routes(&self) -> Vec<String> {
+        self.host.routes.iter().map(|route| route.destination.to_string()).collect()
+    }
+
+    /// The endpoint that WireGuard has for a peer.
+    pub fn endpoint(&mut self, number: u8) -> &mut Option<SocketAddr> {
+        let wireguard = self.host.wireguard.as_mut().unwrap();
+        &mut wireguard.peers.get_mut(&key(number).public_key()).unwrap().endpoint
+    }
+
+    /// There was a handshake with the peer just now, and packets came from where its endpoint is.
+    pub fn shake_hands(&mut self, number: u8) {
+        let endpoint = *self.endpoint(number);
+        let handshake = Handshake { age: Duration::from_secs(5), endpoint, received: 1, sent: 1 };
+        self.handshakes.insert(key(number).public_key(), handshake);
+    }
+}
+
+/// The configuration of node `a`.
+pub fn config() -> Config {
+    Config {
+        node: "a".to_owned(),
+        topology: TopologyConfig { granularity: Granularity::Location, subnets: Subnets::default() },
+        render: RenderConfig {
+            interface: "kilo0".parse().unwrap(),
+            interface_by: Responsible::Kilo,
+            mtu: 0,
+            private_key: key(1),
+            listen_port: 51820,
+            encapsulation: Encapsulation::Never,
+            local_routes_by: Responsible::Kilo,
+            pod_nat_by: Responsible::Kilo,
+            accept_forwarding: false,
+            service_cidrs: Vec::new(),
+            resolved: BTreeMap::new(),
+        },
+        mtu: Mtu::Auto,
+        discovery: DiscoveryConfig {
+            hostname_addresses: Vec::new(),
+            internal_cidrs: Vec::new(),
+            prioritise_private: false,
+            port: 51820,
+        },
+        resync_period: Duration::from_secs(30),
+        liveness_timeout: Duration::from_secs(60),
+    }
+}
+
+/// A kernel that does as it is told.
+fn apply(host: &mut HostState, change: Change) {
+    match change {
+        Change::CreateLink(name, link) => {
+            host.links.insert(name, hostnet::Link { up: false, ..link });
+        }
+        Change::SetMtu(name, mtu) => host.links.get_mut(&name).unwrap().mtu = Some(mtu),
+        Change::SetUp(name, up) => host.links.get_mut(&name).unwrap().up = up,
+        Change::RemoveLink(name, _) => {
+            host.links.remove(&name);
+            host.routes.retain(|route| route.link != name);
+            host.addresses.retain(|address| address.link != name);
+            host.wireguard = None;
+        }
+        Change::SetWireguard(_, key, port) => {
+            let wireguard = wireguard(host);
+            wireguard.private_key = Some(key);
+            wireguard.listen_port = port;
+        }
+        Change::SetPeer(_, key, change) => {
+            let wireguard = wireguard(host);
+            for (other, peer) in &mut wireguard.peers {
+                if *other != key {
+                    peer.allowed_ips.retain(|ip| !change.add_allowed_ips.contains(ip));
+                }
+            }
+            let peer = wireguard.peers.entry(key).or_default();
+            peer.endpoint = change.endpoint.or(peer.endpoint);
+            peer.persistent_keepalive = change.persistent_keepalive.unwrap_or(peer.persistent_keepalive);
+            if let Some(preshared_key) = change.preshared_key {
+                peer.preshared_key = preshared_key;
+            }
+            peer.allowed_ips.extend(change.add_allowed_ips);
+            peer.allowed_ips.retain(|ip| !change.remove_allowed_ips.contains(ip));
+        }
+        Change::RemovePeer(_, key) => drop(wireguard(host).peers.remove(&key)),
+        Change::AddAddress(address) => drop(host.addresses.insert(address)),
+        Change::RemoveAddress(address) => drop(host.addresses.remove(&address)),
+        Change::SetRoute(route) => {
+            host.routes.retain(|other| other.key() != route.key());
+            host.routes.insert(route);
+        }
+        Change::RemoveRoute(route) => drop(host.routes.remove(&route)),
+        Change::AddRule(rule) => drop(host.rules.insert(rule)),
+        Change::RemoveRule(rule) => drop(host.rules.remove(&rule)),
+        Change::SetFirewall(firewall) | Change::UpdateFirewall(_, firewall) => host.firewall = Some(firewall),
+        Change::RemoveFirewall => host.firewall = None,
+        Change::EnableForwarding(families) => {
+            host.forwarding.v4 |= families.v4;
+            host.forwarding.v6 |= families.v6;
+        }
+        Change::RemoveLeftover(leftover) => drop(host.leftovers.remove(&leftover)),
+    }
+}
+
+fn wireguard(host: &mut HostState) -> &mut Wireguard {
+    host.wireguard.get_or_insert_with(|| Wireguard {
+        private_key: None,
+        listen_port: 0,
+        peers: BTreeMap::new(),
+    })
+}
