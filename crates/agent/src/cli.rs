@@ -188,7 +188,9 @@ fn mtu(text: &str) -> Result<Mtu, String> {
         return Ok(Mtu::Auto);
     }
     let number = text.parse().ok().filter(|mtu| (576..=65_535).contains(mtu));
-    number.map(Mtu::Fixed).ok_or_else(|| "an MTU is \"auto\" or a number of bytes from 576 to 65535".to_owned())
+    number
+        .map(Mtu::Fixed)
+        .ok_or_else(|| "an MTU is \"auto\" or a number of bytes from 576 to 65535".to_owned())
 }
 
 /// Reads what Go's `time.ParseDuration` reads of whole units: `90s`, `1m30s`, `500ms`.

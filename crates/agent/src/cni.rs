@@ -88,7 +88,10 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_left_untouched() {
-        check("{", "FILE is not JSON and is left untouched: EOF while parsing an object at line 1 column 1 same");
+        check(
+            "{",
+            "FILE is not JSON and is left untouched: EOF while parsing an object at line 1 column 1 same",
+        );
         check("{}", "FILE has no list \"plugins\" and is left untouched same");
         check(
             r#"{"plugins":[{"ipam":{"type":"dhcp"}}]}"#,

@@ -95,7 +95,9 @@ struct GraphQuery {
 /// which the names of circular and radial ones stand for.
 async fn graph(State(shown): State<Arc<Shown>>, Query(query): Query<GraphQuery>) -> Response {
     const LAYOUTS: [&str; 7] = ["circo", "dot", "fdp", "neato", "osage", "sfdp", "twopi"];
-    if let Some(layout) = query.layout.as_deref().filter(|layout| !layout.is_empty() && !LAYOUTS.contains(layout)) {
+    if let Some(layout) =
+        query.layout.as_deref().filter(|layout| !layout.is_empty() && !LAYOUTS.contains(layout))
+    {
         let text = format!("the layout {layout:?} is not one of {}\n", LAYOUTS.join(", "));
         return (StatusCode::BAD_REQUEST, text).into_response();
     }
@@ -105,6 +107,7 @@ async fn graph(State(shown): State<Arc<Shown>>, Query(query): Query<GraphQuery>)
     match query.format.as_deref().unwrap_or("svg") {
         "" | "svg" => ([(header::CONTENT_TYPE, "image/svg+xml")], svg::draw(&topology)).into_response(),
         "dot" | "gv" => ([(header::CONTENT_TYPE, "text/vnd.graphviz")], topology.to_dot()).into_response(),
-        other => (StatusCode::BAD_REQUEST, format!("the format {other:?} is not one of svg, dot\n")).into_response(),
+        other => (StatusCode::BAD_REQUEST, format!("the format {other:?} is not one of svg, dot\n"))
+            .into_response(),
     }
 }

@@ -28,7 +28,9 @@ pub fn load(path: &Path) -> Result<Option<PrivateKey>> {
     let mut file = match OpenOptions::new().read(true).custom_flags(libc_nofollow()).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read the private key {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read the private key {}", path.display()));
+        }
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -38,12 +40,14 @@ pub fn load(path: &Path) -> Result<Option<PrivateKey>> {
         // The Go agent wrote it 0600; someone has opened it up since. Closing it is safe, so do it and go on.
         let mut permissions = metadata.permissions();
         permissions.set_mode(0o600);
-        file.set_permissions(permissions)
-            .with_context(|| format!("others can read the private key {}; chmod 600 failed", path.display()))?;
+        file.set_permissions(permissions).with_context(|| {
+            format!("others can read the private key {}; chmod 600 failed", path.display())
+        })?;
         tracing::warn!(path = %path.display(), "others could read the private key; it is 0600 again");
     }
     let mut text = String::new();
-    file.read_to_string(&mut text).with_context(|| format!("cannot read the private key {}", path.display()))?;
+    file.read_to_string(&mut text)
+        .with_context(|| format!("cannot read the private key {}", path.display()))?;
     let key = text.trim().parse().with_context(|| {
         format!("{} does not hold a WireGuard private key; remove the file to get a new one", path.display())
     })?;
@@ -66,7 +70,10 @@ fn create(directory: &Path, path: &Path) -> Result<PrivateKey> {
         fs::rename(&temporary, path)
     };
     write().inspect_err(|_| drop(fs::remove_file(&temporary))).with_context(|| {
-        format!("cannot write the private key {}; the node would get a new identity at every start", path.display())
+        format!(
+            "cannot write the private key {}; the node would get a new identity at every start",
+            path.display()
+        )
     })?;
     tracing::info!(path = %path.display(), "made a new private key");
     Ok(key)

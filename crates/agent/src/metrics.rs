@@ -50,13 +50,21 @@ impl Metrics {
             healthy: Gauge::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register("kilo_errors", "Number of errors that occurred while administering the mesh", metrics.errors.clone());
+        registry.register(
+            "kilo_errors",
+            "Number of errors that occurred while administering the mesh",
+            metrics.errors.clone(),
+        );
         registry.register("kilo_leader", "Leadership status of the node", metrics.leader.clone());
         registry.register("kilo_nodes", "Number of nodes in the mesh", metrics.nodes.clone());
         registry.register("kilo_peers", "Number of peers in the mesh", metrics.peers.clone());
         registry.register("kilo_reconciles", "Number of reconciliation attempts", metrics.reconciles.clone());
         registry.register("kilo_segments", "Number of segments in the mesh", metrics.segments.clone());
-        registry.register("kilo_healthy", "Whether the last reconcile succeeded and the watch is alive", metrics.healthy.clone());
+        registry.register(
+            "kilo_healthy",
+            "Whether the last reconcile succeeded and the watch is alive",
+            metrics.healthy.clone(),
+        );
         registry.register(
             "kilo_problems",
             "Objects that are wrong and left out, by object and reason",
@@ -80,7 +88,8 @@ impl Metrics {
         self.reconciles.inc_by(view.reconciles.saturating_sub(self.reconciles.get()));
         self.problems.clear();
         for problem in &view.problems {
-            let label = ProblemLabel { object: problem.object.to_string(), reason: problem.reason.to_owned() };
+            let label =
+                ProblemLabel { object: problem.object.to_string(), reason: problem.reason.to_owned() };
             self.problems.get_or_create(&label).inc();
         }
     }

@@ -57,7 +57,11 @@ impl Reporter {
             tracing::warn!("unhealthy: {reason}");
         }
         if view.unhealthy.is_empty() && self.unhealthy.as_ref().is_none_or(|reasons| !reasons.is_empty()) {
-            tracing::info!(nodes = view.counts.nodes, peers = view.counts.peers, "healthy: the host is as it should be");
+            tracing::info!(
+                nodes = view.counts.nodes,
+                peers = view.counts.peers,
+                "healthy: the host is as it should be"
+            );
         }
         self.unhealthy = Some(view.unhealthy.clone());
     }

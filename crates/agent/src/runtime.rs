@@ -38,7 +38,7 @@ pub struct Runtime {
     setup: setup::Setup,
     reconciler: Reconciler,
     dataplane: DataPlane,
-    notices: dataplane::Notices,
+    notices: dataplane::Watch,
     client: Client,
     updates: Updates,
     resolver: Option<Resolver>,
@@ -73,11 +73,12 @@ impl Runtime {
         let dataplane = DataPlane::open(dataplane::Config {
             interface: flags.interface.clone(),
             wireguard: setup.wireguard(),
+            serve_uapi: true,
         })
         .await
         .context("cannot use the host's network; kg needs CAP_NET_ADMIN")?;
         tracing::info!(wireguard = %dataplane.backend(), "the host's network is open");
-        let notices = dataplane.watch().context("cannot watch the host's network")?;
+        let notices = dataplane.watch().await.context("cannot watch the host's network")?;
         let updates = watch(
             &client,
             WatchConfig {
@@ -126,6 +127,7 @@ impl Runtime {
                 Some(done) = self.tasks.next() => self.take_done(done),
                 notice = self.notices.next() => {
                     tracing::trace!(?notice, "the host's network changed");
+                    notice.context("the host's network cannot be watched any more")?;
                     self.reconciler.handle_notice(now());
                 }
                 () = sleep_until(timeout) => {}
@@ -206,7 +208,12 @@ impl Runtime {
         }
         let failures = self.dataplane.apply(changes).await;
         let milliseconds = start.elapsed().as_millis() as u64;
-        tracing::info!(changes = changes.len(), failed = failures.len(), milliseconds, "changed the host's network");
+        tracing::info!(
+            changes = changes.len(),
+            failed = failures.len(),
+            milliseconds,
+            "changed the host's network"
+        );
         let failures = failures.into_iter().map(|failure| {
             self.shown.metrics.error("apply");
             failure.to_string()
@@ -288,7 +295,9 @@ impl Runtime {
             return;
         }
         match cni::set_subnets(path, subnets) {
-            Ok(Some(true)) => tracing::info!(path = %path.display(), ?subnets, "set the pod subnets of the CNI"),
+            Ok(Some(true)) => {
+                tracing::info!(path = %path.display(), ?subnets, "set the pod subnets of the CNI")
+            }
             Ok(Some(false)) => {}
             Ok(None) => tracing::warn!(
                 path = %path.display(),
@@ -328,14 +337,19 @@ impl Runtime {
         if self.setup.flags.dry_run {
             anyhow::bail!("ended by {signal} before the cluster was read");
         }
-        let observed = self.dataplane.observe().await.context("cannot read the host's network to clean up")?;
+        let observed =
+            self.dataplane.observe().await.context("cannot read the host's network to clean up")?;
         let changes = Reconciler::removal(&observed.host, self.setup.removal);
         let failures = self.dataplane.apply(&changes).await;
         for failure in &failures {
             tracing::error!("{failure}");
         }
         tracing::info!(changes = changes.len(), failed = failures.len(), "ended");
-        if failures.is_empty() { Ok(()) } else { anyhow::bail!("{} changes failed at the end", failures.len()) }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            anyhow::bail!("{} changes failed at the end", failures.len())
+        }
     }
 }
 

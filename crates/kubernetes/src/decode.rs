@@ -9,7 +9,7 @@ mod peer;
 
 use mesh::{Object, Problem};
 
-pub use node::{Forced, decode_forced, decode_node, missing_pod_subnet};
+pub use node::{decode_forced, decode_node, missing_pod_subnet};
 pub use peer::decode_peer;
 
 /// Collects what is wrong with one object.

@@ -16,7 +16,7 @@ pub mod peer;
 pub mod watch;
 
 pub use client::{ApiAccess, Credentials, connect};
-pub use decode::{Forced, decode_forced, decode_node, decode_peer, missing_pod_subnet};
+pub use decode::{decode_forced, decode_node, decode_peer, missing_pod_subnet};
 pub use error::Error;
 pub use explain::{Explanation, Resource};
 pub use list::{list_nodes, list_peers};

@@ -18,12 +18,12 @@ use std::{
 
 use futures::Stream;
 use kube::{Api, Client};
-use mesh::{Node, Object, Peer, Problem};
+use mesh::{Forced, Node, Object, Peer, Problem};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use self::follow::{Follower, Report};
 use crate::{
-    Forced, NodeObject, PeerObject, decode_forced, decode_node, decode_peer,
+    NodeObject, PeerObject, decode_forced, decode_node, decode_peer,
     explain::{Explanation, Resource},
 };
 

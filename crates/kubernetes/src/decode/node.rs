@@ -3,7 +3,7 @@
 use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
-use mesh::{DEFAULT_PORT, Endpoint, Granularity, Node, Object, Problem, PublicKey, prefix::Family};
+use mesh::{DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey, prefix::Family};
 
 use super::{Problems, discovered::decode_discovered_endpoints};
 use crate::{annotations as name, object::NodeObject};
@@ -35,15 +35,6 @@ pub fn decode_node(object: &NodeObject, topology_label: &str) -> (Node, Vec<Prob
         last_seen: reader.last_seen(),
     };
     (node, reader.problems.found)
-}
-
-/// What the operator of a node decides instead of its agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Forced {
-    /// The endpoint.
-    pub endpoint: Option<Endpoint>,
-    /// The internal addresses; an empty list: the node has none.
-    pub internal_ips: Option<Vec<IpNet>>,
 }
 
 /// What the operator of a node decides. What makes no sense is passed over here; [`decode_node`] reports it.
