@@ -42,3 +42,39 @@ impl ReplayWindow {
         new
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn edges_of_the_window() {
+        let mut window = ReplayWindow::default();
+        assert!(window.accept(0) && !window.accept(0));
+        assert!(window.accept(USABLE) && window.accept(1), "just inside");
+        assert!(window.accept(USABLE + 2) && !window.accept(1) && !window.accept(2 - 1), "just outside");
+        assert!(window.accept(1 << 40) && !window.accept(USABLE + 3), "a jump forgets what was before");
+        assert!(window.accept(u64::MAX - 1) && !window.accept(u64::MAX - 1) && !window.accept(u64::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn every_counter_is_accepted_once(
+            steps in prop::collection::vec(prop_oneof![0..300u64, 0..30_000u64], 1..2000)
+        ) {
+            let mut window = ReplayWindow::default();
+            let mut seen = BTreeSet::new();
+            let mut highest = 0;
+            for counter in steps {
+                let expected = counter + USABLE > highest && !seen.contains(&counter);
+                prop_assert_eq!(window.accept(counter), expected, "counter {}, highest {}", counter, highest);
+                seen.insert(counter);
+                highest = highest.max(counter);
+            }
+        }
+    }
+}

@@ -180,6 +180,16 @@ impl Timers {
         self.retry.set(now.plus(REKEY_TIMEOUT + jitter()));
     }
 
+    /// Asks for an initiation as soon as one may be sent, to be tried until it is answered.
+    pub(crate) fn handshake_soon(&self, now: Moment) {
+        self.attempts.store(0, Relaxed);
+        let allowed = match self.initiation_sent.load(Relaxed) {
+            0 => now,
+            sent => Moment::from_nanos(sent - 1).plus(REKEY_TIMEOUT).max(now),
+        };
+        self.retry.set(allowed);
+    }
+
     /// The peer has answered our initiation, or confirmed its own.
     pub(crate) fn handshake_complete(&self) {
         self.retry.clear();

@@ -83,6 +83,7 @@ impl<V: Clone> Trie<V> {
     }
 
     /// Whether nothing is stored.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.root.is_none()
     }
@@ -141,4 +142,59 @@ fn remove<V: Clone>(link: &Link<V>, key: u128, len: u8) -> Link<V> {
         }
     }
     Some(Arc::new(Node { key: node.key, len: node.len, value, children }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The same by search through all keys.
+    fn slow_match(model: &BTreeMap<(u128, u8), u32>, key: u128) -> Option<u32> {
+        let fits = model.iter().filter(|((prefix, len), _)| (prefix ^ key) & mask(*len) == 0);
+        fits.max_by_key(|((_, len), _)| *len).map(|(_, value)| *value)
+    }
+
+    /// Keys that share many bits.
+    fn key() -> impl Strategy<Value = (u128, u8)> {
+        (any::<u8>(), prop_oneof![0..=8u8, Just(127), Just(128)]).prop_map(|(byte, len)| {
+            let key = u128::from(byte) << 120 | u128::from(byte & 3);
+            (key & mask(len), len)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_map_of_prefixes(
+            steps in prop::collection::vec((key(), any::<Option<u32>>()), 0..200),
+            probes in prop::collection::vec(key(), 50),
+        ) {
+            let mut trie = Trie::default();
+            let mut model = BTreeMap::new();
+            for ((key, len), value) in steps {
+                let old = trie.clone();
+                let before = old.longest_match(key).copied();
+                match value {
+                    Some(value) => {
+                        trie.insert(key, len, value);
+                        model.insert((key, len), value);
+                    }
+                    None => {
+                        trie.remove(key, len);
+                        model.remove(&(key, len));
+                    }
+                }
+                prop_assert_eq!(old.longest_match(key).copied(), before, "an old version stays as it was");
+                prop_assert_eq!(trie.get(key, len), model.get(&(key, len)));
+            }
+            prop_assert_eq!(trie.is_empty(), model.is_empty());
+            for (key, len) in probes {
+                prop_assert_eq!(trie.longest_match(key).copied(), slow_match(&model, key));
+                prop_assert_eq!(trie.get(key, len), model.get(&(key, len)));
+            }
+        }
+    }
 }

@@ -6,9 +6,15 @@
 
 mod handshakes;
 mod inbound;
+#[cfg(test)]
+mod interop;
 mod limits;
 mod outbound;
 mod settings;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use crate::clock::Moment;
 use crate::drops::Drop;
-use crate::ip::{IpHeader, padded};
+#[cfg(test)]
+use crate::ip::IpHeader;
+use crate::ip::padded;
 use crate::message::{DATA_HEADER_SIZE, DATA_OVERHEAD};
 use crate::peer::{Endpoint, Peer, Traffic};
 use crate::session::Session;
@@ -62,7 +64,8 @@ impl Engine {
         }
     }
 
-    /// Sends one IP packet: the slow and simple way, for tests and staged packets.
+    /// Sends one IP packet: the slow and simple way, for tests.
+    #[cfg(test)]
     pub(crate) fn handle_packet(&self, packet: &[u8], now: Moment, out: &mut Outbox) {
         let Some(header) = IpHeader::parse(packet) else {
             self.drops.count(Drop::NotIp);

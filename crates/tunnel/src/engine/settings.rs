@@ -147,7 +147,8 @@ impl Engine {
                 drop(handshake);
                 // The session lives on; a new handshake soon makes the new key count.
                 if peer.session(now).is_some() {
-                    self.want_initiation(peer, now);
+                    peer.timers.handshake_soon(now);
+                    (self.bell)();
                 }
             }
         }

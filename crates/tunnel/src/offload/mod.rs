@@ -7,6 +7,8 @@ mod checksum;
 mod coalesce;
 mod header;
 mod segment;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use coalesce::{Coalescer, Joins};
 pub(crate) use header::{HEADER_SIZE, VirtioHeader};
