@@ -1,0 +1,300 @@
+//! Carrying out changes, in their order. Every change is tried; one that fails does not stop those after it. Neighbours of
+//! a kind that the kernel takes many at a time go out together: routes, and WireGuard peers.
+//!
+//! Removing what is gone already is a success: what counts is that it is not there.
+
+use std::collections::BTreeMap;
+
+use hostnet::{Change, Leftover, Link, LinkKind, LinkName, Route};
+
+use crate::{
+    error::{Error, Failure},
+    kernel::Kernel,
+    netlink::Refusal,
+    nft,
+    observe::TUNNELS,
+    rtnl::{
+        address, link,
+        route::{self, Verb},
+        rule,
+    },
+    setting,
+    wireguard::PeerEdit,
+};
+
+/// Changes that go out together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Together {
+    Routes,
+    Peers,
+}
+
+fn together(change: &Change) -> Option<Together> {
+    match change {
+        Change::SetRoute(_) | Change::RemoveRoute(_) | Change::RemoveLeftover(Leftover::Route { .. }) => {
+            Some(Together::Routes)
+        }
+        Change::SetPeer(..) | Change::RemovePeer(..) => Some(Together::Peers),
+        _ => None,
+    }
+}
+
+/// One application of changes.
+struct Application<'a> {
+    kernel: &'a mut Kernel,
+    /// The indices of interfaces, looked up when they are needed.
+    indices: BTreeMap<LinkName, u32>,
+    failures: Vec<Failure>,
+}
+
+impl Kernel {
+    /// Carries out changes; returns those that failed.
+    pub fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+        let mut application = Application { kernel: self, indices: BTreeMap::new(), failures: Vec::new() };
+        for group in changes.chunk_by(|a, b| together(a).is_some() && together(a) == together(b)) {
+            match together(&group[0]) {
+                Some(Together::Routes) => application.routes(group),
+                Some(Together::Peers) => application.peers(group),
+                None => application.single(&group[0]),
+            }
+        }
+        application.failures
+    }
+}
+
+impl Application<'_> {
+    fn fail(&mut self, change: &Change, error: Error) {
+        self.failures.push(Failure { change: change.clone(), error });
+    }
+
+    fn index(&mut self, name: &LinkName) -> Result<u32, Error> {
+        if let Some(index) = self.indices.get(name) {
+            return Ok(*index);
+        }
+        let found = link::find(&mut self.kernel.route, name)?.ok_or_else(|| Error::NoLink(name.clone()))?;
+        self.indices.insert(name.clone(), found.index);
+        Ok(found.index)
+    }
+
+    fn routes(&mut self, changes: &[Change]) {
+        let mut batch = self.kernel.route.batch();
+        let mut sent: BTreeMap<u32, &Change> = BTreeMap::new();
+        for change in changes {
+            let (verb, route) = match change {
+                Change::SetRoute(route) => (Verb::Set, route),
+                Change::RemoveRoute(route) => (Verb::Remove(hostnet::ROUTE_PROTOCOL), route),
+                Change::RemoveLeftover(Leftover::Route { route, protocol }) => {
+                    (Verb::Remove(*protocol), route)
+                }
+                _ => continue,
+            };
+            match self.route_index(change, verb, route) {
+                Ok(Some(index)) => {
+                    sent.insert(route::push(&mut batch, verb, route, index), change);
+                }
+                Ok(None) => {}
+                Err(error) => self.fail(change, error),
+            }
+        }
+        match self.kernel.route.send(batch) {
+            Ok(refused) => {
+                for (sequence, refusal) in refused {
+                    let Some(change) = sent.get(&sequence) else { continue };
+                    let setting = matches!(change, Change::SetRoute(_));
+                    if setting || !matches!(refusal.errno(), libc::ESRCH | libc::ENODEV) {
+                        self.fail(change, Error::refused(change.to_string())(refusal));
+                    }
+                }
+            }
+            Err(refusal) => {
+                let reason = refusal.to_string();
+                for change in sent.into_values() {
+                    let error = Error::Device { attempt: change.to_string(), reason: reason.clone() };
+                    self.fail(change, error);
+                }
+            }
+        }
+    }
+
+    /// The interface of a route; `None` when there is nothing to remove.
+    fn route_index(&mut self, change: &Change, verb: Verb, route: &Route) -> Result<Option<u32>, Error> {
+        route::check(route).map_err(|reason| Error::Invalid { attempt: change.to_string(), reason })?;
+        match self.index(&route.link) {
+            // Its routes have gone with it.
+            Err(Error::NoLink(_)) if verb != Verb::Set => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    fn peers(&mut self, changes: &[Change]) {
+        let interface = self.kernel.config.interface.clone();
+        let mut edits = Vec::new();
+        let mut edited = Vec::new();
+        for change in changes {
+            let (name, edit) = match change {
+                Change::SetPeer(name, key, peer) => (name, PeerEdit::Set(key, peer)),
+                Change::RemovePeer(name, key) => (name, PeerEdit::Remove(key)),
+                _ => continue,
+            };
+            if *name == interface {
+                edits.push(edit);
+                edited.push(change);
+            } else {
+                self.fail(change, Error::NoLink(name.clone()));
+            }
+        }
+        let results = self.kernel.wireguard.set_peers(&edits);
+        for (change, result) in edited.into_iter().zip(results) {
+            if let Err(error) = result {
+                self.fail(change, error);
+            }
+        }
+    }
+
+    fn single(&mut self, change: &Change) {
+        let refused = |result: Result<(), Refusal>| result.map_err(Error::refused(change.to_string()));
+        let result = match change {
+            Change::CreateLink(name, link) => self.create(name, link),
+            Change::SetMtu(name, mtu) => {
+                self.index(name).and_then(|index| refused(link::set_mtu(&mut self.kernel.route, index, *mtu)))
+            }
+            Change::SetUp(name, up) => {
+                self.index(name).and_then(|index| refused(link::set_up(&mut self.kernel.route, index, *up)))
+            }
+            Change::RemoveLink(name, link) => self.remove(change, name, link),
+            Change::SetWireguard(_, key, port) => self.kernel.wireguard.set_device(key, *port).map(|()| {
+                self.kernel.known_key = Some(key.clone());
+            }),
+            Change::AddAddress(address) => self
+                .index(&address.link)
+                .and_then(|index| refused(address::add(&mut self.kernel.route, index, address.net))),
+            Change::RemoveAddress(address) => match self.index(&address.link) {
+                Err(Error::NoLink(_)) => Ok(()),
+                index => index.and_then(|index| {
+                    let result = address::remove(&mut self.kernel.route, index, address.net);
+                    refused(unless(result, &[libc::EADDRNOTAVAIL]))
+                }),
+            },
+            Change::AddRule(rule) => refused(rule::add(&mut self.kernel.route, rule)),
+            Change::RemoveRule(rule) => {
+                refused(unless(rule::remove(&mut self.kernel.route, rule), &[libc::ENOENT]))
+            }
+            Change::RemoveLeftover(Leftover::Rule(rule)) => {
+                refused(unless(rule::remove_any(&mut self.kernel.route, rule), &[libc::ENOENT]))
+            }
+            Change::SetFirewall(_)
+            | Change::UpdateFirewall(..)
+            | Change::RemoveFirewall
+            | Change::RemoveLeftover(Leftover::Firewall | Leftover::Chain { .. }) => self.firewall(change),
+            Change::EnableForwarding(families) => {
+                self.advertised().and_then(|advertised| setting::enable(*families, &advertised))
+            }
+            // These go out together.
+            Change::SetRoute(_)
+            | Change::RemoveRoute(_)
+            | Change::SetPeer(..)
+            | Change::RemovePeer(..)
+            | Change::RemoveLeftover(Leftover::Route { .. }) => Ok(()),
+        };
+        if let Err(error) = result {
+            self.fail(change, error);
+        }
+    }
+
+    fn firewall(&mut self, change: &Change) -> Result<(), Error> {
+        let nft = match &mut self.kernel.nft {
+            Ok(nft) => nft,
+            Err(reason) => return Err(Error::Device { attempt: change.to_string(), reason: reason.clone() }),
+        };
+        let result = match change {
+            Change::SetFirewall(firewall) => nft.set(firewall),
+            Change::UpdateFirewall(_, firewall) => nft.update(firewall),
+            Change::RemoveLeftover(Leftover::Chain { family, table, chain }) => {
+                let result = nft::remove_leftover_chain(&mut nft.socket, family, table, chain);
+                unless(result, &[libc::ENOENT])
+            }
+            _ => nft.remove(),
+        };
+        result.map_err(Error::refused(change.to_string()))
+    }
+
+    fn create(&mut self, name: &LinkName, wanted: &Link) -> Result<(), Error> {
+        let found = link::find(&mut self.kernel.route, name)?;
+        let kind = match wanted.kind {
+            LinkKind::Wireguard => "WireGuard",
+            LinkKind::Ipip | LinkKind::Sit => link::kind_name(wanted.kind),
+        };
+        let same = found.as_ref().is_some_and(|found| found.kind == link::kind_name(wanted.kind));
+        match (found, wanted.kind) {
+            // The kernel's own device: it is there, or appears with its module.
+            (Some(_), LinkKind::Ipip | LinkKind::Sit) if same => {}
+            (Some(found), _) => {
+                return Err(Error::WrongKind { link: name.clone(), found: found.kind, wanted: kind });
+            }
+            (None, LinkKind::Wireguard) if self.kernel.config.interface != *name => {
+                return Err(Error::NoLink(name.clone()));
+            }
+            (None, LinkKind::Wireguard) if !self.kernel.manages_interface() => {
+                return Err(Error::NoLink(name.clone()));
+            }
+            (None, LinkKind::Wireguard) => {
+                let kernel = &mut *self.kernel;
+                return kernel.wireguard.create(&mut kernel.route, wanted.mtu);
+            }
+            (None, LinkKind::Ipip | LinkKind::Sit) => self.create_tunnel(name, wanted.kind)?,
+        }
+        let index = self.index(name)?;
+        let Some(mtu) = wanted.mtu else { return Ok(()) };
+        let attempt = format!("set the MTU of {name} to {mtu}");
+        link::set_mtu(&mut self.kernel.route, index, mtu).map_err(Error::refused(attempt))
+    }
+
+    /// Making any device of this kind loads its module, with which the kernel's own device appears in every network
+    /// namespace (unless `net.core.fb_tunnels_only_for_init_net` says otherwise): then it is there although making
+    /// it failed.
+    fn create_tunnel(&mut self, name: &LinkName, kind: LinkKind) -> Result<(), Error> {
+        let result = link::create(&mut self.kernel.route, name, kind, None);
+        let source = match result {
+            Ok(()) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        let own = TUNNELS.iter().any(|(own, own_kind)| name.as_str() == *own && kind == *own_kind);
+        if own && link::find(&mut self.kernel.route, name)?.is_some() {
+            return Ok(());
+        }
+        Err(Error::NoEncapsulation { kind: link::kind_name(kind), link: name.clone(), source })
+    }
+
+    fn remove(&mut self, change: &Change, name: &LinkName, wanted: &Link) -> Result<(), Error> {
+        self.indices.remove(name);
+        if wanted.kind == LinkKind::Wireguard && *name == self.kernel.config.interface {
+            self.kernel.wireguard.close();
+        }
+        let Some(found) = link::find(&mut self.kernel.route, name)? else { return Ok(()) };
+        let result = link::remove(&mut self.kernel.route, found.index);
+        unless(result, &[libc::ENODEV]).map_err(Error::refused(change.to_string()))
+    }
+
+    /// The interfaces with an IPv6 default route that a router advertised.
+    fn advertised(&mut self) -> Result<Vec<String>, Error> {
+        const RTPROT_RA: u8 = 9;
+        const RTPROT_KERNEL: u8 = 2;
+        let routes = route::in_table(&mut self.kernel.route, hostnet::MAIN_TABLE)?;
+        let advertised = |route: &&route::KernelRoute| {
+            route.is_default()
+                && matches!(route.destination, ipnet::IpNet::V6(_))
+                && matches!(route.protocol, RTPROT_RA | RTPROT_KERNEL)
+        };
+        let indices: Vec<u32> = routes.iter().filter(advertised).map(|route| route.link).collect();
+        let links = link::all(&mut self.kernel.route)?.into_iter();
+        Ok(links.filter(|link| indices.contains(&link.index)).map(|link| link.name.to_string()).collect())
+    }
+}
+
+/// A success when the refusal is one of these.
+fn unless(result: Result<(), Refusal>, errors: &[i32]) -> Result<(), Refusal> {
+    match result {
+        Err(refusal) if errors.contains(&refusal.errno()) => Ok(()),
+        result => result,
+    }
+}

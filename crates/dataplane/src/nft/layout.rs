@@ -1,0 +1,165 @@
+//! What our table looks like: its sets, its chains and their rules, as data. All of it but the elements of the sets is
+//! fixed, except that the chain `input` is only there when we encapsulate.
+//!
+//! Priorities. `postrouting` runs just before the chain of iptables and kube-proxy (`srcnat`, 100): chains of equal
+//! priority run in the order in which they were made, which nobody controls. A connection is translated by the first
+//! chain that says so; what ours only accepts goes on to theirs, so kube-proxy still masquerades service traffic that
+//! it marked, even when it goes to a pod of the mesh. `input` runs before the `filter` chains (0): what comes from a
+//! stranger is dropped whatever they accept.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostnet::Firewall;
+use ipnet::IpNet;
+use mesh::prefix::Family;
+
+use super::expression::{Direction, Expression};
+use crate::netlink::constants::{NF_INET_FORWARD, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING};
+
+/// A base chain whose policy is to accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub hook: u32,
+    pub priority: i32,
+}
+
+/// A rule: where it is, the comment by which it is recognised, and what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub chain: &'static str,
+    pub comment: String,
+    pub expressions: Vec<Expression>,
+}
+
+/// What the elements of a set are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Never,
+    From,
+    To,
+    Forward,
+    Encapsulation,
+}
+
+/// A set of prefixes of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Set {
+    pub name: &'static str,
+    pub family: Family,
+    purpose: Purpose,
+}
+
+const fn set(name: &'static str, family: Family, purpose: Purpose) -> Set {
+    Set { name, family, purpose }
+}
+
+/// All sets.
+pub const SETS: [Set; 10] = [
+    set("never_masquerade4", Family::V4, Purpose::Never),
+    set("never_masquerade6", Family::V6, Purpose::Never),
+    set("masquerade_from4", Family::V4, Purpose::From),
+    set("masquerade_from6", Family::V6, Purpose::From),
+    set("masquerade_to4", Family::V4, Purpose::To),
+    set("masquerade_to6", Family::V6, Purpose::To),
+    set("forward4", Family::V4, Purpose::Forward),
+    set("forward6", Family::V6, Purpose::Forward),
+    set("encapsulation4", Family::V4, Purpose::Encapsulation),
+    set("encapsulation6", Family::V6, Purpose::Encapsulation),
+];
+
+fn set_of(purpose: Purpose, family: Family) -> &'static str {
+    let found = SETS.iter().find(|set| set.purpose == purpose && set.family == family);
+    found.expect("invariant: every purpose has a set of every family").name
+}
+
+/// The elements of every set, by its name.
+pub type Elements = BTreeMap<&'static str, BTreeSet<IpNet>>;
+
+/// The elements that a firewall consists of. The firewall is normalised.
+pub fn elements(firewall: &Firewall) -> Elements {
+    let encapsulation: BTreeSet<IpNet> =
+        firewall.encapsulation_from.iter().flatten().map(|address| IpNet::from(*address)).collect();
+    SETS.iter()
+        .map(|set| {
+            let all = match set.purpose {
+                Purpose::Never => &firewall.never_masquerade,
+                Purpose::From => &firewall.masquerade_from,
+                Purpose::To => &firewall.masquerade_to,
+                Purpose::Forward => &firewall.forward,
+                Purpose::Encapsulation => &encapsulation,
+            };
+            (set.name, all.iter().filter(|net| Family::of_prefix(net) == set.family).copied().collect())
+        })
+        .collect()
+}
+
+/// The firewall that these elements are. `encapsulating`: the chain `input` is there.
+pub fn firewall(elements: &Elements, encapsulating: bool) -> Firewall {
+    let mut firewall = Firewall::default();
+    let mut encapsulation = BTreeSet::new();
+    for set in &SETS {
+        let found = elements.get(set.name).into_iter().flatten();
+        match set.purpose {
+            Purpose::Never => firewall.never_masquerade.extend(found),
+            Purpose::From => firewall.masquerade_from.extend(found),
+            Purpose::To => firewall.masquerade_to.extend(found),
+            Purpose::Forward => firewall.forward.extend(found),
+            Purpose::Encapsulation => encapsulation.extend(found.map(IpNet::network)),
+        }
+    }
+    firewall.encapsulation_from = encapsulating.then_some(encapsulation);
+    firewall
+}
+
+/// The chains. `encapsulating`: we drop encapsulated packets of strangers.
+pub fn chains(encapsulating: bool) -> Vec<Chain> {
+    let mut chains = vec![
+        Chain { name: "postrouting", kind: "nat", hook: NF_INET_POST_ROUTING, priority: 99 },
+        Chain { name: "forward", kind: "filter", hook: NF_INET_FORWARD, priority: -1 },
+    ];
+    if encapsulating {
+        chains.push(Chain { name: "input", kind: "filter", hook: NF_INET_LOCAL_IN, priority: -1 });
+    }
+    chains
+}
+
+/// The rules, in their order. The number in a comment is raised when the rule's meaning changes, so that the table
+/// of an older version is made anew.
+pub fn rules(encapsulating: bool) -> Vec<Rule> {
+    use Direction::{From, To};
+    use Expression::{Accept, Counter, Drop, InSet, Masquerade, Protocol};
+    let mut rules = Vec::new();
+    let mut rule = |chain, what: String, expressions| {
+        rules.push(Rule { chain, comment: format!("kilo 1: {what}"), expressions });
+    };
+    for family in Family::ALL {
+        let mut nat = |what: &str, direction, purpose, end| {
+            let set = InSet(family, direction, set_of(purpose, family));
+            rule(
+                "postrouting",
+                format!("{what} {family:?}"),
+                vec![Expression::Family(family), set, Counter, end],
+            );
+        };
+        nat("never masquerade", To, Purpose::Never, Accept);
+        nat("masquerade from", From, Purpose::From, Masquerade);
+        nat("masquerade to", To, Purpose::To, Masquerade);
+    }
+    for (family, direction) in [(Family::V4, From), (Family::V4, To), (Family::V6, From), (Family::V6, To)] {
+        let set = InSet(family, direction, set_of(Purpose::Forward, family));
+        let expressions = vec![Expression::Family(family), set, Counter, Accept];
+        rule("forward", format!("forward {direction:?} {family:?}"), expressions);
+    }
+    // 4: IPv4, 41: IPv6, each in another IP packet (IANA protocol numbers).
+    for protocol in if encapsulating { vec![4, 41] } else { Vec::new() } {
+        for family in Family::ALL {
+            let set = InSet(family, From, set_of(Purpose::Encapsulation, family));
+            let expressions = vec![Protocol(protocol), Expression::Family(family), set, Counter, Accept];
+            rule("input", format!("protocol {protocol} over {family:?}"), expressions);
+        }
+        rule("input", format!("drop protocol {protocol}"), vec![Protocol(protocol), Counter, Drop]);
+    }
+    rules
+}

@@ -1,0 +1,196 @@
+//! One look at the host: which of what the kernel has is ours, which is a leftover, and the facts that decisions need.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use hostnet::{
+    Address, HostFacts, HostState, Interface, KILO_TABLE, Leftover, Link, LinkKind, LinkName, MAIN_TABLE,
+    Observation, ROUTE_PROTOCOL, Route,
+};
+use mesh::prefix::Family;
+
+use crate::{
+    error::Error,
+    kernel::Kernel,
+    netlink::constants::RTPROT_STATIC,
+    nft,
+    rtnl::{
+        address::{self, KernelAddress},
+        link::{self, KernelLink},
+        route::{self, KernelRoute},
+        rule,
+    },
+    setting,
+};
+
+/// What the kernel names its own devices for encapsulation without a fixed remote.
+pub const TUNNELS: [(&str, LinkKind); 2] = [("tunl0", LinkKind::Ipip), ("sit0", LinkKind::Sit)];
+
+/// The interfaces of the host, ours told from others.
+struct Links {
+    all: BTreeMap<u32, KernelLink>,
+    ours: BTreeMap<u32, Link>,
+    /// The WireGuard interface, whatever its kind.
+    interface: LinkName,
+}
+
+impl Kernel {
+    /// One look at the host.
+    pub fn observe(&mut self) -> Result<Observation, Error> {
+        let mut host = HostState { forwarding: setting::forwarding(), ..HostState::default() };
+        let device = self.wireguard.observe()?;
+        let links = self.links(device.is_some())?;
+        let addresses = address::all(&mut self.route)?;
+        let mut routes = route::in_table(&mut self.route, MAIN_TABLE)?;
+        let default_interface = links.default_interface(&routes);
+        routes.extend(route::in_table(&mut self.route, KILO_TABLE)?);
+        links.sort_routes(&routes, &mut host);
+        for found in rule::all(&mut self.route)? {
+            if found.protocol == ROUTE_PROTOCOL {
+                host.rules.insert(found.rule);
+            } else if found.rule.table == KILO_TABLE {
+                host.leftovers.insert(Leftover::Rule(found.rule));
+            }
+        }
+        self.observe_firewall(&mut host)?;
+        let facts = HostFacts { interfaces: links.foreign(&addresses), default_interface };
+        host.addresses = links.addresses(&addresses);
+        host.links =
+            links.ours.iter().map(|(index, link)| (links.all[index].name.clone(), link.clone())).collect();
+        let mut handshakes = BTreeMap::new();
+        if let Some(device) = device {
+            handshakes = device.handshakes;
+            host.wireguard = Some(self.with_known_key(device.wireguard));
+        }
+        Ok(Observation { host, facts, handshakes })
+    }
+
+    /// WireGuard changes some bits of a key that is not made for Curve25519 (RFC 7748, section 5). The key that we set
+    /// is the one that is reported, as long as it means the same.
+    fn with_known_key(&self, mut wireguard: hostnet::Wireguard) -> hostnet::Wireguard {
+        if let (Some(known), Some(found)) = (&self.known_key, &wireguard.private_key)
+            && known.public_key() == found.public_key()
+        {
+            wireguard.private_key = Some(known.clone());
+        }
+        wireguard
+    }
+
+    /// `configurable`: there is a WireGuard interface that we can configure.
+    fn links(&mut self, configurable: bool) -> Result<Links, Error> {
+        let all: BTreeMap<u32, KernelLink> =
+            link::all(&mut self.route)?.into_iter().map(|link| (link.index, link)).collect();
+        let kinds = self.wireguard.link_kinds();
+        let ours = all.values().filter_map(|found| {
+            let (kind, managed) = if found.name == self.config.interface {
+                // A link of another kind is not ours; it is an error when one is to be made.
+                let own = configurable && kinds.contains(&found.kind.as_str());
+                own.then_some((LinkKind::Wireguard, self.manages_interface()))?
+            } else {
+                (tunnel_kind(found)?, false)
+            };
+            Some((found.index, Link { kind, mtu: Some(found.mtu), up: found.up, managed }))
+        });
+        let ours = ours.collect();
+        Ok(Links { all, ours, interface: self.config.interface.clone() })
+    }
+
+    fn observe_firewall(&mut self, host: &mut HostState) -> Result<(), Error> {
+        // Without nf_tables there is nothing to see; setting a firewall says so.
+        let Ok(nft) = &mut self.nft else { return Ok(()) };
+        let seen = nft.observe().map_err(Error::observing("the nftables table"))?;
+        host.firewall = seen.firewall;
+        if seen.damaged {
+            host.leftovers.insert(Leftover::Firewall);
+        }
+        for found in
+            nft::leftover_chains(&mut nft.socket).map_err(Error::observing("the chains of iptables"))?
+        {
+            let (table, chain) = (found.table.to_owned(), found.chain.to_owned());
+            host.leftovers.insert(Leftover::Chain { family: found.family, table, chain });
+        }
+        Ok(())
+    }
+}
+
+/// Whether this is one of the kernel's own devices for encapsulation.
+fn tunnel_kind(link: &KernelLink) -> Option<LinkKind> {
+    TUNNELS
+        .iter()
+        .find(|(name, kind)| link.name.as_str() == *name && link.kind == link::kind_name(*kind))
+        .map(|(_, kind)| *kind)
+}
+
+impl Links {
+    /// Sorts routes into ours, leftovers, and those that do not matter.
+    fn sort_routes(&self, routes: &[KernelRoute], host: &mut HostState) {
+        let mut keys = BTreeSet::new();
+        for found in routes {
+            let Some(link) = self.all.get(&found.link) else { continue };
+            let route = Route {
+                table: found.table,
+                destination: found.destination,
+                via: found.via,
+                link: link.name.clone(),
+                source: found.source,
+            };
+            let go_device = link.name == self.interface || link.name.as_str() == TUNNELS[0].0;
+            if found.protocol == ROUTE_PROTOCOL && found.metric == 0 {
+                if keys.insert(route.key()) {
+                    host.routes.insert(route);
+                } else {
+                    host.leftovers.insert(Leftover::Route { route, protocol: ROUTE_PROTOCOL });
+                }
+            } else if found.protocol == RTPROT_STATIC && (go_device || found.table == KILO_TABLE) {
+                host.leftovers.insert(Leftover::Route { route, protocol: RTPROT_STATIC });
+            }
+        }
+    }
+
+    /// The interface of the default route with the lowest metric, IPv4 before IPv6; what leads into our own links does
+    /// not count.
+    fn default_interface(&self, routes: &[KernelRoute]) -> Option<LinkName> {
+        let defaults = routes.iter().filter(|route| {
+            route.is_default() && route.protocol != ROUTE_PROTOCOL && !self.ours.contains_key(&route.link)
+        });
+        let best = defaults.min_by_key(|route| (Family::of_prefix(&route.destination), route.metric))?;
+        self.all.get(&best.link).map(|link| link.name.clone())
+    }
+
+    /// All interfaces that are not ours.
+    fn foreign(&self, addresses: &[KernelAddress]) -> BTreeMap<LinkName, Interface> {
+        let foreign = self
+            .all
+            .values()
+            .filter(|link| !self.ours.contains_key(&link.index) && link.name != self.interface);
+        let mut interfaces: BTreeMap<u32, (LinkName, Interface)> = foreign
+            .map(|link| {
+                let (mtu, running, kind) = (link.mtu, link.running, link.kind.clone());
+                (link.index, (link.name.clone(), Interface { mtu, running, addresses: Vec::new(), kind }))
+            })
+            .collect();
+        let usable = addresses.iter().filter(|address| address.is_usable());
+        let (permanent, temporary): (Vec<_>, Vec<_>) = usable.partition(|address| address.is_permanent());
+        for address in permanent.into_iter().chain(temporary) {
+            if let Some((_, interface)) = interfaces.get_mut(&address.link) {
+                interface.addresses.push(address.net);
+            }
+        }
+        interfaces.into_values().collect()
+    }
+
+    /// The addresses of our interfaces. On the kernel's own devices others (and the kernel itself) have addresses too;
+    /// there only those count that are marked as ours, which takes Linux 5.18.
+    fn addresses(&self, addresses: &[KernelAddress]) -> BTreeSet<Address> {
+        let link_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let ours = addresses.iter().filter_map(|address| {
+            let link = self.ours.get(&address.link)?;
+            let marked = link.kind == LinkKind::Wireguard || address.protocol == ROUTE_PROTOCOL;
+            (marked && !link_local(address.net.addr()))
+                .then(|| Address { link: self.all[&address.link].name.clone(), net: address.net })
+        });
+        ours.collect()
+    }
+}

@@ -1,0 +1,53 @@
+//! Settings of the kernel in `/proc/sys`: whether the host forwards packets. They are those of the network namespace of
+//! the thread that reads and writes them.
+
+use std::{fs, path::Path};
+
+use hostnet::state::Forwarding;
+
+use crate::error::Error;
+
+const FORWARD_V4: &str = "/proc/sys/net/ipv4/ip_forward";
+const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+/// Whether the host forwards packets. A kernel without IPv6 does not forward it.
+pub fn forwarding() -> Forwarding {
+    let on = |path| fs::read_to_string(path).is_ok_and(|text| !matches!(text.trim(), "" | "0"));
+    Forwarding { v4: on(FORWARD_V4), v6: on(FORWARD_V6) }
+}
+
+/// Lets the host forward the families that are named.
+///
+/// A host that forwards IPv6 no longer listens to router advertisements, and forgets the default route that it learned
+/// from one, unless `accept_ra` is 2 (`ip-sysctl` of the kernel's documentation). `advertised` are the interfaces with
+/// such a default route; they get the 2, or the node would lose its way out.
+///
+/// # Errors
+/// When a setting cannot be written.
+pub fn enable(families: Forwarding, advertised: &[String]) -> Result<(), Error> {
+    if families.v4 {
+        write(FORWARD_V4)?;
+    }
+    if families.v6 {
+        for interface in advertised {
+            keep_advertisements(interface);
+        }
+        write(FORWARD_V6)?;
+    }
+    Ok(())
+}
+
+fn write(path: &'static str) -> Result<(), Error> {
+    fs::write(path, "1").map_err(|source| Error::Setting { path, source })
+}
+
+/// Something else may handle advertisements (systemd-networkd, NetworkManager): then the kernel's setting is 0 and
+/// stays so.
+fn keep_advertisements(interface: &str) {
+    let path = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("accept_ra");
+    if fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1")
+        && let Err(error) = fs::write(&path, "2")
+    {
+        tracing::warn!(%interface, %error, "accept_ra stays 1: forwarding IPv6 will end the default route it learned");
+    }
+}

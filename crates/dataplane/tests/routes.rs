@@ -1,0 +1,338 @@
+//! Links, addresses, routes and rules on the real kernel.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{collections::BTreeSet, time::Instant};
+
+use hostnet::{
+    Address, Change, HostState, KILO_TABLE, LinkKind, MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule, plan,
+};
+use mesh::prefix::Family;
+use support::*;
+
+fn rule(from: Option<&str>, iif: Option<&str>, family: Family) -> Rule {
+    Rule {
+        priority: 1107,
+        from: from.map(|net| net.parse().unwrap()),
+        to: None,
+        iif: iif.map(name),
+        table: KILO_TABLE,
+        family,
+    }
+}
+
+#[test]
+fn a_state_with_everything_is_reached_and_left_again() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        let address = |net: &str| Address { link: name(KILO), net: net.parse().unwrap() };
+        let mut desired = with_interface();
+        desired.addresses = [address("10.4.0.1/16"), address("fd04::1/64")].into();
+        let source = Some("10.1.0.1".parse().unwrap());
+        desired.routes = [
+            Route { source, ..route("10.2.3.0/24", Some("10.4.0.2"), KILO) },
+            Route { source, ..route("10.5.0.1/32", None, KILO) },
+            Route { source: Some("fd01::1".parse().unwrap()), ..route("fd02:3::/64", Some("fd04::2"), KILO) },
+            route("fd05::1/128", None, KILO),
+            route("10.2.2.0/24", Some("172.16.0.7"), "eth0"),
+            route("fd02:2::/64", Some("fd77::7"), "eth0"),
+            Route { table: KILO_TABLE, ..route("10.1.0.2/32", Some("10.1.0.2"), "eth0") },
+            Route { table: KILO_TABLE, ..route("fd01::2/128", Some("fd01::2"), "eth0") },
+        ]
+        .into();
+        desired.rules = [
+            rule(Some("10.2.1.0/24"), None, Family::V4),
+            rule(Some("fd02:1::/64"), None, Family::V6),
+            rule(None, Some(KILO), Family::V4),
+            rule(None, Some(KILO), Family::V6),
+            Rule { to: Some("10.9.0.0/16".parse().unwrap()), ..rule(None, None, Family::V4) },
+        ]
+        .into();
+        desired.forwarding.v4 = true;
+        desired.forwarding.v6 = true;
+        reach(&mut plane, &desired).await;
+
+        let observed = plane.observe().await.unwrap();
+        assert_eq!(observed.host.links, desired.links);
+        assert_eq!(observed.host.addresses, desired.addresses);
+        assert_eq!(observed.host.routes, desired.routes);
+        assert_eq!(observed.host.rules, desired.rules);
+        let text = run("ip route show proto 107");
+        assert!(text.contains("10.2.2.0/24 via 172.16.0.7 dev eth0 onlink"), "{text}");
+        assert!(text.contains("10.5.0.1 dev kilo0 scope link src 10.1.0.1"), "{text}");
+        let text = run("ip addr show dev kilo0");
+        assert!(text.contains("mtu 1420") && text.contains("inet 10.4.0.1/16 scope global kilo0"), "{text}");
+        assert!(!text.contains("tentative"), "{text}");
+        assert_eq!(run("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"), "1\n1\n");
+
+        reach(&mut plane, &HostState { forwarding: desired.forwarding, ..HostState::default() }).await;
+        assert_eq!(
+            run("ip -4 route show proto 107; ip -6 route show proto 107; ip route show table all proto 107"),
+            ""
+        );
+        assert_eq!(run("ip rule show | grep -c 1107 || true"), "0\n");
+        assert!(!attempt("ip link show kilo0").status.success());
+    });
+}
+
+/// Every way in which a route to the same destination can change, in both families.
+#[test]
+fn a_route_replaces_the_one_to_the_same_destination() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        let mut desired = with_interface();
+        let source = |text: &str| Some(text.parse().unwrap());
+        let variants = [
+            [route("10.7.0.0/24", Some("10.1.0.2"), "eth0"), route("fd07::/64", Some("fd01::2"), "eth0")],
+            [route("10.7.0.0/24", Some("10.1.0.3"), "eth0"), route("fd07::/64", Some("fd01::3"), "eth0")],
+            [route("10.7.0.0/24", None, KILO), route("fd07::/64", None, KILO)],
+            [
+                Route { source: source("10.1.0.1"), ..route("10.7.0.0/24", None, KILO) },
+                Route { source: source("fd01::1"), ..route("fd07::/64", None, KILO) },
+            ],
+            [route("10.7.0.0/24", Some("10.4.0.9"), KILO), route("fd07::/64", Some("fd04::9"), KILO)],
+        ];
+        for from in &variants {
+            for to in &variants {
+                for wanted in [from, to] {
+                    desired.routes = wanted.iter().cloned().collect();
+                    reach(&mut plane, &desired).await;
+                    for family in ["-4", "-6"] {
+                        let routes = json(&format!("ip -j {family} route show proto {ROUTE_PROTOCOL}"));
+                        assert_eq!(routes.len(), 1, "{from:?} to {to:?}: {routes:?}");
+                        assert!(routes[0].get("nexthops").is_none(), "{routes:?}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_second_route_to_a_destination_is_removed() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        let mut desired = with_interface();
+        desired.routes =
+            [route("fd07::/64", Some("fd01::2"), "eth0"), route("10.7.0.0/24", Some("10.1.0.2"), "eth0")]
+                .into();
+        reach(&mut plane, &desired).await;
+        run("ip -6 route append fd07::/64 via fd01::3 dev eth0 proto 107");
+        run("ip route append 10.7.0.0/24 via 10.1.0.3 dev eth0 onlink proto 107");
+        reach(&mut plane, &desired).await;
+        assert_eq!(json("ip -j -6 route show proto 107").len(), 1);
+        assert_eq!(json("ip -j -4 route show proto 107").len(), 1);
+        assert_eq!(plane.observe().await.unwrap().host.routes, desired.routes);
+    });
+}
+
+#[test]
+fn routes_of_others_are_left_alone() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        run("ip route add 10.99.0.0/16 via 10.1.0.9 dev eth0 proto static");
+        run("ip route add 10.98.0.0/16 via 10.1.0.9 dev eth0 proto bird");
+        run("ip rule add from 10.98.0.0/16 table 100");
+        let before = run("ip route show table all; ip rule show");
+        reach(&mut plane, &with_interface()).await;
+        reach(&mut plane, &HostState::default()).await;
+        assert_eq!(run("ip route show table all; ip rule show"), before);
+    });
+}
+
+#[test]
+fn ten_thousand_routes() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        reach(&mut plane, &with_interface()).await;
+        let mut desired = with_interface();
+        let source = Some("10.1.0.1".parse().unwrap());
+        let v4 = (0..9_000u32).map(|i| {
+            let destination = format!("11.{}.{}.0/24", i / 256, i % 256);
+            Route { source, ..route(&destination, Some("10.4.0.2"), KILO) }
+        });
+        let v6 = (0..1_000).map(|i| route(&format!("fd02:{i:x}::/64"), Some("fd04::2"), KILO));
+        desired.routes = v4.chain(v6).collect();
+        let observed = plane.observe().await.unwrap().host;
+
+        let start = Instant::now();
+        let changes = plan(&observed, &desired);
+        let planned = start.elapsed();
+        apply(&mut plane, &changes).await;
+        let applied = start.elapsed();
+        let observed = plane.observe().await.unwrap().host;
+        let seen = start.elapsed();
+        assert_eq!(plan(&observed, &desired), []);
+        println!(
+            "10,000 routes: plan {planned:?}, apply {:?}, observe {:?}, plan again {:?}",
+            applied - planned,
+            seen - applied,
+            start.elapsed() - seen
+        );
+        assert_eq!(observed.routes.len(), 10_000);
+        // Far above what it takes, so that a loaded machine passes; one request per route would not.
+        assert!(seen.as_secs_f64() < 2.0, "{seen:?}");
+    });
+}
+
+#[test]
+fn a_failure_stops_nothing_and_says_what_it_was() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        reach(&mut plane, &with_interface()).await;
+        let good =
+            [route("10.8.0.0/24", Some("10.1.0.2"), "eth0"), route("fd08::/64", Some("fd01::2"), "eth0")];
+        let bad = [
+            (Route { source: Some("10.66.0.1".parse().unwrap()), ..good[0].clone() }, "src 10.66.0.1"),
+            (
+                Route { source: Some("10.1.0.1".parse().unwrap()), ..good[1].clone() },
+                "not of the destination's family",
+            ),
+            (route("10.8.1.0/24", None, "absent0"), "there is no interface absent0"),
+            (route("fd09::/64", Some("10.1.0.2"), "eth0"), "cannot have an IPv4 next hop"),
+        ];
+        let changes = bad.iter().map(|(route, _)| route).chain(&good).cloned().map(Change::SetRoute);
+        let mut changes: Vec<Change> = changes.collect();
+        changes.insert(2, Change::SetUp(name("absent1"), true));
+        changes.push(Change::AddAddress(Address { link: name(KILO), net: "10.4.0.1/16".parse().unwrap() }));
+        let failures = plane.apply(&changes).await;
+        let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        assert_eq!(failures.len(), bad.len() + 1, "{text:#?}");
+        for (route, reason) in &bad {
+            let failure =
+                failures.iter().find(|failure| failure.change == Change::SetRoute(route.clone())).unwrap();
+            assert!(failure.to_string().contains(reason), "{failure}");
+        }
+        let observed = plane.observe().await.unwrap().host;
+        assert_eq!(observed.routes, good.into());
+        assert_eq!(observed.addresses.len(), 1);
+    });
+}
+
+#[test]
+fn what_is_gone_already_is_no_failure_to_remove() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        let link = with_interface().links[&name(KILO)].clone();
+        let gone = [
+            Change::RemoveRoute(route("10.8.0.0/24", Some("10.1.0.2"), "eth0")),
+            Change::RemoveRoute(route("fd08::/64", Some("fd01::2"), "eth0")),
+            Change::RemoveRoute(route("10.8.0.0/24", None, KILO)),
+            Change::RemoveRule(rule(None, Some(KILO), Family::V4)),
+            Change::RemoveAddress(Address { link: name(KILO), net: "10.4.0.1/16".parse().unwrap() }),
+            Change::RemoveAddress(Address { link: name("eth0"), net: "10.4.0.1/16".parse().unwrap() }),
+            Change::RemoveLink(name(KILO), link),
+            Change::RemoveFirewall,
+        ];
+        apply(&mut plane, &gone).await;
+    });
+}
+
+#[test]
+fn facts_of_the_host() {
+    in_namespace(async || {
+        underlay();
+        run("ip link add br0 type bridge");
+        run("ip link set br0 up mtu 1400");
+        run("ip link add eth1 type veth peer name eth1-peer");
+        run("ip link set eth1 up");
+        run("ip route add default via 10.1.0.254 dev eth0 metric 100");
+        run("ip addr add fd99::1/64 dev eth1 nodad preferred_lft 0");
+        let mut plane = open().await;
+        let mut desired = with_interface();
+        desired.routes = [route("0.0.0.0/1", None, KILO), route("0.0.0.0/0", None, KILO)].into();
+        reach(&mut plane, &desired).await;
+        let facts = plane.observe().await.unwrap().facts;
+        assert_eq!(facts.default_interface, Some(name("eth0")), "our own default route does not count");
+        assert!(!facts.interfaces.contains_key(&name(KILO)));
+        let eth0 = &facts.interfaces[&name("eth0")];
+        assert_eq!((eth0.mtu, eth0.running, eth0.kind.as_str()), (1500, true, "veth"));
+        assert!(eth0.addresses.contains(&"10.1.0.1/16".parse().unwrap()), "{eth0:?}");
+        assert!(eth0.addresses.contains(&"fd01::1/64".parse().unwrap()), "{eth0:?}");
+        let br0 = &facts.interfaces[&name("br0")];
+        assert_eq!((br0.mtu, br0.kind.as_str()), (1400, "bridge"));
+        assert!(!facts.interfaces[&name("eth1")].running, "its peer is down");
+        let deprecated = "fd99::1/64".parse().unwrap();
+        assert!(!facts.interfaces[&name("eth1")].addresses.contains(&deprecated));
+        assert_eq!(facts.interface_with("10.1.0.1".parse().unwrap()).unwrap().0, &name("eth0"));
+    });
+}
+
+#[test]
+fn forwarding_keeps_the_default_route_of_a_router_advertisement() {
+    in_namespace(async || {
+        underlay();
+        run("ip -6 route add default via fe80::1 dev eth0 proto ra metric 1024 expires 1800");
+        run("echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_ra");
+        let mut plane = open().await;
+        let mut desired = HostState::default();
+        desired.forwarding.v6 = true;
+        reach(&mut plane, &desired).await;
+        assert_eq!(run("cat /proc/sys/net/ipv6/conf/eth0/accept_ra"), "2\n");
+        let default = plane.observe().await.unwrap().facts.default_interface;
+        assert_eq!(default, Some(name("eth0")));
+    });
+}
+
+#[test]
+fn an_interface_of_another_kind_is_not_touched() {
+    in_namespace(async || {
+        run("ip link add kilo0 type bridge");
+        let mut plane = open().await;
+        let desired = with_interface();
+        let observed = plane.observe().await.unwrap().host;
+        let failures = plane.apply(&plan(&observed, &desired)).await;
+        let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        assert!(text[0].contains("kilo0 exists and is of kind \"bridge\", not WireGuard"), "{text:?}");
+        assert!(run("ip -d link show kilo0").contains("bridge"));
+        assert_eq!(plane.observe().await.unwrap().host.links.len(), 0);
+    });
+}
+
+/// Where the kernel has neither, the error says which flag to use. Where it has them, the devices are there.
+#[test]
+fn encapsulation_is_made_or_names_the_flag() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        for (device, kind) in [("tunl0", LinkKind::Ipip), ("sit0", LinkKind::Sit)] {
+            let link = hostnet::Link { kind, mtu: Some(1400), up: true, managed: false };
+            let failures = plane.apply(&[Change::CreateLink(name(device), link.clone())]).await;
+            let observed = plane.observe().await.unwrap().host;
+            match failures.first() {
+                Some(failure) => {
+                    let text = failure.to_string();
+                    assert!(text.contains("--encapsulate=never") && text.contains(device), "{text}");
+                }
+                None => assert_eq!(observed.links[&name(device)].mtu, Some(1400)),
+            }
+        }
+    });
+}
+
+#[test]
+fn main_table_and_other_tables_are_told_apart() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        let mut desired = with_interface();
+        let main = route("10.7.0.0/24", Some("10.1.0.2"), "eth0");
+        let other = Route { table: KILO_TABLE, ..main.clone() };
+        desired.routes = [main.clone(), other.clone()].into();
+        reach(&mut plane, &desired).await;
+        desired.routes = [other].into();
+        reach(&mut plane, &desired).await;
+        assert_eq!(run("ip route show proto 107"), "");
+        assert_eq!(main.table, MAIN_TABLE);
+        assert_eq!(plane.observe().await.unwrap().host.routes, desired.routes);
+        let tables: BTreeSet<u32> = desired.routes.iter().map(|route| route.table).collect();
+        assert_eq!(tables, [KILO_TABLE].into());
+    });
+}
