@@ -1,6 +1,6 @@
-//! The lab's Kubernetes API as tests and commands use it: objects in and out, and outages of several kinds. The server is a
-//! process of its own inside the lab (see [`crate::server`]); requests go to it over that namespace's loopback, which no outage
-//! touches, so objects can be changed while the agents cannot see it.
+//! The lab's Kubernetes API as tests and commands use it: objects in and out, and outages of several kinds.
+//! The server is a process of its own inside the lab (see [`crate::server`]); requests go to it over that
+//! namespace's loopback, which no outage touches, so objects can be changed while the agents cannot see it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -137,7 +137,8 @@ impl<'a> Api<'a> {
     /// When the filter or the port cannot be set.
     pub fn resume(&self) -> Result<(), LabError> {
         set_port(&self.layout.wan(), "api", true)?;
-        // Connections to the forbidding server keep their translation after the rule is gone, so end them too.
+        // Connections to the forbidding server keep their translation after the rule is gone, so end them
+        // too.
         self.filter(&format!(
             "table inet outage {{\nchain input {{ type filter hook input priority 0; \
              iifname eth0 tcp dport {FORBIDDEN_PORT} reject with tcp reset; }}\n}}\n"

@@ -1,5 +1,5 @@
-//! The demonstration: a mesh forms over three sites, loses a leader, and gets it back. Every claim it prints is one it has checked;
-//! the first that does not hold ends it with an error and keeps the logs.
+//! The demonstration: a mesh forms over three sites, loses a leader, and gets it back. Every claim it prints
+//! is one it has checked; the first that does not hold ends it with an error and keeps the logs.
 
 use std::{
     fs,
@@ -44,24 +44,24 @@ impl Demo {
         interrupt::listen();
         let begin = Instant::now();
         let spec = self.lab.read()?;
-        println!("Building a cluster on this machine, in network namespaces:");
+        say!("Building a cluster on this machine, in network namespaces:\n");
         for site in &spec.sites {
             let names = site.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
             let access = match site.access {
                 Access::Public => "with public addresses",
                 Access::Nat => "behind NAT",
             };
-            println!("  site {}: {names} {access}", site.name);
+            say!("  site {}: {names} {access}\n", site.name);
         }
-        println!();
+        say!("\n");
         let mut steps = Steps::begin();
         let lab = Lab::bring_up(spec, Lifetime::Scoped, |what| steps.next(what))?;
         steps.end();
-        println!("  {}\n", describe(&lab));
+        say!("  {}\n\n", describe(&lab));
         match self.show(&lab) {
             Ok(()) => {}
             Err(error) if matches!(error.downcast_ref(), Some(LabError::Interrupted)) => {
-                println!("\nInterrupted; tearing down.");
+                say!("\nInterrupted; tearing down.\n");
                 return Err(error);
             }
             Err(error) => {
@@ -75,17 +75,17 @@ impl Demo {
         steps.next("tearing down");
         drop(lab);
         steps.end();
-        println!("\nAll held. The whole demonstration took {:.0} s.", begin.elapsed().as_secs_f32());
+        say!("\nAll held. The whole demonstration took {:.0} s.\n", begin.elapsed().as_secs_f32());
         Ok(())
     }
 
     fn show(&self, lab: &Lab) -> anyhow::Result<()> {
-        println!("Waiting until every pod reaches every other, over IPv4 and IPv6:");
+        say!("Waiting until every pod reaches every other, over IPv4 and IPv6:\n");
         let took = wait_with_progress(lab, &lab.pods(), Duration::from_secs(self.converge_within))?;
-        println!("  converged {:.1} s after the agents were started\n", took.as_secs_f32());
+        say!("  converged {:.1} s after the agents were started\n\n", took.as_secs_f32());
         for family in [Family::V4, Family::V6] {
             let matrix = lab.matrix(family)?;
-            println!("{}", matrix.render(paint()));
+            say!("{}\n", matrix.render(paint()));
             ensure!(
                 matrix.is_complete(),
                 "{family} was complete and is no longer: {}",
@@ -93,13 +93,14 @@ impl Demo {
             );
         }
         let rows = self.wait_published(lab)?;
-        println!("{}", topology::render(&rows));
+        say!("{}\n", topology::render(&rows));
         draw(lab, &self.output)?;
-        println!("  The mesh as a picture: {}\n", self.output.display());
+        say!("  The mesh as a picture: {}\n\n", self.output.display());
         self.lose_a_leader(lab, &rows)
     }
 
-    /// The annotations follow the mesh within moments: every location has one leader, and every node is known.
+    /// The annotations follow the mesh within moments: every location has one leader, and every node is
+    /// known.
     fn wait_published(&self, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
         wait_until("one published leader in every location", Duration::from_secs(30), || {
@@ -122,8 +123,8 @@ impl Demo {
         let on_lost = |name: &&str| layout.pod(name).is_some_and(|pod| layout.nodes[pod.node].name == lost);
         let survivors: Vec<&str> = lab.pods().into_iter().filter(|name| !on_lost(name)).collect();
         let silence = lab.spec().mesh.liveness_timeout;
-        println!(
-            "Pulling the cable of {lost}, the leader of location {location} (its place is taken after {silence} s of silence):"
+        say!(
+            "Pulling the cable of {lost}, the leader of location {location} (its place is taken after {silence} s of silence):\n"
         );
         lab.node(lost)?.cut_link()?;
         let took = wait_with_progress(lab, &survivors, Duration::from_secs(self.take_over_within))?;
@@ -135,20 +136,20 @@ impl Demo {
             next = found.clone().unwrap_or_default();
             Ok(found.is_none().then(|| topology::render(&rows)))
         })?;
-        println!(
-            "  {next} leads location {location}; the other pods reach each other {:.1} s after the cut\n",
+        say!(
+            "  {next} leads location {location}; the other pods reach each other {:.1} s after the cut\n\n",
             took.as_secs_f32()
         );
         let everyone = lab.matrix(Family::V4)?;
-        println!("{}", everyone.render(paint()));
+        say!("{}\n", everyone.render(paint()));
         for name in lab.pods().into_iter().filter(on_lost) {
             let reached = survivors.iter().filter(|other| !is_lost(&everyone, name, other)).count();
             ensure!(reached == 0, "{name} still reaches {reached} pods, although the cable of {lost} is out");
         }
-        println!("Plugging it in again:");
+        say!("Plugging it in again:\n");
         lab.node(lost)?.restore_link()?;
         let took = wait_with_progress(lab, &lab.pods(), Duration::from_secs(self.take_over_within))?;
-        println!("  every pod reaches every other again after {:.1} s\n", took.as_secs_f32());
+        say!("  every pod reaches every other again after {:.1} s\n\n", took.as_secs_f32());
         Ok(())
     }
 }
@@ -161,7 +162,8 @@ fn is_lost(matrix: &Matrix, from: &str, to: &str) -> bool {
     matrix.outcome(from, to) == Some(kilo_lab::Outcome::Lost)
 }
 
-/// Waits, and shows how many pairs reach each other: on a terminal as a line that changes, elsewhere a line per change.
+/// Waits, and shows how many pairs reach each other: on a terminal as a line that changes, elsewhere a line
+/// per change.
 fn wait_with_progress(lab: &Lab, names: &[&str], within: Duration) -> Result<Duration, LabError> {
     let begin = Instant::now();
     let terminal = std::io::stdout().is_terminal();
@@ -176,15 +178,14 @@ fn wait_with_progress(lab: &Lab, names: &[&str], within: Duration) -> Result<Dur
             .collect();
         let scores = scores.join("   ");
         if terminal {
-            print!("\r  {:>5.1} s   {scores} pairs", begin.elapsed().as_secs_f32());
-            let _ = std::io::stdout().flush();
+            say!("\r  {:>5.1} s   {scores} pairs", begin.elapsed().as_secs_f32());
         } else if scores != shown {
-            println!("  {:>5.1} s   {scores} pairs", begin.elapsed().as_secs_f32());
+            say!("  {:>5.1} s   {scores} pairs\n", begin.elapsed().as_secs_f32());
             shown = scores;
         }
     });
     if terminal {
-        println!();
+        say!("\n");
     }
     result
 }

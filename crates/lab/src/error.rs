@@ -1,5 +1,5 @@
-//! What can go wrong while a lab is built, used or torn down. It decides nothing; every variant names the object it is about
-//! and, where there is something to do about it, what.
+//! What can go wrong while a lab is built, used or torn down. It decides nothing; every variant names the
+//! object it is about and, where there is something to do about it, what.
 
 use std::{io, path::PathBuf, time::Duration};
 

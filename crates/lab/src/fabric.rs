@@ -1,8 +1,9 @@
-//! The wires of a lab: namespaces, links, addresses, routes and the routers' packet filters. The scripts are pure functions of the
-//! layout; they run in as few processes as possible, because on an emulated machine starting one costs more than what it does.
-//! Nothing here knows Kubernetes or the agent.
+//! The wires of a lab: namespaces, links, addresses, routes and the routers' packet filters. The scripts are
+//! pure functions of the layout; they run in as few processes as possible, because on an emulated machine
+//! starting one costs more than what it does. Nothing here knows Kubernetes or the agent.
 //!
-//! Every veth pair is created with both ends in their namespaces, so the machine's own namespace never sees a device.
+//! Every veth pair is created with both ends in their namespaces, so the machine's own namespace never sees a
+//! device.
 
 use std::{fmt::Write, fs};
 
@@ -29,8 +30,9 @@ pub fn build(layout: &Layout) -> Result<(), LabError> {
     run_batches(&[ip(None, create_links(layout))])?;
     let mut filters: Vec<Batch> =
         layout.sites.iter().map(|site| nft(&site.namespace, router_filter(site))).collect();
-    // The first of a kind makes the kernel load modules. While one process does that, another one that needs the same
-    // module may be told that there is none; so the first goes alone. Links come from one process anyway.
+    // The first of a kind makes the kernel load modules. While one process does that, another one that needs
+    // the same module may be told that there is none; so the first goes alone. Links come from one process
+    // anyway.
     run_batches(&filters.split_off(filters.len() - 1))?;
     let mut batches = vec![ip(Some(layout.wan()), wan(layout)), ip(Some(layout.api()), api(layout))];
     batches.append(&mut filters);
@@ -68,8 +70,8 @@ fn create_namespaces(layout: &Layout) -> String {
     lines(layout.namespaces().iter().map(|namespace| format!("netns add {namespace}")))
 }
 
-/// Settings that must be there before the first device is: it takes them from `default`. New namespaces always forward nothing,
-/// and duplicate address detection would delay every address by a second.
+/// Settings that must be there before the first device is: it takes them from `default`. New namespaces
+/// always forward nothing, and duplicate address detection would delay every address by a second.
 fn prepare(namespace: &str) -> Result<(), LabError> {
     let settings = [
         ("ipv4/ip_forward", "1"),
@@ -85,7 +87,8 @@ fn prepare(namespace: &str) -> Result<(), LabError> {
         ("ipv6/conf/default/dad_transmits", "0"),
     ];
     for (key, value) in settings {
-        // The thread is inside the namespace, and `/proc/sys/net` shows the namespace of the thread that opens it.
+        // The thread is inside the namespace, and `/proc/sys/net` shows the namespace of the thread that
+        // opens it.
         fs::write(format!("/proc/sys/net/{key}"), value)
             .map_err(LabError::io(format!("setting net/{key} to {value} in {namespace}")))?;
     }
@@ -158,10 +161,11 @@ fn router(layout: &Layout, site: &SiteLayout) -> String {
     script + &routes_to_public_blocks(layout, Some(site.number), "wan0")
 }
 
-/// A public site's router masquerades what leaves with a private address, as clouds do. That of a NATed site masquerades
-/// everything and forwards nothing inward that was not asked for.
+/// A public site's router masquerades what leaves with a private address, as clouds do. That of a NATed site
+/// masquerades everything and forwards nothing inward that was not asked for.
 ///
-/// Protocols are numbers (ICMP and ICMPv6), because names are looked up in a file that small systems do not have.
+/// Protocols are numbers (ICMP and ICMPv6), because names are looked up in a file that small systems do not
+/// have.
 fn router_filter(site: &SiteLayout) -> String {
     let mut script = String::from("table inet router {\n");
     if site.access == Access::Nat {

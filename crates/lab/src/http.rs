@@ -1,5 +1,5 @@
-//! HTTP/1.1 requests that are sent from inside a namespace: one connection each, no TLS. Enough for the embedded API and an
-//! agent's health page; it knows neither of them.
+//! HTTP/1.1 requests that are sent from inside a namespace: one connection each, no TLS. Enough for the
+//! embedded API and an agent's health page; it knows neither of them.
 
 use std::{
     io::{self, Read, Write},

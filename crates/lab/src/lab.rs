@@ -1,5 +1,5 @@
-//! A lab that is up: built from a description, found again by name, asked and changed, torn down. It composes the other modules
-//! and decides the order in which things come and go.
+//! A lab that is up: built from a description, found again by name, asked and changed, torn down. It composes
+//! the other modules and decides the order in which things come and go.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Output,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
@@ -16,28 +16,22 @@ use crate::{
     fabric,
     http::Request,
     interrupt,
-    layout::{API_PORT, API_V4, API_V6, Family, Layout},
-    matrix::Matrix,
+    layout::{API_PORT, API_V4, API_V6, Layout},
     node::NodeRef,
     objects,
-    probe::{Endpoint, Stream, probe_pairs},
     process::{Place, myself},
     programs,
+    reach::wait_until,
     spec::Spec,
     state::{self, Description, State, write},
 };
 
-/// How long one round of a matrix waits for the last answer.
-const MATRIX_WITHIN: Duration = Duration::from_secs(1);
-/// The same while waiting for a matrix to become complete: short, to see the moment.
-const ROUND_WITHIN: Duration = Duration::from_millis(300);
-
 /// A lab that is up.
 #[derive(Debug)]
 pub struct Lab {
-    spec: Spec,
-    layout: Layout,
-    state: State,
+    pub(crate) spec: Spec,
+    pub(crate) layout: Layout,
+    pub(crate) state: State,
     lifetime: Lifetime,
 }
 
@@ -51,10 +45,12 @@ pub enum Lifetime {
 }
 
 impl Lab {
-    /// Brings a lab up that ends with the returned value. What an earlier one of the same name left is removed first.
+    /// Brings a lab up that ends with the returned value. What an earlier one of the same name left is
+    /// removed first.
     ///
     /// # Errors
-    /// When the description is wrong, a program is missing, or the kernel refuses; nothing of the lab is left then.
+    /// When the description is wrong, a program is missing, or the kernel refuses; nothing of the lab is left
+    /// then.
     pub fn up(spec: Spec) -> Result<Self, LabError> {
         Self::bring_up(spec, Lifetime::Scoped, |_| {})
     }
@@ -85,7 +81,8 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Finds a lab that was brought up earlier, also by another process. It stays up when the returned value ends.
+    /// Finds a lab that was brought up earlier, also by another process. It stays up when the returned value
+    /// ends.
     ///
     /// # Errors
     /// [`LabError::NotUp`] when there is none of that name.
@@ -176,112 +173,10 @@ impl Lab {
         self.place(name)?.output(arguments)
     }
 
-    /// What `kubectl` and other clients need in their environment. They must run inside the lab: `lab.exec("api", …)`.
+    /// What `kubectl` and other clients need in their environment. They must run inside the lab:
+    /// `lab.exec("api", …)`.
     pub fn kubectl_env(&self) -> [(String, String); 1] {
         [("KUBECONFIG".into(), self.state.kubeconfig().display().to_string())]
-    }
-
-    /// Where a probe to a pod, or to a node's LAN address, begins and ends.
-    ///
-    /// # Errors
-    /// [`LabError::UnknownMember`].
-    pub fn endpoint(&self, name: &str, family: Family) -> Result<Endpoint, LabError> {
-        let pod = self.layout.pod(name).map(|pod| (&pod.namespace, pod.address));
-        let node = || self.layout.node(name).map(|node| (&node.namespace, node.lan));
-        let (namespace, address) = pod.or_else(node).ok_or_else(|| self.unknown(name))?;
-        Ok(Endpoint { name: name.into(), namespace: namespace.clone(), address: address.of(family) })
-    }
-
-    /// Sends packets from one pod or node to another until the stream is stopped, and counts losses.
-    ///
-    /// # Errors
-    /// When an endpoint is unknown or its namespace refuses a socket.
-    pub fn stream(
-        &self,
-        from: &str,
-        to: &str,
-        family: Family,
-        interval: Duration,
-    ) -> Result<Stream, LabError> {
-        Stream::start(&self.endpoint(from, family)?, &self.endpoint(to, family)?, interval)
-    }
-
-    /// The names of all pods.
-    pub fn pods(&self) -> Vec<&str> {
-        self.layout.pods.iter().map(|pod| pod.name.as_str()).collect()
-    }
-
-    /// Which pods reach which.
-    ///
-    /// # Errors
-    /// When a namespace refuses a socket.
-    pub fn matrix(&self, family: Family) -> Result<Matrix, LabError> {
-        self.matrix_of(&self.pods(), family, MATRIX_WITHIN)
-    }
-
-    /// Which of these pods and nodes reach which, each given that time to answer.
-    ///
-    /// # Errors
-    /// When an endpoint is unknown or its namespace refuses a socket.
-    pub fn matrix_of(&self, names: &[&str], family: Family, within: Duration) -> Result<Matrix, LabError> {
-        let endpoints =
-            names.iter().map(|name| self.endpoint(name, family)).collect::<Result<Vec<_>, _>>()?;
-        let cells = probe_pairs(&endpoints, within)?;
-        Ok(Matrix { family, names: names.iter().map(ToString::to_string).collect(), cells })
-    }
-
-    /// Waits until all pods reach each other in both families, and says how long that took.
-    ///
-    /// # Errors
-    /// [`LabError::Deadline`] with the pairs that do not, and what the agents say about their health.
-    pub fn wait_converged(&self, within: Duration) -> Result<Duration, LabError> {
-        self.wait_reachable(&self.pods(), within, |_| {})
-    }
-
-    /// Waits until these pods and nodes reach each other in both families, and shows each round's matrices.
-    ///
-    /// # Errors
-    /// As [`Self::wait_converged`].
-    pub fn wait_reachable(
-        &self,
-        names: &[&str],
-        within: Duration,
-        mut progress: impl FnMut(&[Matrix; 2]),
-    ) -> Result<Duration, LabError> {
-        let begin = Instant::now();
-        loop {
-            let matrices = [
-                self.matrix_of(names, Family::V4, ROUND_WITHIN)?,
-                self.matrix_of(names, Family::V6, ROUND_WITHIN)?,
-            ];
-            progress(&matrices);
-            let failures: Vec<String> = matrices
-                .iter()
-                .flat_map(|matrix| {
-                    matrix.failures().into_iter().map(|pair| format!("{} {pair}", matrix.family))
-                })
-                .collect();
-            if failures.is_empty() {
-                return Ok(begin.elapsed());
-            }
-            if begin.elapsed() > within {
-                let seen = format!("{}; agents: {}", failures.join(", "), self.health().join("; "));
-                return Err(LabError::Deadline { what: "full reachability".into(), within, seen });
-            }
-            interrupt::check()?;
-        }
-    }
-
-    /// What every agent says about its health, as `node: status body`.
-    pub fn health(&self) -> Vec<String> {
-        let ask = |node: NodeRef<'_>| match (node.agent(), node.http_get("/health")) {
-            (None, _) => format!("{}: not running", node.node.name),
-            (_, Ok(answer)) => {
-                format!("{}: {} {}", node.node.name, answer.status, answer.body.trim().replace('\n', ", "))
-            }
-            (_, Err(error)) => format!("{}: {error}", node.node.name),
-        };
-        self.nodes().map(ask).collect()
     }
 
     /// Moves the logs to where they outlast the lab, and says where that is.
@@ -354,7 +249,7 @@ impl Lab {
         })
     }
 
-    fn unknown(&self, name: &str) -> LabError {
+    pub(crate) fn unknown(&self, name: &str) -> LabError {
         let nodes = self.layout.nodes.iter().map(|node| node.name.as_str());
         let known: Vec<&str> = nodes.chain(self.pods()).collect();
         LabError::UnknownMember { lab: self.layout.lab.clone(), name: name.into(), known: known.join(" ") }
@@ -376,26 +271,6 @@ impl Drop for Lab {
             eprintln!("{error}");
         }
     }
-}
-
-/// Waits until `look` sees nothing left to wait for; what it sees else is told when the time is over.
-///
-/// # Errors
-/// [`LabError::Deadline`], an error of `look`, or an interruption.
-pub fn wait_until(
-    what: &str,
-    within: Duration,
-    mut look: impl FnMut() -> Result<Option<String>, LabError>,
-) -> Result<(), LabError> {
-    let begin = Instant::now();
-    while let Some(seen) = look()? {
-        if begin.elapsed() > within {
-            return Err(LabError::Deadline { what: what.into(), within, seen });
-        }
-        interrupt::check()?;
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }
 
 fn need_root() -> Result<(), LabError> {

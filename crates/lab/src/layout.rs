@@ -1,5 +1,5 @@
-//! Which namespace, address and interface everything in a lab gets. A pure function of the description, so every command
-//! computes the same layout; nothing here touches the kernel.
+//! Which namespace, address and interface everything in a lab gets. A pure function of the description, so
+//! every command computes the same layout; nothing here touches the kernel.
 //!
 //! | network | IPv4 | IPv6 |
 //! |---|---|---|
@@ -293,7 +293,8 @@ fn number(index: usize) -> u8 {
     u8::try_from(index + 1).expect("a valid description has at most 210 nodes")
 }
 
-/// The number whose hexadecimal digits read like this one's decimal digits, so that both families look alike: 101 → 0x101.
+/// The number whose hexadecimal digits read like this one's decimal digits, so that both families look alike:
+/// 101 → 0x101.
 fn decimal(value: u16) -> u16 {
     u16::from_str_radix(&value.to_string(), 16).expect("numbers below 1000 have at most three digits")
 }

@@ -1,4 +1,13 @@
-//! `kilo-lab`: the command line of the lab. It reads arguments and prints; what a lab is and does is in the library.
+//! `kilo-lab`: the command line of the lab. It reads arguments and prints; what a lab is and does is in the
+//! library.
+
+/// Prints as `print!` does. If the reader is gone, that is a wish to end, not a reason to panic: there may be
+/// a lab to tear down.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::write(format_args!($($text)*))
+    };
+}
 
 mod demo;
 
@@ -154,33 +163,33 @@ fn up(up: &Up) -> anyhow::Result<()> {
     let lab = Lab::bring_up(spec, lifetime, |what| steps.next(what))?;
     steps.end();
     let (name, layout) = (&lab.spec().name, lab.layout());
-    println!("lab {name} is up: {}", describe(&lab));
-    println!("  kilo-lab status --name {name}");
-    println!("  kilo-lab exec --name {name} {} -- ip route", layout.nodes[0].name);
-    println!("  kilo-lab exec --name {name} api -- kubectl get nodes");
+    say!("lab {name} is up: {}\n", describe(&lab));
+    say!("  kilo-lab status --name {name}\n");
+    say!("  kilo-lab exec --name {name} {} -- ip route\n", layout.nodes[0].name);
+    say!("  kilo-lab exec --name {name} api -- kubectl get nodes\n");
     if !up.foreground {
-        println!("  kilo-lab down --name {name}");
+        say!("  kilo-lab down --name {name}\n");
         return Ok(());
     }
-    println!("  ctrl-C tears it down");
+    say!("  ctrl-C tears it down\n");
     while interrupt::check().is_ok() {
         thread::sleep(Duration::from_millis(100));
     }
-    println!("\ntearing down");
+    say!("\ntearing down\n");
     Ok(())
 }
 
 fn status(name: &str) -> anyhow::Result<()> {
     let lab = Lab::open(name)?;
-    println!("lab {name}: {}", describe(&lab));
+    say!("lab {name}: {}\n", describe(&lab));
     for family in [Family::V4, Family::V6] {
-        print!("\n{}", lab.matrix(family)?.render(paint()));
+        say!("\n{}", lab.matrix(family)?.render(paint()));
     }
-    print!("\n{}\n", topology::render(&topology::read(&lab)?));
+    say!("\n{}\n", topology::render(&topology::read(&lab)?));
     for line in lab.health() {
-        println!("  {line}");
+        say!("  {line}\n");
     }
-    println!("  logs: {}", lab.state().directory().join("logs").display());
+    say!("  logs: {}\n", lab.state().directory().join("logs").display());
     Ok(())
 }
 
@@ -195,7 +204,7 @@ fn down(down: &Down) -> anyhow::Result<()> {
     let names = if down.all { labs() } else { vec![down.lab.name.clone()] };
     for name in names {
         Lab::down(&name)?;
-        println!("lab {name} is down");
+        say!("lab {name} is down\n");
     }
     Ok(())
 }
@@ -203,6 +212,14 @@ fn down(down: &Down) -> anyhow::Result<()> {
 fn serve(apiserver: &Apiserver) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(server::run(&apiserver.objects, &apiserver.listen))
+}
+
+/// Writes to standard output at once.
+fn write(text: std::fmt::Arguments<'_>) {
+    let mut output = std::io::stdout();
+    if output.write_fmt(text).and_then(|()| output.flush()).is_err() {
+        interrupt::want();
+    }
 }
 
 /// What the lab consists of, in one line.
@@ -227,15 +244,13 @@ impl Steps {
 
     fn next(&mut self, what: &str) {
         self.end();
-        print!("  {what:<32}");
-        // A terminal that is gone is no reason to stop.
-        let _ = std::io::stdout().flush();
+        say!("  {what:<32}");
         self.begin = Some(Instant::now());
     }
 
     fn end(&mut self) {
         if let Some(begin) = self.begin.take() {
-            println!("{:>7.2} s", begin.elapsed().as_secs_f32());
+            say!("{:>7.2} s\n", begin.elapsed().as_secs_f32());
         }
     }
 }

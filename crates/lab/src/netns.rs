@@ -1,4 +1,5 @@
-//! Named network namespaces: entering, listing and deleting them. It does not know what a lab puts into them. Names live where
+//! Named network namespaces: entering, listing and deleting them. It does not know what a lab puts into them.
+//! Names live where
 //! `ip netns` keeps them, so every tool finds them.
 
 use std::{
@@ -34,7 +35,8 @@ pub fn open(namespace: &str) -> Result<File, LabError> {
     File::open(path(namespace)).map_err(LabError::io(format!("opening the network namespace {namespace}")))
 }
 
-/// Runs `work` inside a namespace, on a thread of its own. Sockets that it opens stay in the namespace wherever they go later.
+/// Runs `work` inside a namespace, on a thread of its own. Sockets that it opens stay in the namespace
+/// wherever they go later.
 ///
 /// # Errors
 /// When the namespace cannot be entered.

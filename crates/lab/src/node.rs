@@ -1,5 +1,5 @@
-//! One node of a lab: its agent, its cable, and what runs in its namespace. It starts and ends the agent and asks it questions;
-//! what the agent does with the node is not known here.
+//! One node of a lab: its agent, its cable, and what runs in its namespace. It starts and ends the agent and
+//! asks it questions; what the agent does with the node is not known here.
 
 use std::{
     collections::BTreeMap,
@@ -56,7 +56,8 @@ impl NodeRef<'_> {
         self.node
     }
 
-    /// Runs a command on the node, with its own view of `/etc/hosts`, `/etc/resolv.conf` and `/var/run/wireguard`.
+    /// Runs a command on the node, with its own view of `/etc/hosts`, `/etc/resolv.conf` and
+    /// `/var/run/wireguard`.
     ///
     /// # Errors
     /// When it cannot be started. How it ended is in the output.
@@ -186,7 +187,8 @@ impl NodeRef<'_> {
         set_port(self.router(), &self.node.router_port, true)
     }
 
-    /// The WireGuard device's peers, sorted by key, as `wg show` reads them from the kernel or the agent's socket.
+    /// The WireGuard device's peers, sorted by key, as `wg show` reads them from the kernel or the agent's
+    /// socket.
     ///
     /// # Errors
     /// When there is no device or no `wg`.
@@ -262,8 +264,8 @@ impl NodeRef<'_> {
     }
 }
 
-/// A line of `wg show <interface> dump` (wg(8)): key, preshared key, endpoint, allowed IPs, handshake, bytes in, bytes out,
-/// keepalive. The preshared key is not kept.
+/// A line of `wg show <interface> dump` (wg(8)): key, preshared key, endpoint, allowed IPs, handshake, bytes
+/// in, bytes out, keepalive. The preshared key is not kept.
 fn parse_peer(line: &str) -> Option<WireGuardPeer> {
     let mut fields = line.split('\t');
     let public_key = fields.next()?.to_owned();

@@ -1,5 +1,5 @@
-//! The Kubernetes objects that a lab starts with: a Node per node, as a kubelet and a cloud would have written it, and the Peer
-//! definition. It does not know how they reach the API.
+//! The Kubernetes objects that a lab starts with: a Node per node, as a kubelet and a cloud would have
+//! written it, and the Peer definition. It does not know how they reach the API.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,7 @@
-//! Who reaches whom: small UDP packets between sockets that are opened inside the namespaces and driven from one thread outside.
-//! A matrix of *n* endpoints costs *n* sockets and no process. The receiver also sees the source address, so a probe notices when
-//! the mesh translates addresses that it should not. It knows nothing of nodes, pods or Kubernetes.
+//! Who reaches whom: small UDP packets between sockets that are opened inside the namespaces and driven from
+//! one thread outside. A matrix of *n* endpoints costs *n* sockets and no process. The receiver also sees the
+//! source address, so a probe notices when the mesh translates addresses that it should not. It knows nothing
+//! of nodes, pods or Kubernetes.
 
 use std::{
     collections::BTreeMap,
@@ -254,8 +255,9 @@ struct Packet {
     answer: Option<IpAddr>,
 }
 
-/// What a packet begins with; then, in network byte order: both indices (4 bytes each), the time in nanoseconds (8), whether it
-/// is an answer (1), and the source address that the receiver saw (16, IPv4 mapped).
+/// What a packet begins with; then, in network byte order: both indices (4 bytes each), the time in
+/// nanoseconds (8), whether it is an answer (1), and the source address that the receiver saw (16, IPv4
+/// mapped).
 const MARK: &[u8; 8] = b"kilo-lab";
 const LENGTH: usize = 41;
 
@@ -302,7 +304,8 @@ fn wait_readable(ports: &[Port], until: Instant) {
     }
 }
 
-/// Answers requests, and hands answers on: the pair, when its request was sent, and an outcome if it is not simply reached.
+/// Answers requests, and hands answers on: the pair, when its request was sent, and an outcome if it is not
+/// simply reached.
 fn exchange(ports: &[Port], mut answered: impl FnMut((usize, usize), Duration, Option<Outcome>)) {
     for (own, port) in ports.iter().enumerate() {
         let mut buffer = [0; 128];

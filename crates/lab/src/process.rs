@@ -1,5 +1,6 @@
-//! Processes: starting one inside a namespace with its own view of a few files, running a batch of commands, and recognising and
-//! ending one later, also from another process. It does not know which processes a lab has.
+//! Processes: starting one inside a namespace with its own view of a few files, running a batch of commands,
+//! and recognising and ending one later, also from another process. It does not know which processes a lab
+//! has.
 
 use std::{
     collections::BTreeMap,
@@ -64,13 +65,15 @@ impl Place {
             .iter()
             .map(|(seen, real)| Ok((c_path(real)?, c_path(seen)?)))
             .collect::<Result<Vec<_>, LabError>>()?;
-        // SAFETY: the closure runs between fork and exec. It makes system calls alone, on memory that was prepared here.
+        // SAFETY: the closure runs between fork and exec. It makes system calls alone, on memory that was
+        // prepared here.
         unsafe {
             command.pre_exec(move || {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
                 unshare_unsafe(UnshareFlags::NEWNS)?;
                 mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM)?;
-                // /sys shows the devices of the namespace it was mounted from. Where it cannot be mounted, nobody misses it.
+                // /sys shows the devices of the namespace it was mounted from. Where it cannot be mounted,
+                // nobody misses it.
                 let _ = unmount(c"/sys", UnmountFlags::DETACH);
                 let _ = mount(c"sysfs", c"/sys", c"sysfs", MountFlags::empty(), None);
                 for (real, seen) in &mounts {
@@ -184,8 +187,8 @@ pub fn run_batches(batches: &[Batch]) -> Result<(), LabError> {
     let mut started = Vec::new();
     for batch in batches.iter().filter(|batch| !batch.script.is_empty()) {
         let mut command = Command::new(&batch.command[0]);
-        // SAFETY: the closure makes one system call, without memory of ours. Should this process be killed, the batch must not go
-        // on building while the next lab of the same name is being cleaned up.
+        // SAFETY: the closure makes one system call, without memory of ours. Should this process be killed,
+        // the batch must not go on building while the next lab of the same name is being cleaned up.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
@@ -222,7 +225,8 @@ struct Stat {
     start_time: u64,
 }
 
-/// Reads `/proc/<pid>/stat` (proc(5)). The command name in parentheses may hold anything, so fields are counted from its end.
+/// Reads `/proc/<pid>/stat` (proc(5)). The command name in parentheses may hold anything, so fields are
+/// counted from its end.
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::LabError;
 
-/// Finds a binary: at the given path, else beside the running executable, else one directory above it (where cargo
-/// puts binaries when the executable is a test), else in the search path.
+/// Finds a binary: at the given path, else beside the running executable, else one directory above it (where
+/// cargo puts binaries when the executable is a test), else in the search path.
 ///
 /// # Errors
 /// [`LabError::MissingProgram`] when it is in none of these.

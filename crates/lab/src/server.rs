@@ -1,5 +1,5 @@
-//! The process that serves the lab's Kubernetes API. It knows nothing of sites and agents: it gets its objects from a file and
-//! serves them on the addresses it is given, until it is ended.
+//! The process that serves the lab's Kubernetes API. It knows nothing of sites and agents: it gets its
+//! objects from a file and serves them on the addresses it is given, until it is ended.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -10,7 +10,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// The port of a second server that refuses everything, for tests of agents that are forbidden to read or write.
+/// The port of a second server that refuses everything, for tests of agents that are forbidden to read or
+/// write.
 pub const FORBIDDEN_PORT: u16 = 6444;
 
 /// Serves the objects of `file`, a JSON array, on all of `addresses`. Returns only with an error.

@@ -1,5 +1,5 @@
-//! What a lab consists of, as the user writes it: sites, nodes, pods and the settings of the mesh. Addresses are not part of it
-//! (see [`crate::layout`]), and nothing here knows how a site is built.
+//! What a lab consists of, as the user writes it: sites, nodes, pods and the settings of the mesh. Addresses
+//! are not part of it (see [`crate::layout`]), and nothing here knows how a site is built.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,8 +79,8 @@ pub struct Mesh {
     pub encapsulate: String,
     /// The WireGuard subnets, separated by commas.
     pub subnet: String,
-    /// How many seconds a node may be silent before its place is taken. Shorter than the agent's default of 60, because people and
-    /// tests wait for it.
+    /// How many seconds a node may be silent before its place is taken. Shorter than the agent's default of
+    /// 60, because people and tests wait for it.
     pub liveness_timeout: u64,
     /// `debug`, `info`, …
     pub log_level: String,
@@ -226,7 +226,8 @@ impl Default for Mesh {
     }
 }
 
-/// Checks that a name can be a lab's. Namespaces are found by the prefix `kl-<name>-`, so a name must not hold a hyphen.
+/// Checks that a name can be a lab's. Namespaces are found by the prefix `kl-<name>-`, so a name must not
+/// hold a hyphen.
 ///
 /// # Errors
 /// [`LabError::Spec`] when it is empty, too long, or has other characters.

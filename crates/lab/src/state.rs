@@ -1,5 +1,6 @@
-//! What a lab leaves on disk while it is up, so that later commands find it and a teardown finds everything, and the teardown
-//! itself. All of it is under `/run/kilo-lab/<name>/`; nothing here knows how a lab is built.
+//! What a lab leaves on disk while it is up, so that later commands find it and a teardown finds everything,
+//! and the teardown itself. All of it is under `/run/kilo-lab/<name>/`; nothing here knows how a lab is
+//! built.
 
 use std::{
     fs::{self, File},
@@ -141,14 +142,15 @@ impl State {
         }
     }
 
-    /// Ends every process and removes every namespace and file of the lab, whatever is left of it. Does nothing when there is
-    /// nothing. The caller holds the [`Lock`].
+    /// Ends every process and removes every namespace and file of the lab, whatever is left of it. Does
+    /// nothing when there is nothing. The caller holds the [`Lock`].
     ///
     /// # Errors
     /// [`LabError::Leftovers`] when something resists.
     pub fn tear_down(&self, _lock: &Lock) -> Result<(), LabError> {
         let end = Instant::now() + END_WAIT;
-        // Something that was just being started when its parent was killed may appear late, so look until nothing is left.
+        // Something that was just being started when its parent was killed may appear late, so look until
+        // nothing is left.
         loop {
             let namespaces = netns::list(&layout::prefix(&self.lab))?;
             let identities: Vec<_> = namespaces.iter().filter_map(|name| netns::identity(name)).collect();
@@ -178,7 +180,8 @@ impl State {
         }
     }
 
-    /// Moves the logs to where a teardown leaves them, replacing those of an earlier time, and says where that is.
+    /// Moves the logs to where a teardown leaves them, replacing those of an earlier time, and says where
+    /// that is.
     ///
     /// # Errors
     /// When the file system refuses.

@@ -1,5 +1,5 @@
-//! The mesh as the Node objects describe it, for people: which location has which leader, and how it is reached. It reads what the
-//! agents published and computes no topology of its own.
+//! The mesh as the Node objects describe it, for people: which location has which leader, and how it is
+//! reached. It reads what the agents published and computes no topology of its own.
 
 use std::{
     collections::BTreeMap,
@@ -68,7 +68,8 @@ pub fn read(lab: &Lab) -> Result<Vec<Row>, LabError> {
     Ok(rows)
 }
 
-/// The nodes of a location that lead it and are alive; more than one while a takeover is not yet known to all.
+/// The nodes of a location that lead it and are alive; more than one while a takeover is not yet known to
+/// all.
 pub fn leaders<'a>(rows: &'a [Row], location: &'a str) -> impl Iterator<Item = &'a Row> {
     rows.iter().filter(move |row| row.location == location && row.role == Role::Leader)
 }

@@ -1,4 +1,5 @@
-//! Objects that are wrong hurt only themselves: the rest of the mesh keeps working, and the agents say what is wrong.
+//! Objects that are wrong hurt only themselves: the rest of the mesh keeps working, and the agents say what
+//! is wrong.
 
 mod common;
 
@@ -106,7 +107,8 @@ fn a_forbidding_api_is_told_and_survived() {
     });
 }
 
-/// Waits until an agent warns about an object: in a log line that holds the object's name and `part`, and in a metric.
+/// Waits until an agent warns about an object: in a log line that holds the object's name and `part`, and in
+/// a metric.
 fn said(lab: &Lab, object: &str, part: &str) {
     let node = lab.node("a1").expect("the demo has it");
     common::eventually(

@@ -1,4 +1,5 @@
-//! The sites as packets see them, before any agent runs: who reaches whom, under which address, in both families.
+//! The sites as packets see them, before any agent runs: who reaches whom, under which address, in both
+//! families.
 
 mod common;
 

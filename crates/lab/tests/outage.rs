@@ -10,7 +10,8 @@ use std::{
 use kilo_lab::{Family, Lab, Outage, Stream};
 use serde_json::json;
 
-/// Many times what the lab's agents allow a silent node, so that an agent that counted the outage would drop everyone.
+/// Many times what the lab's agents allow a silent node, so that an agent that counted the outage would drop
+/// everyone.
 const AWAY: Duration = Duration::from_secs(180);
 
 #[test]

@@ -5,14 +5,15 @@ use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use kilo_lab::{Lab, LabError, NodeRef, Spec, wait_until};
 
-/// The program under test: where cargo built it, or in the search path where the tests were carried to another machine.
+/// The program under test: where cargo built it, or in the search path where the tests were carried to
+/// another machine.
 pub fn kilo_lab() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_kilo-lab"));
     if built.is_file() { built } else { kilo_lab::programs::find("kilo-lab", None).expect("it is installed") }
 }
 
-/// A time that a correct mesh keeps on a real machine. On an emulated one everything takes longer: there, the environment
-/// variable `KILO_LAB_PATIENCE` says how many times.
+/// A time that a correct mesh keeps on a real machine. On an emulated one everything takes longer: there, the
+/// environment variable `KILO_LAB_PATIENCE` says how many times.
 pub fn patiently(time: Duration) -> Duration {
     let times = std::env::var("KILO_LAB_PATIENCE").ok();
     let times = times.map_or(1.0, |times| times.parse::<f64>().expect("KILO_LAB_PATIENCE is a number"));
@@ -57,8 +58,8 @@ pub fn assert_converges(lab: &Lab) -> Duration {
     lab.wait_converged(within).unwrap_or_else(|error| panic!("the mesh does not form: {error}"))
 }
 
-/// What the agent changes on a node, as sorted lines: addresses, routes, rules and packet filter of its own network,
-/// without what changes by itself.
+/// What the agent changes on a node, as sorted lines: addresses, routes, rules and packet filter of its own
+/// network, without what changes by itself.
 pub fn host_state(node: NodeRef<'_>) -> Vec<String> {
     let commands: [&[&str]; 6] = [
         &["ip", "-o", "-4", "address", "show"],
