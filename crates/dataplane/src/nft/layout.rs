@@ -139,7 +139,7 @@ pub fn rules(encapsulating: bool) -> Vec<Rule> {
             let set = InSet(family, direction, set_of(purpose, family));
             rule(
                 "postrouting",
-                format!("{what} {family:?}"),
+                format!("{what} {}", version(family)),
                 vec![Expression::Family(family), set, Counter, end],
             );
         };
@@ -147,19 +147,31 @@ pub fn rules(encapsulating: bool) -> Vec<Rule> {
         nat("masquerade from", From, Purpose::From, Masquerade);
         nat("masquerade to", To, Purpose::To, Masquerade);
     }
-    for (family, direction) in [(Family::V4, From), (Family::V4, To), (Family::V6, From), (Family::V6, To)] {
+    for (family, direction, way) in [
+        (Family::V4, From, "from"),
+        (Family::V4, To, "to"),
+        (Family::V6, From, "from"),
+        (Family::V6, To, "to"),
+    ] {
         let set = InSet(family, direction, set_of(Purpose::Forward, family));
         let expressions = vec![Expression::Family(family), set, Counter, Accept];
-        rule("forward", format!("forward {direction:?} {family:?}"), expressions);
+        rule("forward", format!("forward {way} {}", version(family)), expressions);
     }
     // 4: IPv4, 41: IPv6, each in another IP packet (IANA protocol numbers).
     for protocol in if encapsulating { vec![4, 41] } else { Vec::new() } {
         for family in Family::ALL {
             let set = InSet(family, From, set_of(Purpose::Encapsulation, family));
             let expressions = vec![Protocol(protocol), Expression::Family(family), set, Counter, Accept];
-            rule("input", format!("protocol {protocol} over {family:?}"), expressions);
+            rule("input", format!("protocol {protocol} over {}", version(family)), expressions);
         }
         rule("input", format!("drop protocol {protocol}"), vec![Protocol(protocol), Counter, Drop]);
     }
     rules
+}
+
+fn version(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
 }
