@@ -56,6 +56,14 @@ pub enum LabError {
         /// The file whose lock the other process holds.
         lock: PathBuf,
     },
+    /// A lab of that name belongs to a process that still runs.
+    #[error("lab {lab} belongs to process {owner}, which still runs; choose another name, or end it")]
+    Owned {
+        /// The lab.
+        lab: String,
+        /// The process.
+        owner: u32,
+    },
     /// Something was still there after the teardown.
     #[error("lab {lab} could not be torn down completely; still there: {left}")]
     Leftovers {

@@ -19,7 +19,7 @@ use crate::{
     layout::{API_PORT, API_V4, API_V6, Layout},
     node::NodeRef,
     objects,
-    process::{Place, myself},
+    process::{Place, Running, myself},
     programs,
     reach::wait_until,
     spec::Spec,
@@ -70,6 +70,9 @@ impl Lab {
         let layout = Layout::of(&spec);
         let state = State::of(&spec.name)?;
         let lock = state.lock()?;
+        if let Some(owner) = state.read().ok().and_then(|found| found.owner).filter(Running::is_alive) {
+            return Err(LabError::Owned { lab: spec.name, owner: owner.pid });
+        }
         state.tear_down(&lock)?;
         let mut lab = Self { spec, layout, state, lifetime };
         if let Err(error) = lab.build(&server, &mut step) {

@@ -53,6 +53,16 @@ fn ctrl_c_tears_down() {
     let mut up = start(&["up", "--no-agents", "--foreground", "--name", &name]);
     wait_for_line(&mut up, "is up");
     assert_eq!(namespaces(&name).len(), 15);
+    let second = Command::new(common::kilo_lab())
+        .args(["up", "--no-agents", "--name", &name])
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(
+        !second.status.success() && said.contains("still runs"),
+        "a lab is not taken from its owner: {said}"
+    );
+    assert_eq!(namespaces(&name).len(), 15);
     let interrupted = Command::new("kill").args(["-INT", &up.id().to_string()]).status().expect("kill runs");
     assert!(interrupted.success());
     assert!(up.wait().expect("it is our child").success());
