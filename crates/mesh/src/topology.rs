@@ -76,6 +76,7 @@ impl Topology {
             ));
             segments.truncate(first_without);
         }
+        report_shared_addresses(&segments, &mut problems);
         let peers = without_key_conflicts(&segments, peers, &mut problems);
         filter_location_ips(&mut segments, &peers, &mut problems);
         let peers = claim_allowed_ips(&mut segments, peers, &mut problems);
@@ -207,6 +208,30 @@ fn segment(name: SegmentName, nodes: Vec<Arc<Node>>, resolved: &BTreeMap<String,
         allowed_ips,
         allowed_location_ips: location_ips.into_values().collect(),
     })
+}
+
+/// Inside of a segment nodes are next hops by their internal addresses: of two with the same one, the pods of one
+/// cannot be reached. Which one is decided by the private network, so both stay.
+fn report_shared_addresses(segments: &[Segment], problems: &mut Vec<Problem>) {
+    for segment in segments {
+        let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
+        for node in &segment.nodes {
+            for address in node.internal_ips.iter().map(IpNet::addr) {
+                let owner = *owners.entry(address).or_insert(&node.name);
+                if owner != node.name {
+                    problems.push(Problem::new(
+                        Object::Node(node.name.clone()),
+                        "DuplicateAddress",
+                        format!(
+                            "has the same internal address {address} as node {owner} of {}; give it another address \
+                             or the annotation kilo.squat.ai/force-internal-ip",
+                            segment.name
+                        ),
+                    ));
+                }
+            }
+        }
+    }
 }
 
 /// Gives every segment its WireGuard addresses. Returns the index of the first segment for which there is none.

@@ -97,14 +97,32 @@ impl Renderer<'_> {
             let Some(IpAddr::V4(outer)) = node.internal_ip(Family::V4) else {
                 return Err(no_address(node, Family::V4));
             };
+            self.other_than_own(outer.into(), node)?;
             return Ok(match family {
                 Family::V4 => Hop { via: outer.into(), link: self.tunnel(LinkKind::Ipip), source },
                 Family::V6 => Hop { via: embed(outer).into(), link: self.tunnel(LinkKind::Sit), source },
             });
         }
         let via = node.internal_ip(family).ok_or_else(|| no_address(node, family))?;
+        self.other_than_own(via, node)?;
         // Go leaves the choice of the source to the kernel here: it is the private interface's own address.
         Ok(Hop { via, link: self.private_link(family)?, source: None })
+    }
+
+    /// The kernel refuses a route whose next hop is an address of the host itself.
+    fn other_than_own(&self, via: IpAddr, node: &Node) -> Result<(), (&'static str, String)> {
+        let own = self.perspective.node;
+        if own.internal_ips.iter().all(|net| net.addr() != via) {
+            return Ok(());
+        }
+        Err((
+            "DuplicateAddress",
+            format!(
+                "node {} has the same internal address {via} as this node, so its pods cannot be reached; give one of \
+                 them another address or the annotation kilo.squat.ai/force-internal-ip",
+                node.name
+            ),
+        ))
     }
 
     fn encapsulates(&self, node: &Node) -> bool {
