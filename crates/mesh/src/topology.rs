@@ -3,7 +3,7 @@
 //! [`Perspective`]: crate::Perspective
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -257,7 +257,7 @@ fn without_key_conflicts(
         .flat_map(|segment| &segment.nodes)
         .filter_map(|node| Some((node.key?, format!("node {}", node.name))))
         .collect();
-    let mut prefixes: BTreeSet<IpNet> = BTreeSet::new();
+    let mut prefixes: HashMap<IpNet, String> = HashMap::new();
     let mut kept = Vec::with_capacity(sorted.len());
     for (name, mut peer) in sorted {
         if let Some(owner) = keys.get(&peer.key) {
@@ -269,7 +269,22 @@ fn without_key_conflicts(
             continue;
         }
         keys.insert(peer.key, format!("peer {name}"));
-        peer.allowed_ips.retain(|ip| prefixes.insert(ip.trunc()));
+        peer.allowed_ips.retain(|ip| match prefixes.get(&ip.trunc()) {
+            None => {
+                prefixes.insert(ip.trunc(), name.clone());
+                true
+            }
+            Some(owner) => {
+                if *owner != name {
+                    problems.push(Problem::new(
+                        Object::Peer(name.clone()),
+                        "OverlappingAllowedIP",
+                        format!("the allowed IP {ip} belongs to peer {owner} and is left out"),
+                    ));
+                }
+                false
+            }
+        });
         kept.push(peer);
     }
     kept

@@ -177,7 +177,10 @@ impl Renderer<'_> {
                 self.resolve(&self.perspective.segment_endpoint(segment)).map(|a| prefix::host(a.ip()));
             for destination in segment.all_allowed_ips().map(IpNet::trunc) {
                 // The tunnel's own packets cannot go through the tunnel, and WireGuard addresses are on the link.
-                if Some(destination) == endpoint || is_wireguard_ip(segment, &destination) {
+                if Some(destination) == endpoint
+                    || is_wireguard_ip(segment, &destination)
+                    || self.is_near(&destination)
+                {
                     continue;
                 }
                 let family = Family::of_prefix(&destination);
@@ -208,7 +211,8 @@ impl Renderer<'_> {
         let others = self.perspective.other_segments().flat_map(Segment::all_allowed_ips).map(IpNet::trunc);
         let peers =
             self.perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips).map(IpNet::trunc);
-        for destination in own.chain(others).chain(peers).collect::<Vec<_>>() {
+        let destinations = own.chain(others).chain(peers);
+        for destination in destinations.filter(|net| !self.is_near(net)).collect::<Vec<_>>() {
             self.route_inside(destination, leader);
         }
     }
@@ -218,6 +222,13 @@ impl Renderer<'_> {
     fn own_source(&self, family: Family) -> Option<IpAddr> {
         let own = self.perspective.node.internal_ip(family);
         own.filter(|address| self.facts.interface_with(*address).is_some())
+    }
+
+    /// Whether this is the internal address of a node of the own location. Another location may use the same private
+    /// addresses; a route there would take the neighbour away.
+    fn is_near(&self, destination: &IpNet) -> bool {
+        let nodes = self.perspective.segment().nodes.iter();
+        nodes.flat_map(|node| &node.internal_ips).any(|net| prefix::host(net.addr()) == *destination)
     }
 
     fn uses_ipv6(&self) -> bool {

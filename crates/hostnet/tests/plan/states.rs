@@ -47,18 +47,18 @@ prop_compose! {
 fn routes(links: &BTreeMap<LinkName, Link>) -> impl Strategy<Value = BTreeSet<Route>> + use<> {
     let up = links.iter().filter(|(_, link)| link.up).map(|(name, _)| name.clone());
     let usable: Vec<_> = up.chain([name("eth0")]).collect();
-    let route = (sample::select(usable), prop::option::of(1u8..4), prop::option::of(Just(())));
-    let table = sample::select(vec![MAIN_TABLE, KILO_TABLE]);
-    prop::collection::btree_map((table, 0..NETS.len()), route, 0..8).prop_map(|routes| {
-        let route =
-            |((table, index), (link, via, source)): ((u32, usize), (LinkName, Option<u8>, Option<()>))| {
-                let destination = net(index);
-                let v4 = destination.addr().is_ipv4();
-                let via = via.filter(|_| v4).map(|last| std::net::IpAddr::from([10, 1, 0, last]));
-                let source = source.filter(|()| v4).map(|()| std::net::IpAddr::from([10, 1, 0, 9]));
-                Route { table, destination, via, link, source }
-            };
-        routes.into_iter().map(route).collect()
+    let route = (sample::select(usable), prop::option::of(1u8..4), any::<bool>());
+    let key = (sample::select(vec![MAIN_TABLE, KILO_TABLE]), 0..NETS.len());
+    prop::collection::btree_map(key, route, 0..8).prop_map(|routes| {
+        let mut set = BTreeSet::new();
+        for ((table, index), (link, via, source)) in routes {
+            let destination = net(index);
+            let v4 = destination.addr().is_ipv4();
+            let via = via.filter(|_| v4).map(|last| std::net::IpAddr::from([10, 1, 0, last]));
+            let source = (source && v4).then(|| std::net::IpAddr::from([10, 1, 0, 9]));
+            set.insert(Route { table, destination, via, link, source });
+        }
+        set
     })
 }
 

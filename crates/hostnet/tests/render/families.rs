@@ -1,0 +1,95 @@
+//! Two IP families, and nodes that lack one.
+
+use hostnet::Encapsulation;
+
+use crate::{Fixture, peer};
+
+const DUAL: &[&str] = &[
+    "a1 10.1.0.1/24 fd00:1::1/64 10.2.1.0/24 fd00:2:0:1::/64",
+    "a2 10.1.0.2/24 fd00:1::2/64 10.2.2.0/24 fd00:2:0:2::/64",
+    "b1 10.1.9.1/24 fd00:9::1/64 10.2.3.0/24 fd00:2:0:3::/64",
+];
+
+#[test]
+fn a_dual_stack_leader() {
+    let mut fixture = Fixture::of("a1", DUAL, "10.4.0.0/16,fd00:4::/112", Encapsulation::Never);
+    fixture.peers.push(peer("p1 10.5.0.1/32 fd00:5::1/128"));
+    fixture.check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "address 10.4.0.1/16 kilo0",
+        "address fd00:4::1/112 kilo0",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+        "route 10.2.2.0/24 via 10.1.0.2 dev eth0",
+        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+        "route 10.5.0.1/32 dev kilo0 src 10.1.0.1",
+        "route fd00:2:0:2::/64 via fd00:1::2 dev eth0",
+        "route fd00:2:0:3::/64 via fd00:4::2 dev kilo0 src fd00:1::1",
+        "route fd00:5::1/128 dev kilo0 src fd00:1::1",
+        "route fd00:9::1/128 via fd00:4::2 dev kilo0 src fd00:1::1",
+    ]);
+    let forwarding = fixture.rendered().state.forwarding;
+    assert!(forwarding.v4 && forwarding.v6);
+}
+
+#[test]
+fn a_dual_stack_member() {
+    Fixture::of("a2", DUAL, "10.4.0.0/16,fd00:4::/112", Encapsulation::Never).check(&[
+        "link kilo0 wireguard mtu 1420 down",
+        "route 10.1.9.1/32 via 10.1.0.1 dev eth0",
+        "route 10.2.1.0/24 via 10.1.0.1 dev eth0",
+        "route 10.2.3.0/24 via 10.1.0.1 dev eth0",
+        "route 10.4.0.1/32 via 10.1.0.1 dev eth0",
+        "route 10.4.0.2/32 via 10.1.0.1 dev eth0",
+        "route fd00:2:0:1::/64 via fd00:1::1 dev eth0",
+        "route fd00:2:0:3::/64 via fd00:1::1 dev eth0",
+        "route fd00:4::1/128 via fd00:1::1 dev eth0",
+        "route fd00:4::2/128 via fd00:1::1 dev eth0",
+        "route fd00:9::1/128 via fd00:1::1 dev eth0",
+    ]);
+}
+
+/// Without an IPv6 WireGuard subnet the device alone says where IPv6 goes: WireGuard knows the peer.
+#[test]
+fn ipv6_pods_without_an_ipv6_subnet() {
+    let nodes = ["a1 10.1.0.1/24 fd00:2:0:1::/64", "b1 10.1.9.1/24 fd00:2:0:3::/64"];
+    Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Never).check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "address 10.4.0.1/16 kilo0",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+        "route fd00:2:0:3::/64 dev kilo0",
+    ]);
+}
+
+/// IPv6 pods on nodes with IPv4 addresses only: encapsulation carries them, without it they cannot be reached.
+#[test]
+fn ipv6_pods_on_ipv4_nodes() {
+    let nodes = ["a1 10.1.0.1/24 fd00:2:0:1::/64", "a2 10.1.0.2/24 fd00:2:0:2::/64"];
+    Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Never).check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "address 10.4.0.1/16 kilo0",
+        "problem NoNextHop",
+    ]);
+    Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Always).check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "link sit0 sit mtu 1480 up given",
+        "link tunl0 ipip mtu 1480 up given",
+        "address 10.4.0.1/16 kilo0",
+        "route fd00:2:0:2::/64 via ::a01:2 dev sit0",
+        "route 10.1.0.2/32 via 10.1.0.2 dev tunl0 src 10.1.0.1 table 1107",
+        "rule 1107: from all iif kilo0 lookup 1107 V4",
+    ]);
+}
+
+/// Without an internal address a node is a segment of its own, with tunnels to everyone and no preferred source.
+#[test]
+fn a_node_without_internal_address() {
+    let nodes = ["a1 10.2.1.0/24", "a2 10.1.0.2/24 10.2.2.0/24", "a3 10.1.0.3/24 10.2.3.0/24"];
+    Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Always).check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "address 10.4.0.2/16 kilo0",
+        "route 10.1.0.2/32 via 10.4.0.1 dev kilo0",
+        "route 10.1.0.3/32 via 10.4.0.1 dev kilo0",
+        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0",
+        "route 10.2.3.0/24 via 10.4.0.1 dev kilo0",
+    ]);
+}

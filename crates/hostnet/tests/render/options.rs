@@ -1,0 +1,78 @@
+//! What the operator takes away from us: `--local=false`, `--create-interface=false`; and names of endpoints.
+
+use hostnet::{Encapsulation, Responsible};
+
+use crate::{Fixture, peer};
+
+/// Another CNI routes inside of the location; what leaves it is ours all the same.
+#[test]
+fn local_routes_of_another_cni() {
+    let check = |host, encapsulation, expected: &[&str]| {
+        let mut fixture = Fixture::v4(host, encapsulation);
+        fixture.config.local_routes_by = Responsible::Other;
+        fixture.check(expected);
+    };
+    check(
+        "a1",
+        Encapsulation::Always,
+        &[
+            "link kilo0 wireguard mtu 1420 up",
+            "address 10.4.0.1/16 kilo0",
+            "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+            "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+        ],
+    );
+    check(
+        "a2",
+        Encapsulation::Never,
+        &[
+            "link kilo0 wireguard mtu 1420 down",
+            "route 10.1.9.1/32 via 10.1.0.1 dev eth0",
+            "route 10.2.3.0/24 via 10.1.0.1 dev eth0",
+            "route 10.4.0.1/32 via 10.1.0.1 dev eth0",
+            "route 10.4.0.2/32 via 10.1.0.1 dev eth0",
+        ],
+    );
+}
+
+/// An interface that somebody else made keeps its MTU and stays when we go.
+#[test]
+fn an_interface_of_somebody_else() {
+    let mut fixture = Fixture::of("a1", &["a1 10.1.0.1/24 10.2.1.0/24"], "10.4.0.0/16", Encapsulation::Never);
+    fixture.config.interface_by = Responsible::Other;
+    fixture.config.interface = "given0".parse().unwrap();
+    fixture.check(&["link given0 wireguard up given", "address 10.4.0.1/16 given0"]);
+}
+
+/// A name that does not resolve leaves its peer without an endpoint, and everything else as it is.
+#[test]
+fn names_of_endpoints() {
+    let mut fixture = Fixture::v4("a1", Encapsulation::Never);
+    let mut known = peer("p1 10.5.0.1/32");
+    known.endpoint = "known.example.com:4000".parse().ok();
+    let mut unknown = peer("p2 10.5.0.2/32");
+    unknown.endpoint = "unknown.example.com:4000".parse().ok();
+    fixture.config.resolved.insert("known.example.com".to_owned(), "192.0.2.7".parse().unwrap());
+    let keys = (known.key, unknown.key);
+    fixture.peers = vec![known, unknown];
+    let peers = fixture.rendered().state.wireguard.unwrap().peers;
+    assert_eq!(peers[&keys.0].endpoint, "192.0.2.7:4000".parse().ok());
+    assert_eq!(peers[&keys.1].endpoint, None);
+    assert_eq!(peers.len(), 3);
+}
+
+/// A tunnel's own packets must not go through the tunnel, also when its endpoint is a name.
+#[test]
+fn no_route_to_an_endpoint_through_its_own_tunnel() {
+    let mut fixture = Fixture::v4("a1", Encapsulation::Never);
+    for node in fixture.nodes.iter_mut().filter(|node| node.name == "b1") {
+        node.endpoint = "b.example.com:51820".parse().ok();
+    }
+    fixture.config.resolved.insert("b.example.com".to_owned(), "10.1.9.1".parse().unwrap());
+    fixture.check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "address 10.4.0.1/16 kilo0",
+        "route 10.2.2.0/24 via 10.1.0.2 dev eth0",
+        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+    ]);
+}
