@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use hostnet::{Change, Leftover, Link, LinkKind, LinkName, Route};
+use hostnet::{Address, Change, Leftover, Link, LinkKind, LinkName, Route};
 
 use crate::{
     error::{Error, Failure},
@@ -168,13 +168,7 @@ impl Application<'_> {
             Change::AddAddress(address) => self
                 .index(&address.link)
                 .and_then(|index| refused(address::add(&mut self.kernel.route, index, address.net))),
-            Change::RemoveAddress(address) => match self.index(&address.link) {
-                Err(Error::NoLink(_)) => Ok(()),
-                index => index.and_then(|index| {
-                    let result = address::remove(&mut self.kernel.route, index, address.net);
-                    refused(unless(result, &[libc::EADDRNOTAVAIL]))
-                }),
-            },
+            Change::RemoveAddress(address) => self.remove_address(change, address),
             Change::AddRule(rule) => refused(rule::add(&mut self.kernel.route, rule)),
             Change::RemoveRule(rule) => {
                 refused(unless(rule::remove(&mut self.kernel.route, rule), &[libc::ENOENT]))
@@ -199,6 +193,29 @@ impl Application<'_> {
         if let Err(error) = result {
             self.fail(change, error);
         }
+    }
+
+    /// With the first IPv4 address of a subnet the kernel removes those that came later, and with the last address of
+    /// an interface all its routes. So it is told to keep them; where it cannot be told, they are added again.
+    fn remove_address(&mut self, change: &Change, removed: &Address) -> Result<(), Error> {
+        let index = match self.index(&removed.link) {
+            Err(Error::NoLink(_)) => return Ok(()),
+            index => index?,
+        };
+        setting::keep_secondary_addresses(removed.link.as_str());
+        let socket = &mut self.kernel.route;
+        let before = address::all(socket)?;
+        let result = address::remove(socket, index, removed.net);
+        unless(result, &[libc::EADDRNOTAVAIL]).map_err(Error::refused(change.to_string()))?;
+        let after = address::all(socket)?;
+        for lost in before.iter().filter(|address| address.link == index && address.net != removed.net) {
+            let kept = after.iter().any(|address| address.link == index && address.net == lost.net);
+            if removed.net.contains(&lost.net.addr()) && !kept {
+                let attempt = format!("keep the address {} while {} is removed", lost.net, removed.net);
+                address::add(socket, index, lost.net).map_err(Error::refused(attempt))?;
+            }
+        }
+        Ok(())
     }
 
     fn firewall(&mut self, change: &Change) -> Result<(), Error> {

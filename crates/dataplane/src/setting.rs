@@ -1,4 +1,4 @@
-//! Settings of the kernel in `/proc/sys`: whether the host forwards packets. They are those of the network namespace of
+//! Settings of the kernel in `/proc/sys`, above all whether the host forwards packets. They are those of the network namespace of
 //! the thread that reads and writes them.
 
 use std::{fs, path::Path};
@@ -39,6 +39,15 @@ pub fn enable(families: Forwarding, advertised: &[String]) -> Result<(), Error> 
 
 fn write(path: &'static str) -> Result<(), Error> {
     fs::write(path, "1").map_err(|source| Error::Setting { path, source })
+}
+
+/// Lets later addresses of a subnet outlive the first one (`promote_secondaries` in `ip-sysctl` of the kernel's
+/// documentation). Where the setting cannot be written, they do not; the caller has to look.
+pub fn keep_secondary_addresses(interface: &str) {
+    let path = Path::new("/proc/sys/net/ipv4/conf").join(interface).join("promote_secondaries");
+    if let Err(error) = fs::write(&path, "1") {
+        tracing::debug!(%interface, %error, "promote_secondaries cannot be set");
+    }
 }
 
 /// Something else may handle advertisements (systemd-networkd, NetworkManager): then the kernel's setting is 0 and

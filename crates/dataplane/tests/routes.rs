@@ -336,3 +336,19 @@ fn main_table_and_other_tables_are_told_apart() {
         assert_eq!(tables, [KILO_TABLE].into());
     });
 }
+
+/// The kernel removes the later addresses of a subnet with the first one.
+#[test]
+fn an_address_is_replaced_by_another_one_of_the_subnet() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        let mut desired = with_interface();
+        for net in ["10.4.0.1/16", "10.4.0.3/16", "10.4.0.2/16", "10.5.0.2/16"] {
+            desired.addresses = [Address { link: name(KILO), net: net.parse().unwrap() }].into();
+            desired.routes = [route("10.7.0.0/24", Some("10.4.0.9"), KILO)].into();
+            // In one go: the routes through the interface must not go with its last address either.
+            reach(&mut plane, &desired).await;
+            assert_eq!(json("ip -j -4 addr show dev kilo0")[0]["addr_info"].as_array().unwrap().len(), 1);
+        }
+    });
+}

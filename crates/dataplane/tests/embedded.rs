@@ -1,0 +1,206 @@
+//! The embedded WireGuard device behind the data plane, and the same kind of device of another process.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use dataplane::{Backend, Config, DataPlane, WireguardChoice};
+use hostnet::{Address, Change, HostState, Wireguard, WireguardPeer, plan};
+use mesh::{PresharedKey, PrivateKey, PublicKey};
+use support::*;
+
+fn key(seed: u8) -> PrivateKey {
+    PrivateKey::from_random([seed; 32])
+}
+
+fn peer(allowed_ips: &[&str]) -> WireguardPeer {
+    WireguardPeer {
+        allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
+        ..WireguardPeer::default()
+    }
+}
+
+fn state(port: u16, peers: BTreeMap<PublicKey, WireguardPeer>) -> HostState {
+    let mut state = with_interface();
+    state.wireguard = Some(Wireguard { private_key: Some(key(1)), listen_port: port, peers });
+    state
+}
+
+#[test]
+fn peers_come_change_and_go() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        assert_eq!(plane.backend().to_string(), "embedded");
+        let (a, b) = (key(2).public_key(), key(3).public_key());
+        let endpoint: Option<SocketAddr> = Some("[2001:db8::1]:51820".parse().unwrap());
+        let rich = WireguardPeer {
+            endpoint,
+            persistent_keepalive: 25,
+            preshared_key: PresharedKey::from_bytes([9; 32]),
+            ..peer(&["10.2.1.0/24", "fd02::/64"])
+        };
+        let steps = [
+            BTreeMap::from([(a, peer(&["10.2.1.0/24", "10.4.0.2/32"])), (b, peer(&["10.2.2.0/24"]))]),
+            // A prefix moves from one peer to the other, and another goes.
+            BTreeMap::from([(a, peer(&[])), (b, peer(&["10.2.2.0/24", "10.2.1.0/24"]))]),
+            BTreeMap::from([(a, rich.clone()), (b, peer(&["10.2.2.0/24"]))]),
+            BTreeMap::from([(a, WireguardPeer { preshared_key: None, persistent_keepalive: 0, ..rich })]),
+            BTreeMap::new(),
+        ];
+        for peers in steps {
+            reach(&mut plane, &state(51820, peers.clone())).await;
+            let observed = plane.observe().await.unwrap().host.wireguard.unwrap();
+            assert_eq!(observed, Wireguard { private_key: Some(key(1)), listen_port: 51820, peers });
+        }
+        reach(&mut plane, &state(51999, BTreeMap::new())).await;
+    });
+}
+
+/// The key file may hold a key whose bits WireGuard changes.
+#[test]
+fn a_key_that_is_not_clamped_is_set_once() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        let mut desired = state(51820, BTreeMap::new());
+        desired.wireguard.as_mut().unwrap().private_key = Some(PrivateKey::from_bytes([0xff; 32]));
+        reach(&mut plane, &desired).await;
+    });
+}
+
+#[test]
+fn a_device_whose_interface_was_removed_is_made_again() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        let desired = state(51820, BTreeMap::from([(key(2).public_key(), peer(&["10.2.1.0/24"]))]));
+        reach(&mut plane, &desired).await;
+        run("ip link del kilo0");
+        reach(&mut plane, &desired).await;
+        drop(plane);
+        assert!(!attempt("ip link show kilo0").status.success(), "the interface goes with the data plane");
+    });
+}
+
+#[test]
+fn two_hosts_ping_each_other_and_the_handshake_is_seen() {
+    in_namespace(async || {
+        let other = Namespace::new();
+        run(&format!("ip link add eth0 type veth peer name eth0 netns {}", other.0));
+        run("ip addr add 192.0.2.1/24 dev eth0; ip link set eth0 up");
+        run(&format!("ip -n {0} addr add 192.0.2.2/24 dev eth0; ip -n {0} link set eth0 up", other.0));
+        let config =
+            Config { interface: name(KILO), wireguard: WireguardChoice::Embedded, serve_uapi: false };
+        let mut there = other.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(DataPlane::open(config)).unwrap()
+        });
+        let mut here = open().await;
+        for (plane, own, far, address) in
+            [(&mut here, 1, 2, "10.4.0.1/16"), (&mut there, 2, 1, "10.4.0.2/16")]
+        {
+            let peer = WireguardPeer {
+                endpoint: Some(format!("192.0.2.{far}:51820").parse().unwrap()),
+                ..peer(&[&format!("10.4.0.{far}/32")])
+            };
+            let mut desired = state(51820, BTreeMap::from([(key(far).public_key(), peer)]));
+            desired.wireguard.as_mut().unwrap().private_key = Some(key(own));
+            desired.addresses = [Address { link: name(KILO), net: address.parse().unwrap() }].into();
+            reach(plane, &desired).await;
+        }
+        run("ping -c 2 -W 5 -i 0.2 10.4.0.2");
+        let handshakes = here.observe().await.unwrap().handshakes;
+        let handshake = handshakes[&key(2).public_key()];
+        assert!(handshake.is_alive() && handshake.received > 0 && handshake.sent > 0, "{handshake:?}");
+        assert_eq!(handshake.endpoint, Some("192.0.2.2:51820".parse().unwrap()));
+    });
+}
+
+/// With `--create-interface=false`: the interface is another program's, here a device that this test makes.
+#[test]
+fn an_existing_device_is_configured_over_its_socket() {
+    in_namespace(async || {
+        let interface = format!("wg-{}", std::process::id() % 1_000_000);
+        let mut device = tunnel::Config::named(interface.as_str());
+        device.uapi = true;
+        let device = tunnel::Device::create(device).unwrap();
+        let config =
+            Config { interface: name(&interface), wireguard: WireguardChoice::Existing, serve_uapi: false };
+        let mut plane = DataPlane::open(config).await.unwrap();
+        assert_eq!(plane.backend(), Backend::Uapi);
+        let (a, b) = (key(2).public_key(), key(3).public_key());
+        let mut desired = HostState::default();
+        let link = hostnet::Link { managed: false, mtu: None, ..with_interface().links[&name(KILO)].clone() };
+        desired.links = [(name(&interface), link)].into();
+        for peers in [
+            BTreeMap::from([(a, peer(&["10.2.1.0/24", "10.4.0.2/32"])), (b, peer(&["10.2.2.0/24"]))]),
+            BTreeMap::from([(a, peer(&["10.4.0.2/32"])), (b, peer(&["10.2.2.0/24", "10.2.3.0/24"]))]),
+            BTreeMap::from([(b, peer(&["10.4.0.2/32"]))]),
+        ] {
+            desired.wireguard = Some(Wireguard { private_key: Some(key(1)), listen_port: 51820, peers });
+            reach(&mut plane, &desired).await;
+        }
+        assert_eq!(device.state().peers.len(), 1);
+        // It is not ours to remove.
+        let observed = plane.observe().await.unwrap().host;
+        let rest = plan(&observed, &HostState::default());
+        assert!(!rest.iter().any(|change| matches!(change, Change::RemoveLink(..))), "{rest:?}");
+    });
+}
+
+#[test]
+fn what_cannot_be_opened_says_why() {
+    in_namespace(async || {
+        let open = async |wireguard| {
+            let config = Config { interface: name("absent0"), wireguard, serve_uapi: false };
+            DataPlane::open(config).await.map(|plane| plane.backend())
+        };
+        let error = open(WireguardChoice::Existing).await.unwrap_err().to_string();
+        assert_eq!(error, "there is no interface absent0");
+        run("ip link add absent0 type bridge");
+        let error = open(WireguardChoice::Existing).await.unwrap_err().to_string();
+        assert!(error.contains("neither over netlink nor over its UAPI socket"), "{error}");
+        match open(WireguardChoice::Kernel).await {
+            Ok(backend) => assert_eq!(backend, Backend::Kernel),
+            Err(error) => assert!(error.to_string().contains("load the module wireguard"), "{error}"),
+        }
+    });
+}
+
+#[test]
+fn secrets_do_not_reach_errors() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        let change = Change::SetWireguard(name(KILO), key(7), 51820);
+        let failure = plane.apply(&[change]).await.pop().unwrap();
+        let secret = key(7).expose_base64();
+        for text in [failure.to_string(), format!("{failure:?}"), format!("{plane:?}")] {
+            assert!(!text.contains(&secret) && !text.contains("7, 7, 7"), "{text}");
+        }
+        assert!(failure.to_string().contains("there is no interface kilo0"), "{failure}");
+    });
+}
+
+/// Without CAP_NET_ADMIN the answer says which capability is missing.
+#[test]
+fn a_missing_capability_is_named() {
+    in_namespace(async || {
+        underlay();
+        let sets = rustix::thread::CapabilitySets {
+            effective: rustix::thread::CapabilitySet::empty(),
+            permitted: rustix::thread::CapabilitySet::empty(),
+            inheritable: rustix::thread::CapabilitySet::empty(),
+        };
+        // For this thread, and the thread that it starts.
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let mut plane = open().await;
+        let changes = [
+            Change::SetRoute(route("10.7.0.0/24", Some("10.1.0.2"), "eth0")),
+            Change::SetFirewall(hostnet::Firewall::default()),
+            Change::CreateLink(name(KILO), with_interface().links[&name(KILO)].clone()),
+        ];
+        let failures = plane.apply(&changes).await;
+        let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        assert_eq!(text.len(), 3, "{text:?}");
+        assert!(text.iter().all(|text| text.contains("CAP_NET_ADMIN")), "{text:?}");
+    });
+}

@@ -1,0 +1,105 @@
+//! What a Go agent left behind is found, our state takes its place, and it is removed; what is not Kilo's stays.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use hostnet::{Firewall, HostState, KILO_TABLE, Leftover, Route, Rule};
+use mesh::prefix::Family;
+use support::*;
+
+const GO: &str = "
+iptables -t nat -N KILO-NAT
+iptables -t nat -A KILO-NAT -d 10.2.1.0/24 -m comment --comment 'Kilo: do not NAT packets destined for known IPs' -j RETURN
+iptables -t nat -A KILO-NAT -m comment --comment 'Kilo: NAT remaining packets' -j MASQUERADE
+iptables -t nat -A POSTROUTING -s 10.2.1.0/24 -m comment --comment 'Kilo: jump to KILO-NAT chain' -j KILO-NAT
+iptables -t nat -A POSTROUTING -s 10.5.0.1/32 -m comment --comment 'Kilo: jump to NAT chain' -j KILO-NAT
+iptables -t nat -A POSTROUTING -s 10.66.0.0/16 -j MASQUERADE
+iptables -N KILO-IPIP
+iptables -A KILO-IPIP -s 10.1.0.2/32 -j ACCEPT
+iptables -A INPUT -p 4 -m comment --comment 'Kilo: jump to IPIP chain' -j KILO-IPIP
+iptables -A INPUT -p 4 -m comment --comment 'Kilo: reject other IPIP traffic' -j DROP
+ip6tables -t nat -N KILO-NAT
+ip6tables -t nat -A POSTROUTING -s fd02:1::/64 -j KILO-NAT
+ip route add 10.2.3.0/24 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink
+ip route add 10.5.0.1/32 dev kilo0 proto static
+ip -6 route add fd02:3::/64 dev kilo0 proto static
+ip route add 10.1.0.2/32 via 10.1.0.2 dev eth0 proto static table 1107
+ip rule add from 10.2.1.0/24 to 10.1.0.2/32 table 1107
+ip rule add to 10.1.0.2/32 iif kilo0 table 1107
+ip route add 10.99.0.0/16 via 10.1.0.9 dev eth0 proto static
+";
+
+fn desired() -> HostState {
+    let mut desired = with_interface();
+    let source = Some("10.1.0.1".parse().unwrap());
+    desired.routes = [
+        Route { source, ..route("10.2.3.0/24", Some("10.4.0.2"), KILO) },
+        route("fd02:3::/64", None, KILO),
+        Route { table: KILO_TABLE, ..route("10.1.0.2/32", Some("10.1.0.2"), "eth0") },
+    ]
+    .into();
+    desired.rules = [Rule {
+        priority: 1107,
+        from: Some("10.2.1.0/24".parse().unwrap()),
+        to: None,
+        iif: None,
+        table: KILO_TABLE,
+        family: Family::V4,
+    }]
+    .into();
+    desired.firewall = Some(Firewall::default());
+    desired
+}
+
+#[test]
+fn leftovers_are_found_and_removed() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        reach(&mut plane, &with_interface()).await;
+        GO.lines().filter(|line| !line.is_empty()).for_each(|line| drop(run(line)));
+
+        let found = plane.observe().await.unwrap().host.leftovers;
+        let chain = |family, table: &str, chain: &str| Leftover::Chain {
+            family,
+            table: table.to_owned(),
+            chain: chain.to_owned(),
+        };
+        let routes = found.iter().filter(|leftover| matches!(leftover, Leftover::Route { .. })).count();
+        let rules = found.iter().filter(|leftover| matches!(leftover, Leftover::Rule(_))).count();
+        let chains: BTreeSet<_> =
+            found.iter().filter(|leftover| matches!(leftover, Leftover::Chain { .. })).cloned().collect();
+        assert_eq!((routes, rules), (4, 2), "{found:#?}");
+        let expected = [
+            chain("ip", "nat", "KILO-NAT"),
+            chain("ip", "filter", "KILO-IPIP"),
+            chain("ip6", "nat", "KILO-NAT"),
+        ];
+        assert_eq!(chains, expected.into());
+
+        reach(&mut plane, &desired()).await;
+        let observed = plane.observe().await.unwrap().host;
+        assert_eq!(observed.leftovers, [].into());
+        assert_eq!((&observed.routes, &observed.rules), (&desired().routes, &desired().rules));
+        let text = run("iptables-save; ip6tables-save");
+        assert!(!text.contains("KILO"), "{text}");
+        assert!(text.contains("-A POSTROUTING -s 10.66.0.0/16 -j MASQUERADE"), "{text}");
+        assert_eq!(run("ip route show proto static").trim(), "10.99.0.0/16 via 10.1.0.9 dev eth0");
+    });
+}
+
+/// A rule of a Go agent that is equal to one of ours: ours stays.
+#[test]
+fn of_two_equal_rules_ours_stays() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        run("ip rule add from 10.2.1.0/24 table 1107 priority 1107");
+        reach(&mut plane, &desired()).await;
+        let rules = json("ip -j rule show table 1107");
+        assert_eq!(rules.len(), 1, "{rules:?}");
+        assert_eq!(rules[0]["protocol"], "107", "{rules:?}");
+    });
+}
