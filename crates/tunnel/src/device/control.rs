@@ -18,6 +18,7 @@ pub(super) fn run(shared: &Shared) {
     follow_link(shared);
     loop {
         shared.bell.quiet();
+        shared.do_errands();
         let now = sys::now();
         let more = shared.engine.handle_jobs(now, &mut out);
         shared.engine.handle_timers(now, &mut out);

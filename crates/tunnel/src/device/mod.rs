@@ -182,7 +182,8 @@ impl Inner {
         if port == old.port {
             return Ok(());
         }
-        let new = Arc::new(Sockets::bind(port, self.shared.mark())?);
+        let mark = self.shared.mark();
+        let new = Arc::new(self.shared.in_namespace(move || Sockets::bind(port, mark))??);
         self.shared.sockets.store(new.clone());
         let old_threads = std::mem::take(&mut *lock(&self.socket_threads));
         old.stop.ring();

@@ -1,9 +1,10 @@
 //! What the threads of a device share, and how it comes into being.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,9 +13,16 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::peer::Endpoint;
+use crate::sync::lock;
 use crate::sys::tun::Tun;
 use crate::sys::udp::UdpSocket;
 use crate::sys::{self, Bell};
+
+/// Something to be done in the network namespace of the device.
+type Errand = Box<dyn FnOnce() + Send>;
+
+/// How long an errand may take; binding sockets takes microseconds.
+const ERRAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything the threads need.
 pub(crate) struct Shared {
@@ -26,6 +34,8 @@ pub(crate) struct Shared {
     /// Rung, and never silenced, when the threads have to end.
     pub(super) stop: Bell,
     pub(super) changing_sockets: Mutex<()>,
+    /// What the control thread is to do because it lives in the network namespace of the device.
+    errands: Mutex<VecDeque<Errand>>,
     name: String,
     gone: AtomicBool,
     mark: AtomicU32,
@@ -57,6 +67,7 @@ impl Shared {
             bell,
             stop: Bell::new().map_err(resource)?,
             changing_sockets: Mutex::default(),
+            errands: Mutex::default(),
             name: config.name.clone(),
             gone: AtomicBool::new(false),
             mark: AtomicU32::new(config.fwmark),
@@ -94,6 +105,33 @@ impl Shared {
         }
         self.stop.ring();
         self.sockets.load().stop.ring();
+    }
+
+    /// Does something in the network namespace of the device, whichever one the caller lives in now.
+    pub(super) fn in_namespace<T: Send + 'static>(
+        &self,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = mpsc::channel();
+        // A caller that has given up does not wait for the result.
+        lock(&self.errands).push_back(Box::new(move || drop(sender.send(body()))));
+        self.bell.ring();
+        receiver.recv_timeout(ERRAND_TIMEOUT).map_err(|_| match self.check() {
+            Err(gone) => gone,
+            Ok(()) => Error::Closed,
+        })
+    }
+
+    /// Does what was asked for by [`Shared::in_namespace`].
+    pub(super) fn do_errands(&self) {
+        loop {
+            // Not in the condition of the loop: the lock would be held while working.
+            let errand = lock(&self.errands).pop_front();
+            match errand {
+                Some(errand) => errand(),
+                None => return,
+            }
+        }
     }
 
     /// Sends one datagram, or a run of datagrams of `segment` bytes.

@@ -84,13 +84,15 @@ impl AsRawFd for Queue {
 }
 
 impl Tun {
-    /// Creates the interface, down, with as much offload as the kernel knows.
+    /// Creates the interface, down, with as much offload as the kernel knows. One that exists is not joined.
     pub(crate) fn create(name: &str, queues: usize) -> io::Result<Self> {
         let control = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
         let plain = libc::IFF_TUN | libc::IFF_NO_PI;
         let full = plain | libc::IFF_VNET_HDR | if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
-        let (first, flags) = match Queue::open(name, full) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (Queue::open(name, plain)?, plain),
+        let (first, flags) = match Queue::open(name, full | libc::IFF_TUN_EXCL) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                (Queue::open(name, plain | libc::IFF_TUN_EXCL)?, plain)
+            }
             result => (result?, full),
         };
         let mut tun = Self { queues: vec![first], offload: Offload::None, control, link_events: None };
