@@ -24,6 +24,21 @@ pub struct Config {
     pub fwmark: u32,
     /// Whether to answer `wg(8)` on `/var/run/wireguard/<name>.sock`.
     pub uapi: bool,
+    /// When the first handshake with a new peer begins.
+    pub greeting: Greeting,
+}
+
+/// When the first handshake with a peer begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Greeting {
+    /// With the first packet to the peer, as everywhere else.
+    #[default]
+    FirstPacket,
+    /// As soon as the peer has an endpoint and the interface is up. After a restart the other side still believes in
+    /// a session that we have lost; without a packet from us it would notice only after 15 s
+    /// (`KEEPALIVE_TIMEOUT` + `REKEY_TIMEOUT`). And where two devices add each other at about the same time, the
+    /// later one finds the other ready, so neither waits for the earlier one's repetition.
+    AtOnce,
 }
 
 impl Config {
@@ -39,6 +54,7 @@ impl Config {
             listen_port: 0,
             fwmark: 0,
             uapi: false,
+            greeting: Greeting::default(),
         }
     }
 }

@@ -28,8 +28,8 @@ mod trie;
 pub mod uapi;
 
 pub use config::{
-    AllowedIpsChange, Config, DeviceChange, DeviceState, Drops, PeerChange, PeerSettings, PeerState,
-    WhenMissing,
+    AllowedIpsChange, Config, DeviceChange, DeviceState, Drops, Greeting, PeerChange, PeerSettings,
+    PeerState, WhenMissing,
 };
 pub use device::Device;
 pub use error::Error;

@@ -1,6 +1,8 @@
 //! Devices in network namespaces on the real kernel: traffic, roaming, interfaces, errors. Needs root and /dev/net/tun.
 
 mod common;
+#[path = "common/relay.rs"]
+mod relay;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::thread;
@@ -8,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tunnel::{AllowedIpsChange, Config, Device, Error, PeerChange, PeerSettings};
 
-use common::{End, Namespace, Relay, connected, eventually, key, peer, run, transfer, tunnel_over, unique};
+use common::{End, Namespace, connected, eventually, key, peer, run, transfer, tunnel_over, unique};
+use relay::Relay;
 
 /// Pings until it works, as the first packets wait for the handshake.
 fn reach(from: &End, to: &str) {

@@ -42,6 +42,7 @@ fn dump(end: &End) -> Vec<Vec<String>> {
 
 fn reach(from: &End, to: &str) {
     eventually(&format!("an answer from {to}"), || from.namespace.ping(to));
+    from.namespace.run(&format!("ping -n -c 3 -i 0.01 -W 2 {to}"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::config::Config;
+use crate::config::{Config, Greeting};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::peer::Endpoint;
@@ -59,6 +59,7 @@ impl Shared {
         let ringer = bell.clone();
         let engine =
             Engine::new(config.private_key.clone(), config.mtu as usize, Box::new(move || ringer.ring()));
+        engine.set_greets(config.greeting == Greeting::AtOnce);
         engine.set_running(false);
         Ok(Self {
             engine,

@@ -57,6 +57,7 @@ pub(crate) struct Engine {
     bell: Box<dyn Fn() + Send + Sync>,
     mtu: AtomicUsize,
     running: AtomicBool,
+    greets: AtomicBool,
 }
 
 /// Who we are.
@@ -115,6 +116,7 @@ impl Engine {
             bell,
             mtu: AtomicUsize::new(mtu),
             running: AtomicBool::new(true),
+            greets: AtomicBool::new(false),
         }
     }
 
@@ -126,6 +128,18 @@ impl Engine {
     /// Follows a change of the interface's MTU.
     pub(crate) fn set_mtu(&self, mtu: usize) {
         self.mtu.store(mtu, Relaxed);
+    }
+
+    /// Whether handshakes begin before there is a packet to send.
+    pub(crate) fn set_greets(&self, greets: bool) {
+        self.greets.store(greets, Relaxed);
+    }
+
+    /// Begins a handshake with a peer that has an endpoint, if that is what this device does.
+    fn greet(&self, peer: &Arc<Peer>) {
+        if self.greets.load(Relaxed) && self.is_running() && peer.endpoint.load().is_some() {
+            self.add_job(Job::Keepalive(peer.clone()));
+        }
     }
 
     /// Whether the interface is up. A device that is down sends nothing and ignores what it receives.
@@ -144,6 +158,8 @@ impl Engine {
             if up {
                 if peer.timers.persistent_keepalive() != 0 {
                     self.add_job(Job::Keepalive(peer.clone()));
+                } else {
+                    self.greet(peer);
                 }
             } else {
                 self.release(peer.forget_keys());

@@ -90,8 +90,8 @@ impl Engine {
                 PeerChange::Remove(key) => gone.extend(edit.remove(key)),
                 PeerChange::Set(settings) if settings.key == identity.public => {}
                 PeerChange::Set(settings) => {
-                    if settings.when_missing == WhenMissing::Add && !edit.registry.contains_key(&settings.key)
-                    {
+                    let known = edit.registry.contains_key(&settings.key);
+                    if settings.when_missing == WhenMissing::Add && !known {
                         // A key that came back after its removal in the same call is computed here.
                         let shared =
                             shared.remove(&settings.key).unwrap_or_else(|| self.shared(&settings.key));
@@ -99,6 +99,9 @@ impl Engine {
                     }
                     if let Some(peer) = edit.set_allowed_ips(settings) {
                         self.set_peer(&peer, settings, now);
+                        if !known {
+                            self.greet(&peer);
+                        }
                         touched.push(peer);
                     }
                 }

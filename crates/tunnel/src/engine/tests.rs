@@ -180,7 +180,7 @@ fn loss_reordering_and_duplication_lose_only_what_was_lost() {
     world.fate = Box::new(move |datagram| {
         turn += 1;
         match turn % 10 {
-            _ if datagram.len() != DATA_SIZE && turn % 3 == 0 => Fate::Lose,
+            _ if datagram.len() != DATA_SIZE && turn.is_multiple_of(3) => Fate::Lose,
             3 => Fate::Lose,
             5 => Fate::Duplicate,
             7 => Fate::Delay,

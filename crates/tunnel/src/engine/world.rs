@@ -27,6 +27,9 @@ pub(crate) enum Fate {
     Delay,
 }
 
+/// Decides what happens to each datagram.
+type Judge = Box<dyn FnMut(&[u8]) -> Fate>;
+
 /// An engine with an address.
 pub(crate) struct Node {
     pub(crate) engine: Engine,
@@ -42,7 +45,7 @@ pub(crate) struct Node {
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) now: Now,
-    pub(crate) fate: Box<dyn FnMut(&[u8]) -> Fate>,
+    pub(crate) fate: Judge,
     /// By arrival and order of sending: source, destination, datagram.
     flying: BTreeMap<(Moment, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     sequence: u64,
