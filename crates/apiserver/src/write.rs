@@ -102,9 +102,6 @@ impl Inner {
         }
         let warnings = conform(kind, &mut value, options.validation)?;
         validate(kind, &value)?;
-        if definition::is_definition(kind) {
-            definition::note_stored_versions(&mut value);
-        }
         set_system_fields(kind, &mut value);
         let owners = new.owners.unwrap_or_else(|| created_owners(kind, &value, &options.manager));
         ownership::encode(&mut value, owners);
@@ -112,6 +109,7 @@ impl Inner {
             defaults::admit_created(kind, &mut value);
         }
         if definition::is_definition(kind) {
+            definition::note_stored_versions(&mut value);
             establish(kind, &mut value);
         }
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -325,7 +323,9 @@ fn writer(target: Target<'_>, manager: &str) -> Writer {
 fn created_owners(kind: &Kind, value: &Value, manager: &str) -> Vec<Entry> {
     let mut base = kind.empty();
     base["metadata"] = json!({});
-    defaults::fill(kind, &mut base);
+    if !definition::is_definition(kind) {
+        defaults::fill(kind, &mut base);
+    }
     base["apiVersion"] = json!(kind.api_version());
     base["kind"] = json!(kind.kind);
     let delta = ownership::compare(Layout::new(kind), &base, value);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::response::Response;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value, json};
 
 use super::Call;
@@ -16,6 +17,15 @@ use crate::status::{Cause, Status};
 use crate::store::Object;
 use crate::table;
 use crate::watch::{self, Request, Start, View};
+
+/// Base64 for URLs, as lenient as Go's.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// How long a watch lasts that names no timeout.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -113,7 +123,7 @@ struct Continue {
 impl Continue {
     fn parse(token: &str) -> Result<Continue, Status> {
         let fail = |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-        let text = URL_SAFE_NO_PAD.decode(token).map_err(|error| fail(error.to_string()))?;
+        let text = BASE64.decode(token).map_err(|error| fail(error.to_string()))?;
         let value: Value = serde_json::from_slice(&text).map_err(|_| match text.first() {
             Some(byte) if byte.is_ascii_graphic() => {
                 fail(format!("invalid character '{}' looking for beginning of value", char::from(*byte)))
@@ -134,7 +144,7 @@ impl Continue {
 
     fn token(version: i64, start: &str) -> String {
         let key = json!({ "v": "meta.k8s.io/v1", "rv": version, "start": start });
-        URL_SAFE_NO_PAD.encode(key.to_string())
+        BASE64.encode(key.to_string())
     }
 }
 
