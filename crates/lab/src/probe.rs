@@ -97,7 +97,7 @@ pub struct Stream {
 }
 
 /// What became of a [`Stream`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Report {
     /// When the stream began.
     pub begin: Instant,
@@ -173,19 +173,37 @@ impl Report {
 
     /// The longest time from a lost packet to the next answered one, or to the end.
     pub fn longest_gap(&self) -> Duration {
-        let (mut longest, mut since) = (Duration::ZERO, None);
+        self.gaps().into_iter().map(|(from, to)| to - from).max().unwrap_or_default()
+    }
+
+    /// When packets were lost: from the first lost one to the next answered one, or to the last.
+    fn gaps(&self) -> Vec<(Duration, Duration)> {
+        let mut gaps = Vec::new();
+        let mut since = None;
         for (sent, answered) in &self.packets {
-            let first_lost = *since.get_or_insert(*sent);
-            longest = if since == Some(*sent) && *answered {
-                longest
-            } else {
-                longest.max(sent.saturating_sub(first_lost))
-            };
-            if *answered {
-                since = None;
+            match (since, *answered) {
+                (None, false) => since = Some(*sent),
+                (Some(first), true) => {
+                    gaps.push((first, *sent));
+                    since = None;
+                }
+                (None, true) | (Some(_), false) => {}
             }
         }
-        longest
+        let last = self.packets.keys().next_back().copied();
+        gaps.extend(since.zip(last));
+        gaps
+    }
+}
+
+/// Thousands of packets are no help; the gaps are.
+impl std::fmt::Debug for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} packets lost", self.lost(), self.sent())?;
+        for (from, to) in self.gaps() {
+            write!(f, ", from {:.2} s to {:.2} s", from.as_secs_f32(), to.as_secs_f32())?;
+        }
+        Ok(())
     }
 }
 

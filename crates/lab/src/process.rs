@@ -124,8 +124,10 @@ impl Running {
         if let Some(pid) = self.pid() {
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
-        stat(self.pid)
-            .is_some_and(|stat| stat.start_time == self.start_time && stat.state != 'Z' && stat.state != 'X')
+        let same = |stat: &Stat| stat.start_time == self.start_time;
+        let Some(stat) = stat(self.pid).filter(same) else { return false };
+        // The first thread may be a zombie while others still end, and keep sockets and files open until they have.
+        !matches!(stat.state, 'Z' | 'X') || threads(self.pid) > 1
     }
 
     /// Sends a signal, unless it has ended.
@@ -218,6 +220,10 @@ pub fn run_batches(batches: &[Batch]) -> Result<(), LabError> {
         }
     }
     first_failure
+}
+
+fn threads(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
 struct Stat {

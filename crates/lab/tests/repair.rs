@@ -13,9 +13,12 @@ const RESYNC: Duration = Duration::from_secs(3);
 #[test]
 fn what_was_removed_comes_back() {
     let mut spec = common::with_agents("fix");
-    spec.mesh.agent_args.push(format!("--resync-period={}s", RESYNC.as_secs()));
-    // A long period must not be what repairs: the leader's is far away.
-    spec.node_mut("a1").expect("the demo has it").agent_args.push("--resync-period=10m".into());
+    // Where the kernel tells of a change, the period must not be what repairs it: it is far away.
+    for (node, period) in
+        [("a1", "10m".into()), ("a2", "10m".into()), ("b1", format!("{}s", RESYNC.as_secs()))]
+    {
+        spec.node_mut(node).expect("the demo has it").agent_args.push(format!("--resync-period={period}"));
+    }
     let lab = common::converged(spec);
     let leader = lab.node("a1").expect("the demo has it");
     let member = lab.node("a2").expect("the demo has it");
