@@ -48,6 +48,7 @@ impl WireguardBackend for Embedded {
         let mut config = tunnel::Config::named(self.interface.as_str());
         config.mtu = mtu.unwrap_or(config.mtu);
         config.uapi = self.serve_uapi;
+        config.greeting = tunnel::Greeting::AtOnce;
         let attempt = format!("make the embedded WireGuard device {}", self.interface);
         self.device = Some(tunnel::Device::create(config).map_err(self.failed(attempt))?);
         Ok(())
