@@ -189,6 +189,10 @@ impl Reconciler {
     fn render_config(&self) -> RenderConfig {
         let mut config = self.config.render.clone();
         config.resolved = self.names.resolved();
+        // Where a router forwards a port it is the same one inside, as with the Go agent.
+        if let Some(endpoint) = &self.forced.endpoint {
+            config.listen_port = endpoint.port;
+        }
         config.mtu = match self.config.mtu {
             Mtu::Fixed(mtu) => mtu,
             Mtu::Auto => {

@@ -4,11 +4,11 @@
 
 mod support;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use hostnet::Change;
-use mesh::{Node, Role};
-use reconciler::{Reconciler, Removal, Watch};
+use mesh::{Forced, Node, Role};
+use reconciler::{NodeUpdate, Reconciler, Removal, Watch};
 use support::{World, key, node};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -228,4 +228,18 @@ fn the_end_removes_what_it_is_told_to() {
     assert!(!but_interface.iter().any(|change| matches!(change, Change::RemoveLink(..))));
     assert!(but_interface.iter().any(|change| matches!(change, Change::RemoveFirewall)));
     assert!(but_interface.iter().any(|change| matches!(change, Change::SetUp(_, false))));
+}
+
+#[test]
+fn a_forced_endpoint_decides_the_port() {
+    let mut world = World::new();
+    let forced = Forced { endpoint: "nat.example.com:4500".parse().ok(), internal_ips: Some(Vec::new()) };
+    let update =
+        NodeUpdate { node: Arc::new(node("a", "one", 1)), problems: Vec::new(), forced: Some(forced) };
+    world.reconciler.handle_node("a", Some(update), world.now);
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.settle();
+    assert_eq!(world.host.wireguard.as_ref().unwrap().listen_port, 4500);
+    assert_eq!(world.patches[0].endpoint.as_ref().unwrap().to_string(), "nat.example.com:4500");
+    assert_eq!(world.patches[0].internal_ips, []);
 }
