@@ -41,6 +41,10 @@ fn decode(message: &Received<'_>) -> Option<KernelRule> {
 
 /// All rules of both families that look up a table, in the kernel's order.
 pub fn all(socket: &mut Socket) -> Result<Vec<KernelRule>, Error> {
+    list(socket).map_err(Error::observing("policy rules"))
+}
+
+fn list(socket: &mut Socket) -> Result<Vec<KernelRule>, Refusal> {
     let mut rules = Vec::new();
     for family in Family::ALL {
         let ask = |writer: &mut Writer<'_>| {
@@ -52,7 +56,7 @@ pub fn all(socket: &mut Socket) -> Result<Vec<KernelRule>, Error> {
             Ok(found) => rules.extend(found),
             // The kernel has no policy routing, or no IPv6.
             Err(refusal) if matches!(refusal.errno(), libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => {}
-            Err(refusal) => return Err(Error::observing("policy rules")(refusal)),
+            Err(refusal) => return Err(refusal),
         }
     }
     Ok(rules)
@@ -83,22 +87,57 @@ fn encode(writer: &mut Writer<'_>, rule: &Rule, protocol: Option<u8>) {
 }
 
 /// Adds a rule of ours. That it exists is no error.
-pub fn add(socket: &mut Socket, rule: &Rule) -> Result<(), Refusal> {
-    let result = socket
-        .request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, |writer| encode(writer, rule, Some(ROUTE_PROTOCOL)));
-    match result {
-        Err(refusal) if refusal.errno() == libc::EEXIST => Ok(()),
-        result => result,
+pub fn add(socket: &mut Socket, rule: &Rule) -> Result<(), Error> {
+    add_as(socket, rule, ROUTE_PROTOCOL).map_err(Error::refused(format!("add rule {rule}")))
+}
+
+/// To the kernel a more special rule of the same priority is "this rule" too, when it is asked not to add one twice. So
+/// we look ourselves before we insist.
+fn add_as(socket: &mut Socket, rule: &Rule, protocol: u8) -> Result<(), Refusal> {
+    let body = |writer: &mut Writer<'_>| encode(writer, rule, Some(protocol));
+    match socket.request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body) {
+        Err(refusal) if refusal.errno() == libc::EEXIST => {}
+        result => return result,
     }
+    let exists = list(socket)?.iter().any(|found| found.rule == *rule && found.protocol == protocol);
+    if exists { Ok(()) } else { socket.request(RTM_NEWRULE, NLM_F_CREATE, body) }
 }
 
-/// Removes a rule of ours.
-pub fn remove(socket: &mut Socket, rule: &Rule) -> Result<(), Refusal> {
-    socket.request(RTM_DELRULE, 0, |writer| encode(writer, rule, Some(ROUTE_PROTOCOL)))
+/// Which rules may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Those that we made.
+    ByUs,
+    /// Those that somebody else made.
+    ByOthers,
 }
 
-/// Removes the first rule that looks like this one, whoever made it. A rule that was there before an equal one of
-/// ours is the first.
-pub fn remove_any(socket: &mut Socket, rule: &Rule) -> Result<(), Refusal> {
-    socket.request(RTM_DELRULE, 0, |writer| encode(writer, rule, None))
+/// Removes a rule, if it is there.
+///
+/// To the kernel a selector that is not named is a wildcard, and it removes the first rule that fits: when more special
+/// rules come before the one that is meant, they go too, and are added again.
+pub fn remove(socket: &mut Socket, rule: &Rule, made: Made) -> Result<(), Error> {
+    let protocol = (made == Made::ByUs).then_some(ROUTE_PROTOCOL);
+    let fits = |found: &KernelRule| {
+        let other = &found.rule;
+        (other.family, other.priority, other.table) == (rule.family, rule.priority, rule.table)
+            && (rule.from.is_none() || rule.from == other.from)
+            && (rule.to.is_none() || rule.to == other.to)
+            && (rule.iif.is_none() || rule.iif == other.iif)
+            && protocol.is_none_or(|protocol| found.protocol == protocol)
+    };
+    let meant = |found: &KernelRule| {
+        found.rule == *rule && (found.protocol == ROUTE_PROTOCOL) == (made == Made::ByUs)
+    };
+    let fitting: Vec<KernelRule> = all(socket)?.into_iter().filter(fits).collect();
+    let Some(position) = fitting.iter().position(meant) else { return Ok(()) };
+    let refused = |refusal| Error::refused(format!("remove rule {rule}"))(refusal);
+    for _ in 0..=position {
+        socket.request(RTM_DELRULE, 0, |writer| encode(writer, rule, protocol)).map_err(refused)?;
+    }
+    for lost in &fitting[..position] {
+        add_as(socket, &lost.rule, lost.protocol)
+            .map_err(Error::refused(format!("keep rule {}", lost.rule)))?;
+    }
+    Ok(())
 }

@@ -3,20 +3,22 @@
 //!
 //! Removing what is gone already is a success: what counts is that it is not there.
 
+mod addresses;
+mod links;
+
 use std::collections::BTreeMap;
 
-use hostnet::{Address, Change, Leftover, Link, LinkKind, LinkName, Route};
+use hostnet::{Change, Leftover, LinkName, Route};
 
 use crate::{
     error::{Error, Failure},
     kernel::Kernel,
     netlink::Refusal,
     nft,
-    observe::TUNNELS,
     rtnl::{
         address, link,
         route::{self, Verb},
-        rule,
+        rule::{self, Made},
     },
     setting,
     wireguard::PeerEdit,
@@ -58,6 +60,7 @@ impl Kernel {
                 None => application.single(&group[0]),
             }
         }
+        application.again();
         application.failures
     }
 }
@@ -65,6 +68,22 @@ impl Kernel {
 impl Application<'_> {
     fn fail(&mut self, change: &Change, error: Error) {
         self.failures.push(Failure { change: change.clone(), error });
+    }
+
+    /// Tries routes again that failed: what stood in their way may be gone by now. When WireGuard addresses are handed
+    /// out anew, a next hop is often an address that this host had until a moment ago, and the kernel takes no own
+    /// address as a next hop.
+    fn again(&mut self) {
+        let refused = |failure: &Failure| {
+            matches!((&failure.change, &failure.error), (Change::SetRoute(_), Error::Refused { .. }))
+        };
+        let (routes, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.failures).into_iter().partition(refused);
+        self.failures = others;
+        let routes: Vec<Change> = routes.into_iter().map(|failure| failure.change).collect();
+        if !routes.is_empty() {
+            self.routes(&routes);
+        }
     }
 
     fn index(&mut self, name: &LinkName) -> Result<u32, Error> {
@@ -169,12 +188,10 @@ impl Application<'_> {
                 .index(&address.link)
                 .and_then(|index| refused(address::add(&mut self.kernel.route, index, address.net))),
             Change::RemoveAddress(address) => self.remove_address(change, address),
-            Change::AddRule(rule) => refused(rule::add(&mut self.kernel.route, rule)),
-            Change::RemoveRule(rule) => {
-                refused(unless(rule::remove(&mut self.kernel.route, rule), &[libc::ENOENT]))
-            }
+            Change::AddRule(rule) => rule::add(&mut self.kernel.route, rule),
+            Change::RemoveRule(rule) => rule::remove(&mut self.kernel.route, rule, Made::ByUs),
             Change::RemoveLeftover(Leftover::Rule(rule)) => {
-                refused(unless(rule::remove_any(&mut self.kernel.route, rule), &[libc::ENOENT]))
+                rule::remove(&mut self.kernel.route, rule, Made::ByOthers)
             }
             Change::SetFirewall(_)
             | Change::UpdateFirewall(..)
@@ -195,29 +212,6 @@ impl Application<'_> {
         }
     }
 
-    /// With the first IPv4 address of a subnet the kernel removes those that came later, and with the last address of
-    /// an interface all its routes. So it is told to keep them; where it cannot be told, they are added again.
-    fn remove_address(&mut self, change: &Change, removed: &Address) -> Result<(), Error> {
-        let index = match self.index(&removed.link) {
-            Err(Error::NoLink(_)) => return Ok(()),
-            index => index?,
-        };
-        setting::keep_secondary_addresses(removed.link.as_str());
-        let socket = &mut self.kernel.route;
-        let before = address::all(socket)?;
-        let result = address::remove(socket, index, removed.net);
-        unless(result, &[libc::EADDRNOTAVAIL]).map_err(Error::refused(change.to_string()))?;
-        let after = address::all(socket)?;
-        for lost in before.iter().filter(|address| address.link == index && address.net != removed.net) {
-            let kept = after.iter().any(|address| address.link == index && address.net == lost.net);
-            if removed.net.contains(&lost.net.addr()) && !kept {
-                let attempt = format!("keep the address {} while {} is removed", lost.net, removed.net);
-                address::add(socket, index, lost.net).map_err(Error::refused(attempt))?;
-            }
-        }
-        Ok(())
-    }
-
     fn firewall(&mut self, change: &Change) -> Result<(), Error> {
         let nft = match &mut self.kernel.nft {
             Ok(nft) => nft,
@@ -233,63 +227,6 @@ impl Application<'_> {
             _ => nft.remove(),
         };
         result.map_err(Error::refused(change.to_string()))
-    }
-
-    fn create(&mut self, name: &LinkName, wanted: &Link) -> Result<(), Error> {
-        let found = link::find(&mut self.kernel.route, name)?;
-        let kind = match wanted.kind {
-            LinkKind::Wireguard => "WireGuard",
-            LinkKind::Ipip | LinkKind::Sit => link::kind_name(wanted.kind),
-        };
-        let same = found.as_ref().is_some_and(|found| found.kind == link::kind_name(wanted.kind));
-        match (found, wanted.kind) {
-            // The kernel's own device: it is there, or appears with its module.
-            (Some(_), LinkKind::Ipip | LinkKind::Sit) if same => {}
-            (Some(found), _) => {
-                return Err(Error::WrongKind { link: name.clone(), found: found.kind, wanted: kind });
-            }
-            (None, LinkKind::Wireguard) if self.kernel.config.interface != *name => {
-                return Err(Error::NoLink(name.clone()));
-            }
-            (None, LinkKind::Wireguard) if !self.kernel.manages_interface() => {
-                return Err(Error::NoLink(name.clone()));
-            }
-            (None, LinkKind::Wireguard) => {
-                let kernel = &mut *self.kernel;
-                return kernel.wireguard.create(&mut kernel.route, wanted.mtu);
-            }
-            (None, LinkKind::Ipip | LinkKind::Sit) => self.create_tunnel(name, wanted.kind)?,
-        }
-        let index = self.index(name)?;
-        let Some(mtu) = wanted.mtu else { return Ok(()) };
-        let attempt = format!("set the MTU of {name} to {mtu}");
-        link::set_mtu(&mut self.kernel.route, index, mtu).map_err(Error::refused(attempt))
-    }
-
-    /// Making any device of this kind loads its module, with which the kernel's own device appears in every network
-    /// namespace (unless `net.core.fb_tunnels_only_for_init_net` says otherwise): then it is there although making
-    /// it failed.
-    fn create_tunnel(&mut self, name: &LinkName, kind: LinkKind) -> Result<(), Error> {
-        let result = link::create(&mut self.kernel.route, name, kind, None);
-        let source = match result {
-            Ok(()) => return Ok(()),
-            Err(refusal) => refusal,
-        };
-        let own = TUNNELS.iter().any(|(own, own_kind)| name.as_str() == *own && kind == *own_kind);
-        if own && link::find(&mut self.kernel.route, name)?.is_some() {
-            return Ok(());
-        }
-        Err(Error::NoEncapsulation { kind: link::kind_name(kind), link: name.clone(), source })
-    }
-
-    fn remove(&mut self, change: &Change, name: &LinkName, wanted: &Link) -> Result<(), Error> {
-        self.indices.remove(name);
-        if wanted.kind == LinkKind::Wireguard && *name == self.kernel.config.interface {
-            self.kernel.wireguard.close();
-        }
-        let Some(found) = link::find(&mut self.kernel.route, name)? else { return Ok(()) };
-        let result = link::remove(&mut self.kernel.route, found.index);
-        unless(result, &[libc::ENODEV]).map_err(Error::refused(change.to_string()))
     }
 
     /// The interfaces with an IPv6 default route that a router advertised.
