@@ -12,6 +12,8 @@ mod drops;
 mod engine;
 mod error;
 mod foreground;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ip;
 mod key;
 mod message;

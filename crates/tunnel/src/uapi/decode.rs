@@ -74,8 +74,13 @@ pub fn decode_state(text: &str) -> Result<DeviceState, Error> {
         match line.key {
             "preshared_key" => peer.preshared_key = PresharedKey::from(line.hex()?),
             "endpoint" => peer.endpoint = Some(line.number()?),
-            "last_handshake_time_sec" => handshake += Duration::from_secs(line.number()?),
-            "last_handshake_time_nsec" => handshake += Duration::from_nanos(u64::from(line.number::<u32>()?)),
+            "last_handshake_time_sec" => {
+                handshake = handshake.saturating_add(Duration::from_secs(line.number()?));
+            }
+            "last_handshake_time_nsec" => {
+                let nanos = Duration::from_nanos(u64::from(line.number::<u32>()?));
+                handshake = handshake.saturating_add(nanos);
+            }
             "tx_bytes" => peer.tx_bytes = line.number()?,
             "rx_bytes" => peer.rx_bytes = line.number()?,
             "persistent_keepalive_interval" => peer.keepalive = line.number()?,
