@@ -159,8 +159,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         found["categories"] = json!(kind.categories);
     }
     if kind.has(Feature::Status) {
-        found["subresources"] =
-            json!([{ "subresource": "status", "responseKind": response, "verbs": ["get", "patch", "update"] }]);
+        found["subresources"] = json!([{ "subresource": "status", "responseKind": response, "verbs": ["get", "patch", "update"] }]);
     }
     found
 }

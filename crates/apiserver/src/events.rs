@@ -16,8 +16,11 @@ const NAMES: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
+/// Turns an event of one version into one of the other.
+pub(crate) type Convert = fn(Value) -> Value;
+
 /// The other collection an event belongs to, and how to get there.
-pub(crate) fn twin(kind: &Kind) -> Option<(CollectionKey, fn(Value) -> Value)> {
+pub(crate) fn twin(kind: &Kind) -> Option<(CollectionKey, Convert)> {
     if kind.plural != "events" {
         return None;
     }

@@ -73,9 +73,7 @@ fn schema(kind: &Kind) -> Value {
 
 /// What tells a client that it may leave the validation of fields to the server.
 fn patch_operation(kind: &Kind) -> Value {
-    let parameter = |name: &str| {
-        json!({ "name": name, "in": "query", "schema": { "type": "string", "uniqueItems": true } })
-    };
+    let parameter = |name: &str| json!({ "name": name, "in": "query", "schema": { "type": "string", "uniqueItems": true } });
     let parameters = ["dryRun", "fieldManager", "fieldValidation", "force"].map(parameter);
     let reference = json!({ "$ref": format!("#/components/schemas/{}", schema_name(kind)) });
     json!({

@@ -120,7 +120,9 @@ fn selectable(kind: &Kind) -> &'static [&'static str] {
             "source",
             "type",
         ],
-        "events" => &["regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "reason", "type"],
+        "events" => {
+            &["regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "reason", "type"]
+        }
         _ => &[],
     }
 }
@@ -236,7 +238,9 @@ impl Parser {
                 self.next();
                 let word = self.exact()?;
                 let bound = word.parse().map_err(|_| {
-                    Status::bad_request(format!("for '{sign}' operators the value must be an integer: {word:?}"))
+                    Status::bad_request(format!(
+                        "for '{sign}' operators the value must be an integer: {word:?}"
+                    ))
                 })?;
                 Ok(if sign == ">" { Test::Greater(bound) } else { Test::Less(bound) })
             }
@@ -307,7 +311,9 @@ mod tests {
     #[test]
     fn label_selectors() {
         let labels = [("site", "a"), ("n", "5")];
-        for yes in ["", "site", "site=a", "site==a,n", "site in (b, a)", "!x", "x!=1", "n>4,n<6", "x notin (a)"] {
+        for yes in
+            ["", "site", "site=a", "site==a,n", "site in (b, a)", "!x", "x!=1", "n>4,n<6", "x notin (a)"]
+        {
             assert!(matches(yes, &labels), "{yes}");
         }
         for no in ["x", "site=b", "!site", "site!=a", "site notin (a,b)", "n>5", "site in ()"] {

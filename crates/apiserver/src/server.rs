@@ -173,7 +173,8 @@ impl Server {
     pub fn list(&self, resource: &str) -> Vec<Value> {
         let Ok(kind) = self.find_kind(resource) else { return Vec::new() };
         let state = self.inner.state();
-        let objects: Vec<_> = state.collection(&kind).into_iter().flat_map(|c| c.objects.values().cloned()).collect();
+        let objects: Vec<_> =
+            state.collection(&kind).into_iter().flat_map(|c| c.objects.values().cloned()).collect();
         drop(state);
         objects.iter().map(|object| object.value(&kind)).collect()
     }
@@ -228,10 +229,12 @@ impl Server {
         let (version, kind) = (object["apiVersion"].as_str(), object["kind"].as_str());
         let state = self.inner.state();
         let mut kinds = state.kinds.iter();
-        let found = kinds.find(|k| Some(k.kind.as_str()) == kind && Some(k.api_version().as_str()) == version);
+        let found =
+            kinds.find(|k| Some(k.kind.as_str()) == kind && Some(k.api_version().as_str()) == version);
         found.cloned().ok_or_else(|| {
             let (version, kind) = (version.unwrap_or_default(), kind.unwrap_or_default());
-            let message = format!("no matches for kind {kind:?} in version {version:?}; is its definition installed?");
+            let message =
+                format!("no matches for kind {kind:?} in version {version:?}; is its definition installed?");
             Status::new(404, "NotFound", message)
         })
     }
@@ -246,11 +249,7 @@ impl Server {
 }
 
 fn internal() -> Options {
-    Options {
-        manager: "apiserver".to_owned(),
-        validation: FieldValidation::Ignore,
-        effect: Effect::Store,
-    }
+    Options { manager: "apiserver".to_owned(), validation: FieldValidation::Ignore, effect: Effect::Store }
 }
 
 fn split_name<'a>(kind: &Kind, name: &'a str) -> (&'a str, &'a str) {

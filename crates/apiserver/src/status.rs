@@ -43,11 +43,7 @@ impl Cause {
     }
 
     pub(crate) fn forbidden(field: &str, why: &str) -> Cause {
-        Cause {
-            reason: "FieldValueForbidden",
-            message: format!("Forbidden: {why}"),
-            field: field.to_owned(),
-        }
+        Cause { reason: "FieldValueForbidden", message: format!("Forbidden: {why}"), field: field.to_owned() }
     }
 }
 
@@ -72,7 +68,13 @@ impl Status {
     }
 
     pub(crate) fn new(code: u16, reason: &str, message: impl Into<String>) -> Status {
-        Status { code, reason: reason.to_owned(), message: message.into(), details: None, continue_token: None }
+        Status {
+            code,
+            reason: reason.to_owned(),
+            message: message.into(),
+            details: None,
+            continue_token: None,
+        }
     }
 
     fn with_details(mut self, details: Value) -> Status {
@@ -109,7 +111,8 @@ impl Status {
     }
 
     pub(crate) fn modified(kind: &Kind, name: &str) -> Status {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Status::conflict(kind, name, why)
     }
 

@@ -81,9 +81,9 @@ impl Object {
     /// Takes a stripped object apart.
     fn parse(value: &Value, version: u64) -> Object {
         let metadata = &value["metadata"];
-        let labels = metadata["labels"].as_object().map(|map| {
-            map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
-        });
+        let labels = metadata["labels"]
+            .as_object()
+            .map(|map| map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect());
         Object {
             name: metadata["name"].as_str().unwrap_or_default().to_owned(),
             namespace: metadata["namespace"].as_str().unwrap_or_default().to_owned(),
@@ -248,9 +248,8 @@ impl State {
     pub(crate) fn register(&mut self, kind: Arc<Kind>) {
         let version = self.version;
         self.collections.entry(kind.collection()).or_insert_with(|| Collection::new(version));
-        let same = |k: &Arc<Kind>| {
-            k.group == kind.group && k.version == kind.version && k.plural == kind.plural
-        };
+        let same =
+            |k: &Arc<Kind>| k.group == kind.group && k.version == kind.version && k.plural == kind.plural;
         match self.kinds.iter().position(same) {
             Some(at) => self.kinds[at] = kind,
             None => self.kinds.push(kind),
@@ -349,12 +348,12 @@ impl State {
 
     fn record(&mut self, kind: &Kind, change: Change, object: &Arc<Object>, previous: Option<Arc<Object>>) {
         let history = self.history;
-        if let Some((twin, convert)) = events::twin(kind) {
-            if let Some(collection) = self.collections.get_mut(&twin) {
-                let converted = Arc::new(Object::new(convert(object.bare()), object.version));
-                let before = collection.objects.get(&object.key()).cloned();
-                collection.push(change, converted, before, history);
-            }
+        if let Some((twin, convert)) = events::twin(kind)
+            && let Some(collection) = self.collections.get_mut(&twin)
+        {
+            let converted = Arc::new(Object::new(convert(object.bare()), object.version));
+            let before = collection.objects.get(&object.key()).cloned();
+            collection.push(change, converted, before, history);
         }
         if let Some(collection) = self.collections.get_mut(&kind.collection()) {
             collection.push(change, object.clone(), previous, history);

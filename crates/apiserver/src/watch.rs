@@ -169,7 +169,8 @@ impl Watcher {
             return;
         };
         let Some(changes) = collection.since(self.position) else {
-            let message = format!("too old resource version: history before {} is gone", collection.compacted());
+            let message =
+                format!("too old resource version: history before {} is gone", collection.compacted());
             self.fail(&Status::expired(message));
             return;
         };

@@ -4,6 +4,8 @@
 //! clusters (uids, versions, times, generated names: these are mapped, and must map consistently) and what
 //! [`normalise`] lists.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -109,7 +111,9 @@ fn normalise(title: &str, body: &mut Value) {
         // The build of a server; clients read major and minor.
         "discovery /version" => {
             let map = body.as_object_mut().unwrap();
-            map.retain(|key, _| key.to_lowercase().ends_with("major") || key.to_lowercase().ends_with("minor"));
+            map.retain(|key, _| {
+                key.to_lowercase().ends_with("major") || key.to_lowercase().ends_with("minor")
+            });
         }
         // Where the server was reached.
         "discovery /api" => body["serverAddressByClientCIDRs"][0]["serverAddress"] = json!("<address>"),
@@ -143,7 +147,10 @@ fn blur(value: &mut Value) {
                 list.as_object_mut().unwrap().remove("description");
             }
             for cell in map.get_mut("cells").and_then(Value::as_array_mut).into_iter().flatten() {
-                let age = cell.as_str().and_then(|text| text.strip_suffix('s')).is_some_and(|s| s.parse::<u8>().is_ok());
+                let age = cell
+                    .as_str()
+                    .and_then(|text| text.strip_suffix('s'))
+                    .is_some_and(|s| s.parse::<u8>().is_ok());
                 if age {
                     *cell = json!("<age>");
                 }
@@ -174,7 +181,8 @@ async fn prepared(pairs: &[Value]) -> Cluster {
     let mut definition = recorded["response"]["body"].clone();
     definition.as_object_mut().unwrap().remove("status");
     definition["metadata"].as_object_mut().unwrap().retain(|key, _| key == "name" || key == "annotations");
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?fieldManager=kubectl-client-side-apply";
+    let path =
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?fieldManager=kubectl-client-side-apply";
     let mut request = request("POST", path, &definition);
     request.headers_mut().insert("authorization", "Bearer admin-token".parse().unwrap());
     let answer = send(cluster.address, request).await;
@@ -226,7 +234,10 @@ fn expected_body(pairs: &[Value], index: usize) -> Value {
     if pairs[index]["title"] == "lease get" {
         // The recorder changed the object it had read before it wrote it down: the version is that of the
         // created lease, the time that of the update which follows.
-        assert_eq!(body["metadata"]["resourceVersion"], pairs[index - 1]["response"]["body"]["metadata"]["resourceVersion"]);
+        assert_eq!(
+            body["metadata"]["resourceVersion"],
+            pairs[index - 1]["response"]["body"]["metadata"]["resourceVersion"]
+        );
         assert_eq!(body["spec"]["renewTime"], pairs[index + 1]["request"]["body"]["spec"]["renewTime"]);
         body["spec"]["renewTime"] = pairs[index - 1]["response"]["body"]["spec"]["renewTime"].clone();
     }
@@ -247,7 +258,8 @@ async fn answers_are_those_of_a_kube_apiserver() {
         let mut differences = Vec::new();
         let recorded = &pair["response"];
         if recorded["status"] != answer.status {
-            differences.push(format!("status {}, recorded {}: {}", answer.status, recorded["status"], answer.body));
+            differences
+                .push(format!("status {}, recorded {}: {}", answer.status, recorded["status"], answer.body));
         } else {
             let mut wanted = expected_body(&pairs, index);
             let mut ours = body_like(&wanted, &answer);
@@ -265,5 +277,11 @@ async fn answers_are_those_of_a_kube_apiserver() {
             failures.push(format!("{index} {title}\n    {}", differences.join("\n    ")));
         }
     }
-    assert!(failures.is_empty(), "{} of {} pairs differ:\n{}", failures.len(), pairs.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} pairs differ:\n{}",
+        failures.len(),
+        pairs.len(),
+        failures.join("\n")
+    );
 }

@@ -64,7 +64,7 @@ async fn serve(State(server): State<Arc<Inner>>, request: Request) -> Response {
     let response = match path::parse(parts.uri.path()) {
         Route::Place(place) => match resolve(&server, place, &parts.method, &parts.uri, &parts.headers) {
             Ok(call) => dispatch(call, &parts.method, body).await,
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal,
         },
         route => {
             server.counters.count("other");
@@ -76,7 +76,9 @@ async fn serve(State(server): State<Arc<Inner>>, request: Request) -> Response {
 
 /// Everything that is not about objects.
 fn plain(server: &Arc<Inner>, route: &Route, headers: &HeaderMap) -> Response {
-    if let Err(status) = server.access().user(headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok())) {
+    if let Err(status) =
+        server.access().user(headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()))
+    {
         return reply::failure(&status);
     }
     let accept = text(headers, header::ACCEPT);
@@ -110,19 +112,19 @@ fn resolve(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<Call, Response> {
+) -> Result<Call, Box<Response>> {
     let kind = server.state().kind(&place.group, &place.version, &place.resource);
     let query = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs);
-    let query = query.map_err(|error| reply::failure(&Status::bad_request(error.body_text())))?;
+    let query = query.map_err(|error| Box::new(reply::failure(&Status::bad_request(error.body_text()))))?;
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let access = server.access();
     let user = access.user(authorization).map_err(|status| {
         server.counters.count("other");
-        reply::failure(&status)
+        Box::new(reply::failure(&status))
     })?;
     let Some(kind) = kind else {
         server.counters.count("other");
-        return Err(reply::page_not_found());
+        return Err(Box::new(reply::page_not_found()));
     };
     let watch = query.iter().any(|(key, value)| key == "watch" && matches!(value.as_str(), "true" | "1"));
     let verb = verb(method, &place, watch);
@@ -135,12 +137,12 @@ fn resolve(
         namespace: &place.namespace,
         name: &place.name,
     };
-    access.check(&attempt).map_err(|status| reply::failure(&status))?;
+    access.check(&attempt).map_err(|status| Box::new(reply::failure(&status)))?;
     drop(access);
     let part = match place.subresource.as_str() {
         "" => Part::Main,
         "status" if kind.has(Feature::Status) => Part::Status,
-        _ => return Err(reply::page_not_found()),
+        _ => return Err(Box::new(reply::page_not_found())),
     };
     Ok(Call { server: server.clone(), kind, place, part, query, headers: headers.clone() })
 }

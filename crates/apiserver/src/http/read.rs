@@ -122,7 +122,9 @@ struct Continue {
 
 impl Continue {
     fn parse(token: &str) -> Result<Continue, Status> {
-        let fail = |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let fail = |why: String| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
         let text = BASE64.decode(token).map_err(|error| fail(error.to_string()))?;
         let value: Value = serde_json::from_slice(&text).map_err(|_| match text.first() {
             Some(byte) if byte.is_ascii_graphic() => {
@@ -163,7 +165,9 @@ fn page(call: &Call) -> Result<Page, Status> {
     let from = match call.query("continue") {
         "" => None,
         _ if version.is_some_and(|version| version > 0) => {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         token => Some(Continue::parse(token)?),
     };
@@ -183,7 +187,8 @@ fn page(call: &Call) -> Result<Page, Status> {
     };
     let objects = past.as_ref().unwrap_or(&collection.objects);
     let start = from.as_ref().map_or("", |from| from.start.as_str());
-    let prefix = if call.place.namespace.is_empty() { "/".to_owned() } else { format!("/{}/", call.place.namespace) };
+    let prefix =
+        if call.place.namespace.is_empty() { "/".to_owned() } else { format!("/{}/", call.place.namespace) };
     let lower = if start > prefix.as_str() { start } else { prefix.as_str() };
     let mut rest = objects
         .range::<str, _>((Bound::Included(lower), Bound::Unbounded))

@@ -109,7 +109,8 @@ fn apply(call: &Call, body: &[u8]) -> Result<Response, Status> {
             config["metadata"]["name"] = json!(call.place.name);
         }
         let (_, owners) = patch::apply::apply(layout, &json!({}), &config, writer.clone(), force)?;
-        let created = call.server.create(target(call), Changed { value: config, owners: Some(owners) }, &options);
+        let created =
+            call.server.create(target(call), Changed { value: config, owners: Some(owners) }, &options);
         match created {
             Err(status) if status.reason == "AlreadyExists" => {}
             other => return respond(call, 201, &other?),
@@ -144,8 +145,12 @@ pub(super) fn delete_collection(call: &Call) -> Result<Response, Status> {
     let state = call.server.state();
     let collection = state.collection(&call.kind).ok_or_else(Status::unknown_path)?;
     let inside = |namespace: &str| call.place.namespace.is_empty() || namespace == call.place.namespace;
-    let objects: Vec<_> =
-        collection.objects.values().filter(|o| inside(&o.namespace) && selector.matches(o)).cloned().collect();
+    let objects: Vec<_> = collection
+        .objects
+        .values()
+        .filter(|o| inside(&o.namespace) && selector.matches(o))
+        .cloned()
+        .collect();
     drop(state);
     for object in &objects {
         let target =
@@ -216,9 +221,8 @@ fn options(call: &Call) -> Result<Options, Status> {
         "Ignore" => FieldValidation::Ignore,
         "" | "Warn" => FieldValidation::Warn,
         other => {
-            let message = format!(
-                "Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            );
+            let message =
+                format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\"");
             let cause =
                 Cause { reason: "FieldValueNotSupported", message, field: "fieldValidation".to_owned() };
             return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[cause]));

@@ -37,7 +37,9 @@ impl<'a> Layout<'a> {
             _ => builtin(self.kind, path, value),
         };
         match (&shape, value) {
-            (Shape::Keyed(keys), Value::Array(list)) if !list.iter().all(|e| has_key(e, keys)) => Shape::Atomic,
+            (Shape::Keyed(keys), Value::Array(list)) if !list.iter().all(|e| has_key(e, keys)) => {
+                Shape::Atomic
+            }
             (Shape::Set, Value::Array(list)) if list.iter().any(|e| e.is_object() || e.is_array()) => {
                 Shape::Atomic
             }
@@ -69,9 +71,8 @@ fn builtin(kind: &Kind, path: &[String], value: &Value) -> Shape {
             "ownerReferences" => keyed(&["uid"]),
             "conditions" => keyed(&["type"]),
             "addresses" if kind.kind == "Node" => keyed(&["type"]),
-            "containers" | "initContainers" | "volumes" | "env" | "imagePullSecrets" | "secrets" | "webhooks" => {
-                keyed(&["name"])
-            }
+            "containers" | "initContainers" | "volumes" | "env" | "imagePullSecrets" | "secrets"
+            | "webhooks" => keyed(&["name"]),
             "volumeMounts" => keyed(&["mountPath"]),
             "ports" if kind.kind == "Service" => keyed(&["port", "protocol"]),
             "ports" => keyed(&["containerPort", "protocol"]),

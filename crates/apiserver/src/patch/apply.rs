@@ -34,7 +34,8 @@ pub(crate) fn apply(
     let delta = ownership::compare(layout, live, &merged);
     let contested = delta.changed.union(&delta.added);
     if force == Force::No {
-        refuse_conflicts(&entries, &writer, &contested)?;
+        let handed_over = handed_over(layout, live, &writer);
+        refuse_conflicts(&entries, &writer, &contested.minus(&handed_over))?;
     }
     for entry in entries.iter_mut().filter(|entry| entry.writer != writer) {
         entry.fields = entry.fields.minus(&contested).minus(&delta.removed);
@@ -57,6 +58,19 @@ pub(crate) fn writer(manager: &str, api_version: String, subresource: &str) -> W
         operation: Operation::Apply,
         api_version,
         subresource: subresource.to_owned(),
+    }
+}
+
+/// What `kubectl apply` set on the client side and nobody changed since: it may go on with it on the server side.
+fn handed_over(layout: Layout<'_>, live: &Value, writer: &Writer) -> Fields {
+    let last = live["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"].as_str();
+    let last: Option<Value> = last.and_then(|text| serde_json::from_str(text).ok());
+    match last {
+        Some(last) if writer.manager == "kubectl" => {
+            let since = ownership::compare(layout, &last, live);
+            ownership::fields_of(layout, &last).minus(&since.changed).minus(&since.removed)
+        }
+        _ => Fields::default(),
     }
 }
 
@@ -148,7 +162,7 @@ fn find<'a>(value: &'a mut Value, edge: &str) -> Option<&'a mut Value> {
 
 fn is_at(element: &Value, edge: &str) -> bool {
     match edge.split_once(':') {
-        Some(("v", value)) => element.to_string() == value,
+        Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *element),
         Some(("k", key)) => {
             let parsed: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
             !parsed.is_empty() && parsed.iter().all(|(name, value)| element.get(name) == Some(value))

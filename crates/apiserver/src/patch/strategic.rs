@@ -96,7 +96,10 @@ impl Merge<'_> {
         let mut merged = current.to_vec();
         for element in patch {
             let Value::Object(fields) = element else {
-                return Err(Status::bad_request(format!("elements of {} must be objects", self.path.join("."))));
+                return Err(Status::bad_request(format!(
+                    "elements of {} must be objects",
+                    self.path.join(".")
+                )));
             };
             let at = merged.iter().position(|other| other.get(key) == element.get(key));
             match (directive(fields)?, at) {
@@ -166,7 +169,8 @@ mod tests {
 
     #[test]
     fn null_removes_and_replace_replaces() {
-        let current = json!({ "metadata": { "annotations": { "a": "1", "b": "2" }, "labels": { "x": "1" } } });
+        let current =
+            json!({ "metadata": { "annotations": { "a": "1", "b": "2" }, "labels": { "x": "1" } } });
         let patch = json!({ "metadata": { "annotations": { "a": null }, "labels": { "$patch": "replace", "y": "2" } } });
         let wanted = json!({ "metadata": { "annotations": { "b": "2" }, "labels": { "y": "2" } } });
         assert_eq!(patched(current, patch), wanted);

@@ -20,15 +20,18 @@ pub(crate) fn validate(value: &Value) -> Vec<Cause> {
     let text = |at: &Value| at.as_str().unwrap_or_default().to_owned();
     let mut causes = Vec::new();
     let (group, plural) = (text(&spec["group"]), text(&spec["names"]["plural"]));
-    for (field, found) in
-        [("spec.group", &group), ("spec.names.plural", &plural), ("spec.names.kind", &text(&spec["names"]["kind"]))]
-    {
+    for (field, found) in [
+        ("spec.group", &group),
+        ("spec.names.plural", &plural),
+        ("spec.names.kind", &text(&spec["names"]["kind"])),
+    ] {
         if found.is_empty() {
             causes.push(Cause::required(field, ""));
         }
     }
     if !matches!(spec["scope"].as_str(), Some("Cluster" | "Namespaced")) {
-        let message = format!("Unsupported value: {}: supported values: \"Cluster\", \"Namespaced\"", spec["scope"]);
+        let message =
+            format!("Unsupported value: {}: supported values: \"Cluster\", \"Namespaced\"", spec["scope"]);
         causes.push(Cause { reason: "FieldValueNotSupported", message, field: "spec.scope".to_owned() });
     }
     let name = text(&value["metadata"]["name"]);
@@ -108,9 +111,7 @@ pub(crate) fn kinds(value: &Value) -> Vec<Arc<Kind>> {
 /// Adds the status a definition has as soon as it is served.
 pub(crate) fn establish(value: &mut Value) {
     let now = meta::now();
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({ "type": kind, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message })
-    };
+    let condition = |kind: &str, reason: &str, message: &str| json!({ "type": kind, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message });
     let conditions = json!([
         condition("NamesAccepted", "NoConflicts", "no conflicts found"),
         condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),

@@ -50,7 +50,8 @@ pub(crate) fn fill_defaults(schema: &Value, value: &mut Value) {
         Value::Object(map) => {
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {
                 let nullable = property["nullable"] == Value::Bool(true);
-                if map.get(name).is_some_and(Value::is_null) && !nullable && property.get("default").is_some() {
+                if map.get(name).is_some_and(Value::is_null) && !nullable && property.get("default").is_some()
+                {
                     map.remove(name);
                 }
                 if let Some(default) = property.get("default")

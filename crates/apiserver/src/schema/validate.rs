@@ -115,19 +115,18 @@ fn check_list(schema: &Value, list: &[Value], path: &str, causes: &mut Vec<Cause
         _ => return,
     };
     let identity = |element: &Value| match keys {
-        Some(keys) => {
-            keys.iter().filter_map(Value::as_str).map(|k| element[k].to_string()).collect::<Vec<_>>().join(",")
-        }
+        Some(keys) => keys
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|k| element[k].to_string())
+            .collect::<Vec<_>>()
+            .join(","),
         None => element.to_string(),
     };
     for (index, element) in list.iter().enumerate() {
         if list[..index].iter().any(|other| identity(other) == identity(element)) {
             let message = format!("Duplicate value: {element}");
-            causes.push(Cause {
-                reason: "FieldValueDuplicate",
-                message,
-                field: format!("{path}[{index}]"),
-            });
+            causes.push(Cause { reason: "FieldValueDuplicate", message, field: format!("{path}[{index}]") });
         }
     }
 }
@@ -179,7 +178,11 @@ fn check_text(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>) {
     if let Some(format) = schema["format"].as_str()
         && !fits_format(format, text)
     {
-        causes.push(Cause::invalid(path, &shown, &format!("{path} in body must be of type {format}: {shown}")));
+        causes.push(Cause::invalid(
+            path,
+            &shown,
+            &format!("{path} in body must be of type {format}: {shown}"),
+        ));
     }
 }
 
@@ -230,7 +233,11 @@ fn check_number(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Caus
         && (number < least || number > most)
     {
         let format = schema["format"].as_str().unwrap_or_default();
-        causes.push(Cause::invalid(path, &shown, &format!("{path} in body must be of type {format}: {shown}")));
+        causes.push(Cause::invalid(
+            path,
+            &shown,
+            &format!("{path} in body must be of type {format}: {shown}"),
+        ));
     }
 }
 

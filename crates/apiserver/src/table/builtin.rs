@@ -6,9 +6,8 @@ use super::{Cell, Column, age as ages};
 use crate::resource::Kind;
 
 pub(super) fn name() -> Column {
-    let mut column = always("Name", "Name of the object, unique in its namespace.", |o| {
-        o["metadata"]["name"].clone()
-    });
+    let mut column =
+        always("Name", "Name of the object, unique in its namespace.", |o| o["metadata"]["name"].clone());
     column.format = "name".to_owned();
     column
 }
@@ -23,7 +22,9 @@ pub(super) fn columns(kind: &Kind) -> Vec<Column> {
     let mut columns = match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Node") => return node(),
         ("" | "events.k8s.io", "Event") => return event(),
-        ("", "Namespace") => vec![name(), always("Status", "Phase of the namespace.", |o| text(&o["status"]["phase"]))],
+        ("", "Namespace") => {
+            vec![name(), always("Status", "Phase of the namespace.", |o| text(&o["status"]["phase"]))]
+        }
         ("", "ConfigMap") => vec![name(), always("Data", "Number of entries.", |o| json!(count(&o["data"])))],
         ("", "Secret") => vec![
             name(),
@@ -37,7 +38,9 @@ pub(super) fn columns(kind: &Kind) -> Vec<Column> {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             return vec![
                 name(),
-                always("Created At", "When the definition was created.", |o| text(&o["metadata"]["creationTimestamp"])),
+                always("Created At", "When the definition was created.", |o| {
+                    text(&o["metadata"]["creationTimestamp"])
+                }),
             ];
         }
         _ => vec![name()],
@@ -82,11 +85,17 @@ fn node() -> Vec<Column> {
         always("Status", "The status of the node", node_status),
         always("Roles", "The roles of the node", node_roles),
         age(),
-        always("Version", "Kubelet version reported by the node.", |o| text(&o["status"]["nodeInfo"]["kubeletVersion"])),
+        always("Version", "Kubelet version reported by the node.", |o| {
+            text(&o["status"]["nodeInfo"]["kubeletVersion"])
+        }),
         wide("Internal-IP", "Address inside the cluster.", |o| node_address(o, "InternalIP")),
         wide("External-IP", "Address outside the cluster.", |o| node_address(o, "ExternalIP")),
-        wide("OS-Image", "Operating system reported by the node.", |o| or_unknown(&o["status"]["nodeInfo"]["osImage"])),
-        wide("Kernel-Version", "Kernel reported by the node.", |o| or_unknown(&o["status"]["nodeInfo"]["kernelVersion"])),
+        wide("OS-Image", "Operating system reported by the node.", |o| {
+            or_unknown(&o["status"]["nodeInfo"]["osImage"])
+        }),
+        wide("Kernel-Version", "Kernel reported by the node.", |o| {
+            or_unknown(&o["status"]["nodeInfo"]["kernelVersion"])
+        }),
         wide("Container-Runtime", "Container runtime reported by the node.", |o| {
             or_unknown(&o["status"]["nodeInfo"]["containerRuntimeVersion"])
         }),
@@ -153,7 +162,9 @@ fn event() -> Vec<Column> {
         always("Last Seen", "Time since the event was last seen.", |o| {
             let last = either(o, "lastTimestamp", "deprecatedLastTimestamp");
             let time = last.as_str().or_else(|| o["eventTime"].as_str());
-            json!(ages::since(time.or_else(|| o["metadata"]["creationTimestamp"].as_str()).unwrap_or_default()))
+            json!(ages::since(
+                time.or_else(|| o["metadata"]["creationTimestamp"].as_str()).unwrap_or_default()
+            ))
         }),
         always("Type", "Normal or Warning.", |o| text(&o["type"])),
         always("Reason", "Why the event was sent.", |o| text(&o["reason"])),

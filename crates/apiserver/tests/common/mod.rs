@@ -1,5 +1,7 @@
 //! What the API tests share: a served cluster and a plain HTTP client.
 
+#![allow(dead_code, reason = "each test uses a part of this")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -35,6 +37,17 @@ impl Cluster {
     }
 }
 
+/// The definition of Peers, as an administrator would install it.
+pub fn peer_definition() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/apiserver/transcript.json");
+    let pairs: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let recorded = pairs.iter().find(|pair| pair["title"] == "crd get").unwrap();
+    let mut definition = recorded["response"]["body"].clone();
+    definition.as_object_mut().unwrap().remove("status");
+    definition["metadata"] = json!({ "name": "peers.kilo.squat.ai" });
+    definition
+}
+
 /// A response, read to its end.
 pub struct Answer {
     pub status: u16,
@@ -42,7 +55,6 @@ pub struct Answer {
     pub body: String,
 }
 
-#[allow(dead_code, reason = "not every test binary reads bodies as JSON")]
 impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.body))
@@ -61,8 +73,7 @@ impl Answer {
 /// Sends a request on a connection of its own; the body is still to be read.
 pub async fn open(address: SocketAddr, request: Request<Full<Bytes>>) -> Response<hyper::body::Incoming> {
     let stream = TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender.send_request(request).await.unwrap()
 }
