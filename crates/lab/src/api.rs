@@ -2,18 +2,25 @@
 //! The server is a process of its own inside the lab (see [`crate::server`]); requests go to it over that
 //! namespace's loopback, which no outage touches, so objects can be changed while the agents cannot see it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use serde_json::Value;
 
 use crate::{
     LabError,
-    fabric::{nft, set_port},
+    fabric::set_port,
     http::Request,
-    layout::{API_PORT, Layout},
-    process::run_batches,
-    server::FORBIDDEN_PORT,
+    layout::{API_PORT, API_V4, Layout},
+    reach::wait_until,
+    server::Mode,
+    state::State,
 };
+
+/// The name of the server's process in the lab's records.
+pub(crate) const SERVER: &str = "apiserver";
 
 /// How the API is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +37,12 @@ pub enum Outage {
 #[derive(Debug)]
 pub struct Api<'a> {
     layout: &'a Layout,
+    state: &'a State,
 }
 
 impl<'a> Api<'a> {
-    pub(crate) fn new(layout: &'a Layout) -> Self {
-        Self { layout }
+    pub(crate) fn new(layout: &'a Layout, state: &'a State) -> Self {
+        Self { layout, state }
     }
 
     /// Reads the object or list at a path, such as `/api/v1/nodes/a1`.
@@ -59,7 +67,7 @@ impl<'a> Api<'a> {
         Ok(nodes)
     }
 
-    /// Creates a Node or a Peer, or replaces the one of the same name.
+    /// Creates a Node, a Peer or a CustomResourceDefinition, or replaces the one of the same name.
     ///
     /// # Errors
     /// [`LabError::Api`] when it is refused, [`LabError::Http`] when there is no answer.
@@ -81,7 +89,7 @@ impl<'a> Api<'a> {
         self.request(&Request { method, path: &path, content_type: "application/json", body: Some(&body) })
     }
 
-    /// Changes fields of a Node or a Peer by a merge patch (RFC 7386).
+    /// Changes fields of an object of these kinds by a merge patch (RFC 7386).
     ///
     /// # Errors
     /// As [`Self::apply`].
@@ -100,7 +108,7 @@ impl<'a> Api<'a> {
         self.patch("Node", node, &serde_json::json!({"metadata": {"annotations": {key: value}}}))
     }
 
-    /// Deletes a Node or a Peer.
+    /// Deletes an object of these kinds.
     ///
     /// # Errors
     /// As [`Self::apply`].
@@ -109,50 +117,48 @@ impl<'a> Api<'a> {
         self.request(&Request { method: "DELETE", ..Request::get(&path) }).map(drop)
     }
 
-    /// Begins an outage. The server keeps its objects; requests from the lab itself still work.
+    /// Begins an outage, and returns once it has begun. The server keeps its objects; requests from the lab itself still
+    /// work.
     ///
     /// # Errors
-    /// When the filter or the port cannot be set.
+    /// When the server does not do as it is told.
     pub fn pause(&self, outage: Outage) -> Result<(), LabError> {
-        self.resume()?;
-        let rules = match outage {
-            Outage::Unplugged => return set_port(&self.layout.wan(), "api", false),
-            Outage::Refusing => {
-                format!(
-                    "chain input {{ type filter hook input priority 0; iifname eth0 tcp dport {API_PORT} reject with tcp reset; }}"
-                )
-            }
-            // What is already connected is reset, and finds the other server when it comes back.
-            Outage::Forbidding => format!(
-                "chain away {{ type nat hook prerouting priority -100; iifname eth0 tcp dport {API_PORT} redirect to :{FORBIDDEN_PORT}; }}\n\
-                 chain input {{ type filter hook input priority 0; iifname eth0 tcp dport {API_PORT} reject with tcp reset; }}"
-            ),
-        };
-        self.filter(&format!("table inet outage {{\n{rules}\n}}\n"))
+        match outage {
+            Outage::Unplugged => set_port(&self.layout.wan(), "api", false),
+            Outage::Refusing => self.take(Mode::Gone),
+            Outage::Forbidding => self.take(Mode::Forbidding),
+        }
     }
 
-    /// Ends an outage, if there is one.
+    /// Ends every outage, and returns once the nodes are served again.
     ///
     /// # Errors
-    /// When the filter or the port cannot be set.
+    /// When the server does not do as it is told.
     pub fn resume(&self) -> Result<(), LabError> {
         set_port(&self.layout.wan(), "api", true)?;
-        // Connections to the forbidding server keep their translation after the rule is gone, so end them
-        // too.
-        self.filter(&format!(
-            "table inet outage {{\nchain input {{ type filter hook input priority 0; \
-             iifname eth0 tcp dport {FORBIDDEN_PORT} reject with tcp reset; }}\n}}\n"
-        ))
+        self.take(Mode::Serving)
+    }
+
+    /// Tells the server what to do, and looks at its outer address, from its own namespace, until it does.
+    fn take(&self, mode: Mode) -> Result<(), LabError> {
+        let server = self.state.recorded(SERVER).ok_or_else(|| LabError::NotUp(self.layout.lab.clone()))?;
+        server.signal(mode.signal());
+        wait_until("the API server doing as told", Duration::from_secs(10), || {
+            let answer =
+                Request::get("/readyz").send(&self.layout.api(), SocketAddr::from((API_V4, API_PORT)));
+            let seen = answer.as_ref().map(|answer| answer.status).ok();
+            let done = match mode {
+                Mode::Serving => seen == Some(200),
+                Mode::Gone => seen.is_none(),
+                Mode::Forbidding => seen == Some(403),
+            };
+            Ok((!done).then(|| format!("{answer:?}")))
+        })
     }
 
     /// The namespace that `kubectl` must run in.
     pub fn namespace(&self) -> String {
         self.layout.api()
-    }
-
-    fn filter(&self, rules: &str) -> Result<(), LabError> {
-        let script = format!("table inet outage\ndelete table inet outage\n{rules}");
-        run_batches(&[nft(&self.layout.api(), script)])
     }
 
     fn request(&self, request: &Request<'_>) -> Result<Value, LabError> {
@@ -174,6 +180,9 @@ fn collection(kind: &str) -> Result<&'static str, LabError> {
     match kind {
         "Node" => Ok("/api/v1/nodes"),
         "Peer" => Ok("/apis/kilo.squat.ai/v1alpha1/peers"),
-        _ => Err(LabError::Spec(format!("the lab handles objects of the kinds Node and Peer, not {kind:?}"))),
+        "CustomResourceDefinition" => Ok("/apis/apiextensions.k8s.io/v1/customresourcedefinitions"),
+        _ => Err(LabError::Spec(format!(
+            "the lab handles Nodes, Peers and CustomResourceDefinitions, not {kind:?}"
+        ))),
     }
 }

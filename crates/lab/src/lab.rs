@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     LabError,
-    api::Api,
+    api::{Api, SERVER},
     fabric,
     http::Request,
     interrupt,
@@ -142,7 +142,7 @@ impl Lab {
 
     /// The Kubernetes API.
     pub fn api(&self) -> Api<'_> {
-        Api::new(&self.layout)
+        Api::new(&self.layout, &self.state)
     }
 
     /// Where commands for a node, a pod, `api`, `wan` or a site's `router-<site>` run.
@@ -216,25 +216,17 @@ impl Lab {
         let file = self.state.directory().join("objects.json");
         write(&file, &serde_json::Value::from(objects).to_string())?;
         write(&self.state.kubeconfig(), &apiserver::Server::kubeconfig(&format!("{API_V4}:{API_PORT}")))?;
-        let mut command = vec![
-            server.display().to_string(),
-            "apiserver".into(),
-            "--objects".into(),
-            file.display().to_string(),
-        ];
-        for address in [
-            SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT)),
-            (API_V4, API_PORT).into(),
-            (API_V6, API_PORT).into(),
-        ] {
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT));
+        let mut command = vec![server.display().to_string(), "apiserver".into()];
+        command.extend(["--objects".into(), file.display().to_string(), "--local".into(), local.to_string()]);
+        for address in [SocketAddr::from((API_V4, API_PORT)), (API_V6, API_PORT).into()] {
             command.extend(["--listen".into(), address.to_string()]);
         }
-        let log = self.state.log("apiserver");
+        let log = self.state.log(SERVER);
         let running = Place::namespace(self.layout.api()).start(&command, &log)?;
-        self.state.record("apiserver", &running)?;
+        self.state.record(SERVER, &running)?;
         let within = Duration::from_secs(20);
         wait_until("the Kubernetes API being ready", within, || {
-            let local = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT));
             let seen = match Request::get("/readyz").send(&self.layout.api(), local) {
                 Ok(answer) if answer.status == 200 => return Ok(None),
                 Ok(answer) => format!("{} {}", answer.status, answer.body),

@@ -113,7 +113,10 @@ struct Apiserver {
     /// The objects to begin with, a JSON array.
     #[arg(long)]
     objects: PathBuf,
-    /// An address to serve on; may be given several times.
+    /// The address that is always served.
+    #[arg(long)]
+    local: SocketAddr,
+    /// An address for the nodes; may be given several times.
     #[arg(long, required = true)]
     listen: Vec<SocketAddr>,
 }
@@ -211,7 +214,7 @@ fn down(down: &Down) -> anyhow::Result<()> {
 
 fn serve(apiserver: &Apiserver) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(server::run(&apiserver.objects, &apiserver.listen))
+    runtime.block_on(server::run(&apiserver.objects, apiserver.local, &apiserver.listen))
 }
 
 /// Writes to standard output at once.

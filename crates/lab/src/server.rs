@@ -1,24 +1,47 @@
-//! The process that serves the lab's Kubernetes API. It knows nothing of sites and agents: it gets its
-//! objects from a file and serves them on the addresses it is given, until it is ended.
+//! The process that serves the lab's Kubernetes API. It knows nothing of sites and agents: it gets its objects from a
+//! file and serves them until it is ended. Towards the lab's nodes it can pretend to be away; on its own loopback it
+//! always serves.
 
 use std::{net::SocketAddr, path::Path};
 
 use anyhow::Context;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
 };
 
-/// The port of a second server that refuses everything, for tests of agents that are forbidden to read or
-/// write.
-pub const FORBIDDEN_PORT: u16 = 6444;
+/// What the nodes get from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The objects.
+    Serving,
+    /// Nothing: connections are closed, new ones are refused.
+    Gone,
+    /// 403 to every request.
+    Forbidding,
+}
 
-/// Serves the objects of `file`, a JSON array, on all of `addresses`. Returns only with an error.
+impl Mode {
+    /// The signal that makes a running server take this mode.
+    pub fn signal(self) -> Signal {
+        match self {
+            Self::Serving => Signal::HUP,
+            Self::Gone => Signal::USR1,
+            Self::Forbidding => Signal::USR2,
+        }
+    }
+}
+
+/// Serves the objects of `file`, a JSON array, always on `local` and according to the mode on `addresses`. Returns only
+/// with an error.
 ///
 /// # Errors
 /// When the file does not hold objects that the API accepts, or an address is taken.
-pub async fn run(file: &Path, addresses: &[SocketAddr]) -> anyhow::Result<()> {
+pub async fn run(file: &Path, local: SocketAddr, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("reading the objects in {}", file.display()))?;
     let objects: Vec<Value> =
@@ -28,27 +51,54 @@ pub async fn run(file: &Path, addresses: &[SocketAddr]) -> anyhow::Result<()> {
         let name = object["metadata"]["name"].to_string();
         server.apply_object(object).with_context(|| format!("applying the object {name}"))?;
     }
-    let mut tasks = tokio::task::JoinSet::new();
+    let listen_to =
+        |mode: Mode| signal(SignalKind::from_raw(mode.signal().as_raw())).context("listening to a signal");
+    let (mut serving, mut gone, mut forbidding) =
+        (listen_to(Mode::Serving)?, listen_to(Mode::Gone)?, listen_to(Mode::Forbidding)?);
+    let mut outside = listen(&server, addresses, Mode::Serving).await?;
+    let mut inside = listen(&server, &[local], Mode::Serving).await?;
+    loop {
+        let mode = tokio::select! {
+            Some(ended) = inside.join_next() => return ended.context("a server task panicked")?,
+            _ = serving.recv() => Mode::Serving,
+            _ = gone.recv() => Mode::Gone,
+            _ = forbidding.recv() => Mode::Forbidding,
+        };
+        // That ends the connections, too.
+        outside.shutdown().await;
+        outside = listen(&server, addresses, mode).await?;
+    }
+}
+
+async fn listen(
+    server: &apiserver::Server,
+    addresses: &[SocketAddr],
+    mode: Mode,
+) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+    let mut tasks = JoinSet::new();
+    if mode == Mode::Gone {
+        return Ok(tasks);
+    }
     for address in addresses {
         let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
         let server = server.clone();
-        tasks.spawn(async move { server.serve(listener).await.context("serving") });
-        let refusing = SocketAddr::new(address.ip(), FORBIDDEN_PORT);
-        let listener =
-            TcpListener::bind(refusing).await.with_context(|| format!("listening on {refusing}"))?;
-        tasks.spawn(forbid(listener));
+        tasks.spawn(async move {
+            if mode == Mode::Forbidding {
+                return forbid(listener).await;
+            }
+            server.serve(listener).await.context("serving")
+        });
     }
-    match tasks.join_next().await {
-        Some(ended) => ended.context("a server task panicked")?,
-        None => anyhow::bail!("no address was given"),
-    }
+    Ok(tasks)
 }
 
 /// Answers every request with 403 and closes the connection.
 async fn forbid(listener: TcpListener) -> anyhow::Result<()> {
+    let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.context("accepting a connection")?;
-        tokio::spawn(async move {
+        while connections.try_join_next().is_some() {}
+        connections.spawn(async move {
             // The client's own fault or end; the next one is not concerned.
             let _ = answer_forbidden(stream).await;
         });

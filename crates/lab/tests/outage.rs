@@ -10,13 +10,22 @@ use std::{
 use kilo_lab::{Family, Lab, Outage, Stream};
 use serde_json::json;
 
-/// Many times what the lab's agents allow a silent node, so that an agent that counted the outage would drop
-/// everyone.
-const AWAY: Duration = Duration::from_secs(180);
-
+/// Nobody says that the server is gone: its packets vanish, as when a cable is out.
 #[test]
 fn three_minutes_without_the_api_cost_nothing() {
-    let lab = common::converged(common::with_agents("away"));
+    away_for("away", Outage::Unplugged, Duration::from_secs(180));
+}
+
+/// The server's machine is there, the server is not: every connection is refused.
+#[test]
+fn a_minute_of_refused_connections_costs_nothing() {
+    away_for("refu", Outage::Refusing, Duration::from_secs(60));
+}
+
+/// Both times are many times what the lab's agents allow a silent node, so that an agent that counted the outage would
+/// drop everyone.
+fn away_for(theme: &str, outage: Outage, away: Duration) {
+    let lab = common::converged(common::with_agents(theme));
     thread::sleep(Duration::from_secs(2));
     let before: Vec<_> = observe(&lab);
     let streams =
@@ -25,7 +34,7 @@ fn three_minutes_without_the_api_cost_nothing() {
                 lab.stream(from, to, family, Duration::from_millis(100)).expect("sockets can be opened")
             },
         );
-    lab.api().pause(Outage::Unplugged).expect("the port exists");
+    lab.api().pause(outage).expect("it can be set up");
     let begin = Instant::now();
     // What happens meanwhile, the agents learn afterwards.
     let key = "5oxx9DpQgVSxbkPS8wQ0nnWYVfhuWlnvFhCo4zTHJhQ=";
@@ -34,15 +43,12 @@ fn three_minutes_without_the_api_cost_nothing() {
         "spec": {"publicKey": key, "allowedIPs": ["10.99.0.1/32"]},
     });
     lab.api().apply(&peer).expect("the API takes it");
-    while begin.elapsed() < AWAY {
+    while begin.elapsed() < away {
         thread::sleep(Duration::from_secs(5));
         for ((name, before), (_, now)) in before.iter().zip(observe(&lab)) {
-            let change = common::difference(before, &now);
-            assert!(
-                change.is_empty(),
-                "{name} changed {:?} after the API went away:\n{change}",
-                begin.elapsed()
-            );
+            // An agent may still learn from its own device meanwhile; but nothing that was there may go.
+            let gone: Vec<&String> = before.iter().filter(|line| !now.contains(line)).collect();
+            assert!(gone.is_empty(), "{name} lost {gone:#?} {:?} after the API went away", begin.elapsed());
         }
         for (stream, report) in streams.iter().map(|stream| (stream, stream.so_far())) {
             assert_eq!(report.lost(), 0, "{:?} after the API went away: {stream:?}", begin.elapsed());
@@ -65,10 +71,12 @@ fn three_minutes_without_the_api_cost_nothing() {
     }
 }
 
-/// Host state and WireGuard peers of every node.
+/// Addresses, routes, rules and WireGuard peers of every node.
 fn observe(lab: &Lab) -> Vec<(String, Vec<String>)> {
     let look = |node: kilo_lab::NodeRef<'_>| {
         let mut lines = common::host_state(node);
+        // Sets are printed as merged intervals: a line may change because something was added.
+        lines.retain(|line| !line.starts_with("nft:"));
         let peers = node.wireguard_peers().unwrap_or_default();
         lines
             .extend(peers.into_iter().map(|peer| format!("peer {} {:?}", peer.public_key, peer.allowed_ips)));

@@ -18,7 +18,9 @@ const MEMORY_KIB: u64 = 60 * 1024;
 
 #[test]
 fn a_fresh_leader_has_all_its_routes_at_once() {
-    let lab = common::converged(common::with_agents("many"));
+    let mut spec = common::with_agents("many");
+    spec.mesh.log_level = "info".into();
+    let lab = common::converged(spec);
     let leader = lab.node("a1").expect("the demo has it");
     leader.stop_agent().unwrap_or_else(|error| panic!("{error}"));
     for location in 0..LOCATIONS {
@@ -28,7 +30,7 @@ fn a_fresh_leader_has_all_its_routes_at_once() {
     }
     wait_until_others_know(&lab);
     let begin = Instant::now();
-    leader.start_agent(&["--log-level=info"]).expect("it starts");
+    leader.start_agent(&[]).expect("it starts");
     let expected = LOCATIONS * NODES_EACH;
     let mut children = 0;
     common::eventually("a route to every node's pods", common::patiently(ROUTES_WITHIN), || {
