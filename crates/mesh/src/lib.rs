@@ -11,6 +11,7 @@ pub mod graph;
 pub mod key;
 pub mod leader;
 pub mod node;
+mod overlap;
 pub mod peer;
 pub mod perspective;
 pub mod prefix;

@@ -19,9 +19,18 @@ impl SegmentName {
     /// The segment that a node is in: its location's, or its own when the mesh is full or when it has no internal
     /// address by which others in the location could reach it.
     pub fn of(node: &Node, granularity: Granularity) -> Self {
+        if Self::is_alone(node, granularity) {
+            Self::Node(node.name.clone())
+        } else {
+            Self::Location(node.location.clone())
+        }
+    }
+
+    /// Whether a node is in a segment of its own.
+    pub(crate) fn is_alone(node: &Node, granularity: Granularity) -> bool {
         match granularity {
-            Granularity::Location if !node.internal_ips.is_empty() => Self::Location(node.location.clone()),
-            Granularity::Location | Granularity::Full => Self::Node(node.name.clone()),
+            Granularity::Location => node.internal_ips.is_empty(),
+            Granularity::Full => true,
         }
     }
 }

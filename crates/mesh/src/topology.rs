@@ -2,19 +2,13 @@
 //!
 //! [`Perspective`]: crate::Perspective
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+mod claims;
+mod location_ips;
 
-use ipnet::IpNet;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
-    Granularity, Node, Object, Peer, Problem, PublicKey, Segment, SegmentName,
-    allocation::Subnets,
-    leader,
-    prefix::{self, intersects},
+    Granularity, Node, Object, Peer, Problem, Segment, SegmentName, allocation::Subnets, leader, prefix,
 };
 
 /// What the operator decides for the whole mesh. Every agent has to be given the same.
@@ -62,8 +56,8 @@ impl Topology {
         resolved: &BTreeMap<String, IpAddr>,
     ) -> Self {
         let mut problems = Vec::new();
-        let nodes = without_conflicts(nodes, &mut problems);
-        let mut segments = group(&config, nodes, resolved);
+        let nodes = claims::without_conflicts(nodes, &mut problems);
+        let mut segments = group(&config, &nodes, resolved);
         if let Some(first_without) = address(&config.subnets, &mut segments) {
             problems.push(Problem::new(
                 Object::Mesh,
@@ -76,10 +70,10 @@ impl Topology {
             ));
             segments.truncate(first_without);
         }
-        report_shared_addresses(&segments, &mut problems);
-        let peers = without_key_conflicts(&segments, peers, &mut problems);
-        filter_location_ips(&mut segments, &peers, &mut problems);
-        let peers = claim_allowed_ips(&mut segments, peers, &mut problems);
+        claims::report_shared_addresses(&segments, &mut problems);
+        let mut peers = claims::without_key_conflicts(&segments, peers, &mut problems);
+        location_ips::filter_location_ips(&mut segments, &peers, &mut problems);
+        claims::claim_allowed_ips(&mut segments, &mut peers, &mut problems);
         Self { config, segments, peers, problems }
     }
 
@@ -99,99 +93,31 @@ impl Topology {
     }
 }
 
-/// Sorts the nodes by name and leaves out what an earlier node already claims: a key, a pod subnet.
-fn without_conflicts(
-    nodes: impl IntoIterator<Item = Arc<Node>>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Arc<Node>> {
-    let sorted: BTreeMap<String, Arc<Node>> = nodes
-        .into_iter()
-        .filter(|node| node.lacks().is_empty())
-        .map(|node| (node.name.clone(), node))
-        .collect();
-    let mut keys: HashMap<PublicKey, String> = HashMap::new();
-    let mut claims = Claims::default();
-    let mut kept = Vec::with_capacity(sorted.len());
-    for (name, mut node) in sorted {
-        let Some(key) = node.key else { continue };
-        if let Some(owner) = keys.get(&key) {
-            problems.push(Problem::new(
-                Object::Node(name),
-                "DuplicateKey",
-                format!(
-                    "has the same WireGuard key as node {owner} and is left out; a cloned disk? Delete the key file \
-                     on one of them and restart its agent"
-                ),
-            ));
-            continue;
-        }
-        let mut subnets = Vec::with_capacity(node.pod_subnets.len());
-        for subnet in &node.pod_subnets {
-            match claims.overlapping(subnet) {
-                Some(owner) => problems.push(Problem::new(
-                    Object::Node(name.clone()),
-                    "OverlappingPodSubnet",
-                    format!(
-                        "the pod subnet {subnet} overlaps one of node {owner} and is left out; give every node its \
-                         own spec.podCIDR"
-                    ),
-                )),
-                None => {
-                    claims.add(*subnet, &name);
-                    subnets.push(*subnet);
-                }
-            }
-        }
-        if subnets.is_empty() {
-            continue;
-        }
-        if subnets.len() != node.pod_subnets.len() {
-            Arc::make_mut(&mut node).pod_subnets = subnets;
-        }
-        keys.insert(key, name);
-        kept.push(node);
-    }
-    kept
-}
-
-/// Who claimed which prefix, with a test for overlap that does not look at every claim.
-#[derive(Default)]
-struct Claims(BTreeMap<IpNet, String>);
-
-impl Claims {
-    fn add(&mut self, prefix: IpNet, owner: &str) {
-        self.0.insert(prefix.trunc(), owner.to_owned());
-    }
-
-    /// Claims never overlap each other, so only the neighbours in the order of addresses can overlap the prefix:
-    /// the one that begins last at or before it, and the first one that begins after it.
-    fn overlapping(&self, prefix: &IpNet) -> Option<&str> {
-        let prefix = prefix.trunc();
-        let overlaps = |other: &IpNet| other.contains(&prefix) || prefix.contains(other);
-        let before = self.0.range(..=prefix).next_back();
-        let after = self.0.range(prefix..).next();
-        before.into_iter().chain(after).find(|(other, _)| overlaps(other)).map(|(_, owner)| owner.as_str())
-    }
-}
-
-/// Groups nodes into segments and chooses their gateways.
-fn group(
-    config: &TopologyConfig,
-    nodes: Vec<Arc<Node>>,
-    resolved: &BTreeMap<String, IpAddr>,
-) -> Vec<Segment> {
-    let mut groups: BTreeMap<SegmentName, Vec<Arc<Node>>> = BTreeMap::new();
+/// Groups nodes, which are sorted by name, into segments and chooses their gateways.
+fn group(config: &TopologyConfig, nodes: &[Arc<Node>], resolved: &BTreeMap<String, IpAddr>) -> Vec<Segment> {
+    // In the order of `SegmentName`, without making a name for every node.
+    let mut locations: BTreeMap<&str, Vec<Arc<Node>>> = BTreeMap::new();
+    let mut alone = Vec::new();
     for node in nodes {
-        groups.entry(SegmentName::of(&node, config.granularity)).or_default().push(node);
+        if SegmentName::is_alone(node, config.granularity) {
+            alone.push(node);
+        } else {
+            locations.entry(&node.location).or_default().push(node.clone());
+        }
     }
-    groups.into_iter().filter_map(|(name, nodes)| segment(name, nodes, resolved)).collect()
+    let locations =
+        locations.into_iter().map(|(name, nodes)| (SegmentName::Location(name.to_owned()), nodes));
+    let alone = alone.into_iter().map(|node| (SegmentName::Node(node.name.clone()), vec![node.clone()]));
+    locations.chain(alone).filter_map(|(name, nodes)| segment(name, nodes, resolved)).collect()
 }
 
 fn segment(name: SegmentName, nodes: Vec<Arc<Node>>, resolved: &BTreeMap<String, IpAddr>) -> Option<Segment> {
     let gateways = leader::gateways(&nodes, resolved);
     let leader = nodes.get(*gateways.first()?)?;
     let (key, endpoint) = (leader.key?, leader.endpoint.clone()?);
-    let mut allowed_ips = Vec::new();
+    let of_node = |node: &Arc<Node>| node.pod_subnets.len() + node.internal_ips.len();
+    // One WireGuard address per family comes later.
+    let mut allowed_ips = Vec::with_capacity(nodes.iter().map(of_node).sum::<usize>() + 2);
     let mut location_ips = BTreeMap::new();
     for node in &nodes {
         allowed_ips.extend(node.pod_subnets.iter().copied());
@@ -210,30 +136,6 @@ fn segment(name: SegmentName, nodes: Vec<Arc<Node>>, resolved: &BTreeMap<String,
     })
 }
 
-/// Inside of a segment nodes are next hops by their internal addresses: of two with the same one, the pods of one
-/// cannot be reached. Which one is decided by the private network, so both stay.
-fn report_shared_addresses(segments: &[Segment], problems: &mut Vec<Problem>) {
-    for segment in segments {
-        let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
-        for node in &segment.nodes {
-            for address in node.internal_ips.iter().map(IpNet::addr) {
-                let owner = *owners.entry(address).or_insert(&node.name);
-                if owner != node.name {
-                    problems.push(Problem::new(
-                        Object::Node(node.name.clone()),
-                        "DuplicateAddress",
-                        format!(
-                            "has the same internal address {address} as node {owner} of {}; give it another address \
-                             or the annotation kilo.squat.ai/force-internal-ip",
-                            segment.name
-                        ),
-                    ));
-                }
-            }
-        }
-    }
-}
-
 /// Gives every segment its WireGuard addresses. Returns the index of the first segment for which there is none.
 fn address(subnets: &Subnets, segments: &mut [Segment]) -> Option<usize> {
     for (index, segment) in segments.iter_mut().enumerate() {
@@ -243,151 +145,4 @@ fn address(subnets: &Subnets, segments: &mut [Segment]) -> Option<usize> {
         }
     }
     None
-}
-
-/// Sorts the peers by name and leaves out those whose key a node or an earlier peer has.
-fn without_key_conflicts(
-    segments: &[Segment],
-    peers: impl IntoIterator<Item = Peer>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Peer> {
-    let sorted: BTreeMap<String, Peer> = peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
-    let mut keys: HashMap<PublicKey, String> = segments
-        .iter()
-        .flat_map(|segment| &segment.nodes)
-        .filter_map(|node| Some((node.key?, format!("node {}", node.name))))
-        .collect();
-    let mut prefixes: HashMap<IpNet, String> = HashMap::new();
-    let mut kept = Vec::with_capacity(sorted.len());
-    for (name, mut peer) in sorted {
-        if let Some(owner) = keys.get(&peer.key) {
-            problems.push(Problem::new(
-                Object::Peer(name),
-                "DuplicateKey",
-                format!("has the same public key as {owner} and is left out; give it a key of its own"),
-            ));
-            continue;
-        }
-        keys.insert(peer.key, format!("peer {name}"));
-        peer.allowed_ips.retain(|ip| match prefixes.get(&ip.trunc()) {
-            None => {
-                prefixes.insert(ip.trunc(), name.clone());
-                true
-            }
-            Some(owner) => {
-                if *owner != name {
-                    problems.push(Problem::new(
-                        Object::Peer(name.clone()),
-                        "OverlappingAllowedIP",
-                        format!("the allowed IP {ip} belongs to peer {owner} and is left out"),
-                    ));
-                }
-                false
-            }
-        });
-        kept.push(peer);
-    }
-    kept
-}
-
-/// Drops allowed-location IPs that would take traffic away from something else.
-///
-/// The order of evaluation is the Go implementation's, so that both come to the same result in one mesh: segment by
-/// segment, where those before are already filtered and those after are not, and where those after do not have
-/// their WireGuard addresses yet.
-fn filter_location_ips(segments: &mut [Segment], peers: &[Peer], problems: &mut Vec<Problem>) {
-    if segments.iter().all(|segment| segment.allowed_location_ips.is_empty()) {
-        return append_wireguard_ips(segments);
-    }
-    for index in 0..segments.len() {
-        append_wireguard_ips(&mut segments[index..=index]);
-        let wanted = std::mem::take(&mut segments[index].allowed_location_ips);
-        let mut kept = Vec::with_capacity(wanted.len());
-        for ip in wanted {
-            match location_ip_conflict(&ip, index, segments, peers) {
-                Some(with) => problems.push(Problem::new(
-                    Object::Node(claimant(&segments[index], &ip)),
-                    "OverlappingLocationIP",
-                    format!("the allowed-location IP {ip} overlaps {with} and is left out"),
-                )),
-                None => kept.push(ip),
-            }
-        }
-        segments[index].allowed_location_ips = kept;
-    }
-}
-
-fn append_wireguard_ips(segments: &mut [Segment]) {
-    for segment in segments {
-        segment.allowed_ips.extend(segment.wireguard_ips.iter().map(|ip| prefix::host(*ip)));
-    }
-}
-
-fn location_ip_conflict(ip: &IpNet, own: usize, segments: &[Segment], peers: &[Peer]) -> Option<String> {
-    for (index, segment) in segments.iter().enumerate() {
-        if index != own
-            && let Some(other) = segment.allowed_location_ips.iter().find(|other| intersects(ip, other))
-        {
-            return Some(format!("{other} of {}", segment.name));
-        }
-        if let Some(other) = segment.allowed_ips.iter().find(|other| other.contains(&ip.addr())) {
-            return Some(format!("{other} of {}", segment.name));
-        }
-    }
-    peers.iter().find_map(|peer| {
-        let other = peer.allowed_ips.iter().find(|other| intersects(ip, other))?;
-        Some(format!("{other} of peer {}", peer.name))
-    })
-}
-
-fn claimant(segment: &Segment, ip: &IpNet) -> String {
-    let node = segment.nodes.iter().find(|node| node.allowed_location_ips.contains(ip));
-    node.unwrap_or(&segment.nodes[0]).name.clone()
-}
-
-/// Makes every prefix belong to one segment or peer: WireGuard gives an allowed IP to whoever asked last, so two
-/// claimants would take it from each other for ever. The first segment in the order of the topology keeps it.
-fn claim_allowed_ips(segments: &mut [Segment], peers: Vec<Peer>, problems: &mut Vec<Problem>) -> Vec<Peer> {
-    let mut owners: HashMap<IpNet, String> = HashMap::new();
-    for segment in segments.iter_mut() {
-        let name = segment.name.to_string();
-        let node = segment.nodes[0].name.clone();
-        let mut claim = |ip: &IpNet| match owners.get(&ip.trunc()) {
-            None => {
-                owners.insert(ip.trunc(), name.clone());
-                true
-            }
-            // Two nodes of one segment may share an address; it is routed to the segment once.
-            Some(owner) if *owner == name => false,
-            Some(owner) => {
-                problems.push(Problem::new(
-                    Object::Node(node.clone()),
-                    "DuplicateAddress",
-                    format!(
-                        "{ip} of {name} already belongs to {owner} and is reachable there only; give the node \
-                         another address or the annotation kilo.squat.ai/force-internal-ip"
-                    ),
-                ));
-                false
-            }
-        };
-        segment.allowed_ips.retain(&mut claim);
-        segment.allowed_location_ips.retain(&mut claim);
-    }
-    let mut kept = Vec::with_capacity(peers.len());
-    for mut peer in peers {
-        peer.allowed_ips.retain(|ip| match owners.get(&ip.trunc()) {
-            None => true,
-            Some(owner) => {
-                problems.push(Problem::new(
-                    Object::Peer(peer.name.clone()),
-                    "OverlappingAllowedIP",
-                    format!("the allowed IP {ip} belongs to {owner} and is left out"),
-                ));
-                false
-            }
-        });
-        kept.push(peer);
-    }
-    kept
 }

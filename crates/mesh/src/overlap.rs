@@ -1,0 +1,103 @@
+//! Which of many prefixes overlap or occur twice, found by sorting: nearly always the answer is "none", and it has
+//! to be cheap for tens of thousands.
+
+use ipnet::IpNet;
+
+/// Disjoint prefixes without host bits, sorted.
+#[derive(Debug)]
+pub(crate) struct Covers(Vec<IpNet>);
+
+impl Covers {
+    /// The widest of these prefixes: every one of them lies inside of one that is kept.
+    pub fn of(prefixes: impl Iterator<Item = IpNet>) -> Self {
+        let mut covers: Vec<IpNet> = Vec::new();
+        for prefix in sorted(prefixes) {
+            if !covers.last().is_some_and(|cover| cover.contains(&prefix)) {
+                covers.push(prefix);
+            }
+        }
+        Self(covers)
+    }
+
+    /// The widest of those among these prefixes that hold another one or occur twice. A prefix that overlaps none of
+    /// the result overlaps none of the others.
+    pub fn contested(prefixes: impl Iterator<Item = IpNet>) -> Self {
+        let mut contested: Vec<IpNet> = Vec::new();
+        let mut cover: Option<IpNet> = None;
+        for prefix in sorted(prefixes) {
+            match cover {
+                Some(cover) if cover.contains(&prefix) => {
+                    if contested.last() != Some(&cover) {
+                        contested.push(cover);
+                    }
+                }
+                _ => cover = Some(prefix),
+            }
+        }
+        Self(contested)
+    }
+
+    /// Whether a prefix has an address in common with one of these.
+    pub fn overlaps(&self, prefix: &IpNet) -> bool {
+        let prefix = prefix.trunc();
+        // They are disjoint, so only the neighbours in the order of addresses can overlap the prefix: the one that
+        // begins last at or before it, and the first one that begins after it.
+        let after = self.0.partition_point(|other| *other <= prefix);
+        let overlaps = |other: &IpNet| other.contains(&prefix) || prefix.contains(other);
+        after.checked_sub(1).is_some_and(|before| overlaps(&self.0[before]))
+            || self.0.get(after).is_some_and(overlaps)
+    }
+}
+
+/// The values that occur more than once, sorted.
+pub(crate) fn repeated<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = values.collect();
+    all.sort_unstable();
+    let mut repeated: Vec<T> = all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    repeated.dedup();
+    repeated
+}
+
+/// In this order a prefix comes after those that hold it, and nothing else is between.
+fn sorted(prefixes: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
+    let mut sorted: Vec<IpNet> = prefixes.map(|prefix| prefix.trunc()).collect();
+    sorted.sort_unstable();
+    sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(text: &str) -> impl Iterator<Item = IpNet> {
+        text.split_whitespace().map(|net| net.parse().unwrap())
+    }
+
+    fn text(nets: &[IpNet]) -> String {
+        nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn contested_are_the_widest_that_hold_another() {
+        let all = "10.0.3.0/24 10.0.0.0/16 fd00::/8 10.0.2.0/24 10.1.0.0/24 10.2.0.0/24 10.2.0.7/24 ::/0 10.3.0.0/16";
+        let contested = Covers::contested(nets(all));
+        assert_eq!(text(&contested.0), "10.0.0.0/16 10.2.0.0/24 ::/0");
+        assert_eq!(text(&Covers::of(nets(all)).0), "10.0.0.0/16 10.1.0.0/24 10.2.0.0/24 10.3.0.0/16 ::/0");
+        for (net, expected) in [
+            ("10.0.0.0/8", true),
+            ("10.0.255.1/32", true),
+            ("10.1.0.0/16", false),
+            ("10.2.0.0/24", true),
+            ("10.3.0.0/24", false),
+            ("0.0.0.0/0", true),
+            ("2001:db8::/32", true),
+        ] {
+            assert_eq!(contested.overlaps(&net.parse().unwrap()), expected, "{net}");
+        }
+    }
+
+    #[test]
+    fn repeated_are_told_once() {
+        assert_eq!(repeated([3, 1, 3, 2, 3, 1].into_iter()), [1, 3]);
+    }
+}
