@@ -30,9 +30,6 @@ enum Task {
         /// Packages to build; kg, kgctl and kilo-lab when nothing is named.
         #[arg(long = "package", short = 'p')]
         packages: Vec<String>,
-        /// Packages whose integration tests are built as well.
-        #[arg(long = "tests")]
-        tests: Vec<String>,
         /// The cargo profile.
         #[arg(long, default_value = "release")]
         profile: String,
@@ -100,15 +97,10 @@ pub fn workspace() -> &'static Path {
 
 fn run(task: Task) -> Result<u8> {
     match task {
-        Task::Static { packages, tests, profile } => {
-            let everything = packages.is_empty() && tests.is_empty();
-            let packages = if everything { statics::BINARIES.map(str::to_owned).to_vec() } else { packages };
-            let build = statics::StaticBuild::new(&profile)?;
-            let mut programs = if packages.is_empty() { Vec::new() } else { build.binaries(&packages)? };
-            for package in &tests {
-                programs.extend(build.tests(package)?);
-            }
-            for program in programs {
+        Task::Static { packages, profile } => {
+            let all = packages.is_empty();
+            let packages = if all { statics::BINARIES.map(str::to_owned).to_vec() } else { packages };
+            for program in statics::StaticBuild::new(&profile)?.binaries(&packages)? {
                 println!("{}", program.path.display());
             }
             Ok(0)

@@ -25,21 +25,77 @@ pub enum Run {
     /// A shell script.
     Script(&'static str),
     /// A command: its name and its arguments.
-    #[expect(dead_code, reason = "the scenarios that start the project's binaries follow")]
     Command(&'static [&'static str]),
-    /// All integration tests of a package.
-    #[expect(dead_code, reason = "the packages with namespace tests follow")]
-    Tests(&'static str),
+    /// Integration tests of a package.
+    Tests(Tests),
 }
 
+/// Integration tests of a package.
+pub struct Tests {
+    /// The package.
+    pub package: &'static str,
+    /// The tests' names; the files in its directory `tests`.
+    pub names: &'static [&'static str],
+    /// Features of the package that they need.
+    pub features: &'static [&'static str],
+}
+
+const KERNEL_TESTS: Tests = Tests {
+    package: "dataplane",
+    names: &["kernel_wireguard", "kernel_ipip", "routes", "firewall", "watch"],
+    features: &["stock-kernel"],
+};
+
+const MESH_TESTS: Tests = Tests { package: "kilo-lab", names: &["mesh", "repair", "restart"], features: &[] };
+
+const PROGRAMS: &[&str] = &["kg", "kgctl", "kilo-lab"];
+
 /// All scenarios, in the order in which they run.
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "self-check",
-    shows: "the kernel carries WireGuard, IPIP, VXLAN, bridges, tun, both families and nftables",
-    run: Run::Script(include_str!("../guest/self-check.sh")),
-    binaries: &[],
-    tools: &[],
-    environment: &[],
-    memory: "1G",
-    minutes: 3,
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "self-check",
+        shows: "the kernel carries WireGuard, IPIP, VXLAN, bridges, tun, both families and nftables",
+        run: Run::Script(include_str!("../guest/self-check.sh")),
+        binaries: &[],
+        tools: &[],
+        environment: &[],
+        memory: "1G",
+        minutes: 3,
+    },
+    Scenario {
+        name: "data-plane",
+        shows: "links, routes, firewall and WireGuard of the kernel are observed, changed and watched",
+        run: Run::Tests(KERNEL_TESTS),
+        binaries: &[],
+        tools: &["iptables", "ip6tables", "sysctl"],
+        environment: &[("RUST_TEST_THREADS", "1")],
+        memory: "2G",
+        minutes: 8,
+    },
+    Scenario {
+        name: "demo",
+        shows: "the demonstration's mesh forms with kernel WireGuard and IPIP inside of locations, and survives",
+        run: Run::Command(&[
+            "kilo-lab",
+            "demo",
+            "--encapsulate=always",
+            "--converge-within=180",
+            "--take-over-within=240",
+        ]),
+        binaries: PROGRAMS,
+        tools: &["twopi"],
+        environment: &[],
+        memory: "2G",
+        minutes: 10,
+    },
+    Scenario {
+        name: "mesh",
+        shows: "both granularities, repairs, and restarts of agents that lose no packet",
+        run: Run::Tests(MESH_TESTS),
+        binaries: PROGRAMS,
+        tools: &[],
+        environment: &[("RUST_TEST_THREADS", "1"), ("KILO_LAB_PATIENCE", "4")],
+        memory: "2G",
+        minutes: 15,
+    },
+];

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::vm::{Linkage, linkage};
-use crate::workspace;
+use crate::{scenarios::Tests, workspace};
 
 /// The packages with the project's binaries.
 pub const BINARIES: [&str; 3] = ["kg", "kgctl", "kilo-lab"];
@@ -49,10 +49,16 @@ impl StaticBuild {
         self.programs(build, Kind::Binary, &format!("build {} statically", packages.join(", ")))
     }
 
-    /// The integration tests of one package.
-    pub fn tests(&self, package: &str) -> Result<Vec<Program>> {
-        let mut build = self.cargo(&["test", "--no-run", "--test", "*"]);
-        build.args(["--package", package]);
+    /// Integration tests of one package.
+    pub fn tests(&self, tests: &Tests) -> Result<Vec<Program>> {
+        let package = tests.package;
+        let mut build = self.cargo(&["test", "--no-run", "--package", package]);
+        for name in tests.names {
+            build.args(["--test", name]);
+        }
+        if !tests.features.is_empty() {
+            build.args(["--features", &tests.features.join(",")]);
+        }
         self.programs(build, Kind::Test, &format!("build the integration tests of {package} statically"))
     }
 

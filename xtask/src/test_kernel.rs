@@ -55,7 +55,7 @@ pub fn run(only: &[String]) -> Result<u8> {
     Ok(u8::from(failures > 0))
 }
 
-/// Static programs by package.
+/// Static programs: binaries by package, tests by scenario.
 struct Products {
     binaries: BTreeMap<String, Program>,
     tests: BTreeMap<&'static str, Vec<Program>>,
@@ -74,8 +74,8 @@ impl Products {
         let programs = if packages.is_empty() { Vec::new() } else { build.binaries(&packages)? };
         let mut tests = BTreeMap::new();
         for scenario in scenarios {
-            if let Run::Tests(package) = scenario.run {
-                tests.insert(package, build.tests(package)?);
+            if let Run::Tests(chosen) = &scenario.run {
+                tests.insert(scenario.name, build.tests(chosen)?);
             }
         }
         let binaries = programs.into_iter().map(|program| (program.name.clone(), program)).collect();
@@ -91,11 +91,12 @@ fn machine(scenario: &Scenario, products: &Products) -> Result<Machine> {
         let program = program.with_context(|| format!("the package {package} has no binary of this name"))?;
         uploads.push(upload(program, "/usr/local/bin"));
     }
-    let command = match scenario.run {
-        Run::Script(script) => ["sh", "-c", script].map(str::to_owned).to_vec(),
+    let command = match &scenario.run {
+        Run::Script(script) => ["sh", "-c", *script].map(str::to_owned).to_vec(),
         Run::Command(words) => words.iter().map(|&word| word.to_owned()).collect(),
-        Run::Tests(package) => {
-            uploads.extend(products.tests[package].iter().map(|program| upload(program, "/root/tests")));
+        Run::Tests(_) => {
+            uploads
+                .extend(products.tests[scenario.name].iter().map(|program| upload(program, "/root/tests")));
             // All are run, also when one fails.
             let script =
                 "failed=0; for test in tests/*; do echo \"--- $test\"; $test || failed=1; done; exit $failed";
