@@ -79,6 +79,11 @@ pub async fn connect(access: &ApiAccess) -> Result<Client, Error> {
     if let Ok(name) = HeaderValue::from_str(&access.user_agent) {
         config.headers.push((USER_AGENT, name));
     }
+    // Without a CA of its own the client wants the system's, even where nothing is encrypted, and a minimal system
+    // has none.
+    if config.cluster_url.scheme_str() == Some("http") && config.root_cert.is_none() {
+        config.root_cert = Some(Vec::new());
+    }
     let url = config.cluster_url.to_string();
     Client::try_from(config).map_err(|error| {
         let proxy = matches!(error, kube::Error::ProxyProtocolDisabled { .. });
