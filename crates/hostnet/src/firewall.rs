@@ -32,16 +32,60 @@ impl Firewall {
     /// The same firewall with as few prefixes as possible: what lies inside of another prefix is left out, neighbours
     /// are merged. Two firewalls mean the same when this is equal. The kernel's interval sets hold this form.
     pub fn normalised(&self) -> Self {
-        let aggregate = |nets: &BTreeSet<IpNet>| {
-            let nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
-            IpNet::aggregate(&nets).into_iter().collect()
-        };
         Self {
             masquerade_from: aggregate(&self.masquerade_from),
             masquerade_to: aggregate(&self.masquerade_to),
             never_masquerade: aggregate(&self.never_masquerade),
             encapsulation_from: self.encapsulation_from.clone(),
             forward: aggregate(&self.forward),
+        }
+    }
+}
+
+/// The fewest prefixes with the same addresses. Linear where there are no host bits: a set is sorted already.
+fn aggregate(nets: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+    let mut sorted: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
+    sorted.sort_unstable();
+    let mut kept: Vec<IpNet> = Vec::with_capacity(sorted.len());
+    for net in sorted {
+        if kept.last().is_some_and(|last| last.contains(&net)) {
+            continue;
+        }
+        let mut widest = net;
+        // Two halves make a whole, which may be half of a larger one.
+        while let Some(whole) = kept.last().and_then(|last| whole(last, &widest)) {
+            kept.pop();
+            widest = whole;
+        }
+        kept.push(widest);
+    }
+    kept.into_iter().collect()
+}
+
+/// The prefix that consists of these two, of which the first begins first.
+fn whole(first: &IpNet, second: &IpNet) -> Option<IpNet> {
+    let whole = first.supernet().filter(|_| first.prefix_len() == second.prefix_len())?;
+    (whole.contains(second) && first != second).then_some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_few_prefixes_as_possible() {
+        let texts = [
+            "10.0.0.0/25 10.0.0.128/25 10.0.1.0/24 10.0.2.0/24 10.0.3.0/24 10.0.4.0/24",
+            "0.0.0.0/1 128.0.0.0/1 ::/1 8000::/1",
+            "10.0.1.0/24 10.0.2.0/24 10.0.2.7/32 10.0.2.8/24",
+            "0.0.0.0/0 10.0.0.0/8 ::/0 fd00::/8 fd00::1/128",
+            "fd00::/128 fd00::1/128 fd00::2/128 fd00::4/127",
+        ];
+        for text in texts {
+            let nets: Vec<IpNet> = text.split(' ').map(|net| net.parse().unwrap()).collect();
+            let expected: BTreeSet<IpNet> =
+                IpNet::aggregate(&nets.iter().map(IpNet::trunc).collect()).into_iter().collect();
+            assert_eq!(aggregate(&nets.into_iter().collect()), expected, "{text}");
         }
     }
 }

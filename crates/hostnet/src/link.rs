@@ -2,14 +2,23 @@
 
 use std::{fmt, str::FromStr};
 
+/// The longest name in bytes (`IFNAMSIZ` of linux/if.h, less the byte that ends it).
+const MAX_LEN: usize = 15;
+
 /// The name of an interface: 1 to 15 bytes, no '/', no white space (`IFNAMSIZ` and `dev_valid_name` in the kernel).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkName(String);
+///
+/// Every route has one, so it is held in place: a copy allocates nothing.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName {
+    /// Filled up with zeros, which no name holds: the order is that of the texts.
+    bytes: [u8; MAX_LEN],
+    len: u8,
+}
 
 impl LinkName {
     /// The name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).expect("a name is made of a text")
     }
 }
 
@@ -18,18 +27,26 @@ impl FromStr for LinkName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-        if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(bad) {
+        if text.is_empty() || text.len() > MAX_LEN || text == "." || text == ".." || text.contains(bad) {
             return Err(format!(
                 "{text:?} is not an interface name: 1 to 15 bytes without '/', ':' and white space"
             ));
         }
-        Ok(Self(text.to_owned()))
+        let mut bytes = [0; MAX_LEN];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { bytes, len: text.len() as u8 })
     }
 }
 
 impl fmt::Display for LinkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LinkName").field(&self.as_str()).finish()
     }
 }
 

@@ -144,6 +144,7 @@ fn plan_forwarding(observed: &HostState, desired: &HostState, changes: &mut Vec<
 fn plan_firewall(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
     match (&observed.firewall, &desired.firewall) {
         (None, Some(wanted)) => changes.push(Change::SetFirewall(wanted.clone())),
+        (Some(found), Some(wanted)) if found == wanted => {}
         (Some(found), Some(wanted)) => {
             let (found, wanted) = (found.normalised(), wanted.normalised());
             if found != wanted {
@@ -156,11 +157,13 @@ fn plan_firewall(observed: &HostState, desired: &HostState, changes: &mut Vec<Ch
 }
 
 fn plan_routes_and_rules(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
-    changes.extend(desired.routes.difference(&observed.routes).cloned().map(Change::SetRoute));
+    let set = || desired.routes.difference(&observed.routes);
+    changes.extend(set().cloned().map(Change::SetRoute));
     changes.extend(desired.rules.difference(&observed.rules).cloned().map(Change::AddRule));
     changes.extend(observed.rules.difference(&desired.rules).cloned().map(Change::RemoveRule));
-    let wanted: BTreeSet<_> = desired.routes.iter().map(Route::key).collect();
-    let stale = observed.routes.iter().filter(|route| !wanted.contains(&route.key()));
+    // A route that is set replaces the one with its key.
+    let replaced: BTreeSet<_> = set().map(Route::key).collect();
+    let stale = observed.routes.difference(&desired.routes).filter(|route| !replaced.contains(&route.key()));
     let stale = stale.filter(|route| stays(observed, desired, &route.link)).cloned();
     changes.extend(stale.map(Change::RemoveRoute));
 }
@@ -191,17 +194,24 @@ fn plan_wireguard(observed: &HostState, desired: &HostState, changes: &mut Vec<C
 /// to exactly one; and after the routes, so that nothing is sent to a peer that is gone.
 fn plan_wireguard_removals(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
     let Some((name, wanted)) = wanted_wireguard(desired) else { return };
-    let owned: BTreeSet<&IpNet> = wanted.peers.values().flat_map(|peer| &peer.allowed_ips).collect();
+    let moved: BTreeSet<IpNet> = changes.iter().flat_map(added_allowed_ips).copied().collect();
     for (key, found) in observed.wireguard.iter().flat_map(|found| &found.peers) {
-        if !wanted.peers.contains_key(key) {
+        let Some(wanted) = wanted.peers.get(key) else {
             changes.push(Change::RemovePeer(name.clone(), *key));
             continue;
-        }
-        let stale = found.allowed_ips.iter().filter(|ip| !owned.contains(ip));
+        };
+        let stale = found.allowed_ips.difference(&wanted.allowed_ips).filter(|ip| !moved.contains(ip));
         let change = PeerChange { remove_allowed_ips: stale.copied().collect(), ..PeerChange::default() };
         if change != PeerChange::default() {
             changes.push(Change::SetPeer(name.clone(), *key, change));
         }
+    }
+}
+
+fn added_allowed_ips(change: &Change) -> &[IpNet] {
+    match change {
+        Change::SetPeer(_, _, change) => &change.add_allowed_ips,
+        _ => &[],
     }
 }
 

@@ -37,7 +37,7 @@ impl Renderer<'_> {
                 continue;
             }
             for subnet in &node.pod_subnets {
-                self.route_inside(subnet.trunc(), node);
+                self.routes_inside(Family::of_prefix(subnet), &[subnet.trunc()], node);
             }
             for net in &node.internal_ips {
                 self.encapsulated_route_to(node, net.addr());
@@ -46,14 +46,13 @@ impl Renderer<'_> {
         self.encapsulation_rules();
     }
 
-    /// A route to `destination` with a node of the location as the next hop.
-    pub(super) fn route_inside(&mut self, destination: IpNet, gateway: &Node) {
-        let family = Family::of_prefix(&destination);
+    /// Routes to destinations of one family with a node of the location as the next hop.
+    pub(super) fn routes_inside(&mut self, family: Family, destinations: &[IpNet], gateway: &Node) {
+        if destinations.is_empty() {
+            return;
+        }
         match self.hop(family, gateway) {
-            Ok(Hop { via, link, source }) => {
-                let via = Some(via);
-                self.state.routes.insert(Route { table: MAIN_TABLE, destination, via, link, source });
-            }
+            Ok(hop) => self.routes.extend(destinations.iter().map(|net| hop.route(MAIN_TABLE, *net))),
             Err((reason, message)) => self.problem(reason, message),
         }
     }
@@ -64,9 +63,8 @@ impl Renderer<'_> {
         if !self.encapsulates(node) {
             return;
         }
-        if let Ok(Hop { via, link, source }) = self.hop(family, node) {
-            let destination = prefix::host(address);
-            self.state.routes.insert(Route { table: KILO_TABLE, destination, via: Some(via), link, source });
+        if let Ok(hop) = self.hop(family, node) {
+            self.routes.push(hop.route(KILO_TABLE, prefix::host(address)));
         }
     }
 
@@ -74,7 +72,7 @@ impl Renderer<'_> {
     /// The table holds nothing but internal addresses of the location; everything else goes on to the main table.
     fn encapsulation_rules(&mut self) {
         let used = |family| {
-            let mut routes = self.state.routes.iter().filter(|route| route.table == KILO_TABLE);
+            let mut routes = self.routes.iter().filter(|route| route.table == KILO_TABLE);
             routes.any(|route| Family::of_prefix(&route.destination) == family)
         };
         let families: Vec<_> = Family::ALL.into_iter().filter(|family| used(*family)).collect();
@@ -92,7 +90,7 @@ impl Renderer<'_> {
 
     /// How packets of a family get to a node of the location.
     fn hop(&mut self, family: Family, node: &Node) -> Result<Hop, (&'static str, String)> {
-        let source = self.own_source(family);
+        let source = self.underlay.source(family);
         if self.encapsulates(node) {
             let Some(IpAddr::V4(outer)) = node.internal_ip(Family::V4) else {
                 return Err(no_address(node, Family::V4));
@@ -145,18 +143,15 @@ impl Renderer<'_> {
         }
         .parse()
         .expect("the name is a valid one");
-        let underlay = self.private_link(Family::V4).ok().and_then(|link| self.facts.interfaces.get(&link));
+        let underlay = self.underlay.link(Family::V4).and_then(|link| self.facts.interfaces.get(link));
         let mtu = underlay.map(|interface| interface.mtu.saturating_sub(ENCAPSULATION_OVERHEAD));
         self.state.links.entry(name.clone()).or_insert(Link { kind, mtu, up: true, managed: false });
         name
     }
 
-    /// The interface that has the own internal address; when that address is on none (it was forced), the one of
-    /// the default route.
     fn private_link(&self, family: Family) -> Result<LinkName, (&'static str, String)> {
-        let own = self.perspective.node.internal_ip(family);
-        let with_address = own.and_then(|address| self.facts.interface_with(address)).map(|(name, _)| name);
-        with_address.or(self.facts.default_interface.as_ref()).cloned().ok_or_else(|| {
+        self.underlay.link(family).cloned().ok_or_else(|| {
+            let own = self.perspective.node.internal_ip(family);
             let address = own.map(|address| address.to_string()).unwrap_or_else(|| "none".to_owned());
             (
                 "NoPrivateInterface",
@@ -166,6 +161,13 @@ impl Renderer<'_> {
                 ),
             )
         })
+    }
+}
+
+impl Hop {
+    fn route(&self, table: u32, destination: IpNet) -> Route {
+        let Self { via, link, source } = self;
+        Route { table, destination, via: Some(*via), link: link.clone(), source: *source }
     }
 }
 

@@ -94,8 +94,16 @@ pub struct Rendered {
 
 /// What a host's network should be.
 pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderConfig) -> Rendered {
-    let mut renderer =
-        Renderer { perspective, facts, config, state: HostState::default(), problems: BTreeSet::new() };
+    let mut renderer = Renderer {
+        perspective,
+        facts,
+        config,
+        underlay: Underlay::of(perspective, facts),
+        near: near(perspective),
+        routes: Vec::new(),
+        state: HostState::default(),
+        problems: BTreeSet::new(),
+    };
     renderer.wireguard();
     renderer.addresses();
     match perspective.role {
@@ -105,7 +113,50 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
     renderer.routes_inside_location();
     renderer.state.firewall = Some(renderer.firewall());
     renderer.state.forwarding = Forwarding { v4: true, v6: renderer.uses_ipv6() };
+    // Sorted once, which is much cheaper than keeping tens of thousands in order while they are made.
+    renderer.state.routes = renderer.routes.into_iter().collect();
     Rendered { state: renderer.state, problems: renderer.problems.into_iter().collect() }
+}
+
+/// How the host reaches the other nodes of its location over the private network: the same for all of them, and
+/// looked for once, because a host has an interface per pod.
+struct Underlay {
+    /// Per family, the own internal address, when an interface has it: the kernel refuses a route whose source is
+    /// none of the host's addresses, as a forced internal address may be.
+    sources: [Option<IpAddr>; 2],
+    /// Per family, the interface that has the own internal address; when that address is on none (it was forced),
+    /// the one of the default route.
+    links: [Option<LinkName>; 2],
+}
+
+impl Underlay {
+    fn of(perspective: &Perspective<'_>, facts: &HostFacts) -> Self {
+        let own = Family::ALL.map(|family| perspective.node.internal_ip(family));
+        let found =
+            own.map(|own| own.and_then(|address| facts.interface_with(address)).map(|(name, _)| name));
+        Self {
+            sources: [0, 1].map(|family| own[family].filter(|_| found[family].is_some())),
+            links: found.map(|name| name.or(facts.default_interface.as_ref()).cloned()),
+        }
+    }
+
+    fn source(&self, family: Family) -> Option<IpAddr> {
+        self.sources[family as usize]
+    }
+
+    fn link(&self, family: Family) -> Option<&LinkName> {
+        self.links[family as usize].as_ref()
+    }
+}
+
+/// The internal addresses of the own location, sorted. Another location may use the same private addresses; a route
+/// there would take the neighbour away.
+fn near(perspective: &Perspective<'_>) -> Vec<IpNet> {
+    let nodes = perspective.segment().nodes.iter();
+    let mut near: Vec<_> =
+        nodes.flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr())).collect();
+    near.sort_unstable();
+    near
 }
 
 /// A render in progress.
@@ -113,6 +164,9 @@ struct Renderer<'a> {
     perspective: &'a Perspective<'a>,
     facts: &'a HostFacts,
     config: &'a RenderConfig,
+    underlay: Underlay,
+    near: Vec<IpNet>,
+    routes: Vec<Route>,
     state: HostState,
     problems: BTreeSet<Problem>,
 }
@@ -199,9 +253,9 @@ impl Renderer<'_> {
 
     fn tunnel_route(&mut self, destination: IpNet, via: Option<IpAddr>) {
         // Otherwise the host would use its WireGuard address as source, which clouds do not know the way back to.
-        let source = self.own_source(Family::of_prefix(&destination));
+        let source = self.underlay.source(Family::of_prefix(&destination));
         let link = self.config.interface.clone();
-        self.state.routes.insert(Route { table: MAIN_TABLE, destination, via, link, source });
+        self.routes.push(Route { table: MAIN_TABLE, destination, via, link, source });
     }
 
     /// A member's routes to other segments, to peers and to all WireGuard addresses.
@@ -211,24 +265,16 @@ impl Renderer<'_> {
         let others = self.perspective.other_segments().flat_map(Segment::all_allowed_ips).map(IpNet::trunc);
         let peers =
             self.perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips).map(IpNet::trunc);
-        let destinations = own.chain(others).chain(peers);
-        for destination in destinations.filter(|net| !self.is_near(net)).collect::<Vec<_>>() {
-            self.route_inside(destination, leader);
+        let destinations = own.chain(others).chain(peers).filter(|net| !self.is_near(net));
+        let (v4, v6): (Vec<_>, Vec<_>) = destinations.partition(|net| Family::of_prefix(net) == Family::V4);
+        for (family, destinations) in [(Family::V4, v4), (Family::V6, v6)] {
+            self.routes_inside(family, &destinations, leader);
         }
     }
 
-    /// The own internal address, when an interface has it: the kernel refuses a route whose source is none of the
-    /// host's addresses, as a forced internal address may be.
-    fn own_source(&self, family: Family) -> Option<IpAddr> {
-        let own = self.perspective.node.internal_ip(family);
-        own.filter(|address| self.facts.interface_with(*address).is_some())
-    }
-
-    /// Whether this is the internal address of a node of the own location. Another location may use the same private
-    /// addresses; a route there would take the neighbour away.
+    /// Whether this is the internal address of a node of the own location.
     fn is_near(&self, destination: &IpNet) -> bool {
-        let nodes = self.perspective.segment().nodes.iter();
-        nodes.flat_map(|node| &node.internal_ips).any(|net| prefix::host(net.addr()) == *destination)
+        self.near.binary_search(destination).is_ok()
     }
 
     fn uses_ipv6(&self) -> bool {
