@@ -170,3 +170,65 @@ fn is_at(element: &Value, edge: &str) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::resource::{Kind, builtin_kinds};
+
+    fn node() -> std::sync::Arc<Kind> {
+        builtin_kinds().into_iter().find(|kind| kind.kind == "Node").unwrap()
+    }
+
+    /// Applies for `manager`, and records the owners as the server does.
+    fn applied(live: &Value, manager: &str, config: Value) -> Result<Value, Status> {
+        let kind = node();
+        let who = writer(manager, "v1".to_owned(), "");
+        let (mut value, owners) = apply(Layout::new(&kind), live, &config, who, Force::No)?;
+        ownership::encode(&mut value, owners);
+        Ok(value)
+    }
+
+    fn annotations(value: &Value) -> Vec<&str> {
+        value["metadata"]["annotations"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_no_longer_named_goes_unless_another_names_it() {
+        let both = json!({ "metadata": { "annotations": { "a": "1", "b": "2" } } });
+        let live = applied(&json!({ "metadata": {} }), "one", both).unwrap();
+        let live = applied(&live, "two", json!({ "metadata": { "annotations": { "b": "2" } } })).unwrap();
+        let live = applied(&live, "one", json!({ "metadata": {} })).unwrap();
+        assert_eq!(annotations(&live), ["b"]);
+        let live = applied(&live, "two", json!({ "metadata": {} })).unwrap();
+        assert_eq!(annotations(&live), [""; 0]);
+    }
+
+    #[test]
+    fn elements_of_keyed_lists_have_owners() {
+        let of = |kind: &str| json!({ "status": { "conditions": [{ "type": kind, "status": "True" }] } });
+        let live = applied(&json!({ "metadata": {} }), "one", of("A")).unwrap();
+        let live = applied(&live, "two", of("B")).unwrap();
+        let live = applied(&live, "one", of("C")).unwrap();
+        let kinds: Vec<_> =
+            live["status"]["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
+        assert_eq!(kinds, ["B", "C"]);
+    }
+
+    #[test]
+    fn a_field_of_another_is_a_conflict_unless_the_value_is_the_same() {
+        let of = |value: &str| json!({ "metadata": { "labels": { "x": value, "y": value } } });
+        let live = applied(&json!({ "metadata": {} }), "one", of("1")).unwrap();
+        assert!(applied(&live, "two", of("1")).is_ok());
+        let refused = applied(&live, "two", of("2")).unwrap_err();
+        let expected = "Apply failed with 2 conflicts: conflicts with \"one\":\n- .metadata.labels.x\n- .metadata.labels.y";
+        assert_eq!((refused.code, refused.message.as_str()), (409, expected));
+    }
+}
