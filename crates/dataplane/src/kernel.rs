@@ -1,7 +1,7 @@
 //! The sockets to the kernel, and which WireGuard they go with. Lives on one thread, which stays in the network
 //! namespace in which it was started.
 
-use hostnet::LinkName;
+use hostnet::{LinkKind, LinkName};
 use mesh::PrivateKey;
 
 use crate::{
@@ -59,6 +59,19 @@ impl Kernel {
         self.config.wireguard != WireguardChoice::Existing
     }
 
+    /// Whether interfaces of a kind can be made.
+    ///
+    /// # Errors
+    /// When the kernel answers something else than yes or no.
+    pub fn supports(&mut self, kind: LinkKind) -> Result<bool, Error> {
+        match kind {
+            LinkKind::Wireguard => Ok(true),
+            LinkKind::Ipip | LinkKind::Sit => {
+                link::is_known(&mut self.route, kind).map_err(Error::observing("the kinds of interfaces"))
+            }
+        }
+    }
+
     /// The addresses of our sockets: what notices about our own changes carry.
     pub fn ports(&self) -> [u32; 2] {
         [self.route.port(), self.nft.as_ref().map_or(0, |nft| nft.socket.port())]
@@ -90,7 +103,7 @@ fn choose(config: &Config, route: &mut Socket) -> Result<Box<dyn WireguardBacken
 /// The backend for an interface that somebody else made.
 fn existing(interface: &LinkName, route: &mut Socket) -> Result<Box<dyn WireguardBackend>, Error> {
     let link = link::find(route, interface)?.ok_or_else(|| Error::NoLink(interface.clone()))?;
-    if link.kind == link::kind_name(hostnet::LinkKind::Wireguard) {
+    if link.kind == link::kind_name(LinkKind::Wireguard) {
         return Ok(Box::new(wireguard::Kernel::open(interface).map_err(Error::NoWireguard)?));
     }
     let mut external = wireguard::External::new(interface);

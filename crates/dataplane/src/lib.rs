@@ -21,7 +21,7 @@ mod wireguard;
 
 use std::{fmt, thread::JoinHandle};
 
-use hostnet::{Change, LinkName, Observation};
+use hostnet::{Change, LinkKind, LinkName, Observation};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::{Error, Failure};
@@ -75,6 +75,15 @@ impl DataPlane {
     /// Who runs WireGuard.
     pub fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Whether interfaces of a kind can be made. Asking for a kind of encapsulation loads its module, with which the
+    /// kernel's own device of that kind appears: ask only when it is wanted.
+    ///
+    /// # Errors
+    /// When the kernel answers something else than yes or no.
+    pub async fn supports(&mut self, kind: LinkKind) -> Result<bool, Error> {
+        self.run(move |kernel| kernel.supports(kind)).await?
     }
 
     /// One look at the host.

@@ -140,7 +140,7 @@ fn an_update_of_a_table_that_changed_meanwhile_succeeds() {
         next.masquerade_from.pop_first();
         next.never_masquerade.insert("172.16.0.0/12".parse().unwrap());
         run("nft flush ruleset");
-        apply(&mut plane, &[Change::UpdateFirewall(full(), next.clone())]).await;
+        apply(&mut plane, &[Change::UpdateFirewall(full().into(), next.clone().into())]).await;
         assert_eq!(seen(&mut plane).await, Some(next.normalised()));
     });
 }
@@ -185,13 +185,13 @@ fn ten_thousand_prefixes() {
             |count: u32| (0..count).map(|i| format!("11.{}.{}.0/28", i / 256, i % 256).parse().unwrap());
         let mut firewall = Firewall { never_masquerade: nets(10_000).collect(), ..Firewall::default() };
         let start = Instant::now();
-        apply(&mut plane, &[Change::SetFirewall(firewall.clone())]).await;
+        apply(&mut plane, &[Change::SetFirewall(firewall.clone().into())]).await;
         let made = start.elapsed();
         assert_eq!(seen(&mut plane).await, Some(firewall.normalised()));
         let observed = start.elapsed();
         let before = firewall.clone();
         firewall.never_masquerade.extend((0..10).map(|i| format!("12.0.{i}.0/28").parse::<IpNet>().unwrap()));
-        apply(&mut plane, &[Change::UpdateFirewall(before, firewall.clone())]).await;
+        apply(&mut plane, &[Change::UpdateFirewall(before.into(), firewall.clone().into())]).await;
         let updated = start.elapsed();
         assert_eq!(seen(&mut plane).await, Some(firewall.normalised()));
         println!(
@@ -301,7 +301,7 @@ fn forwarding_is_accepted_where_iptables_drops() {
         {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
-        let text = run("ip6tables-save");
+        let text = run("ip6tables -S FORWARD");
         assert!(text.contains("-s fd02:1::/65") && text.contains("-d fd02:1::/65"), "{text}");
 
         // Somebody writes the chain anew, deletes one of our rules, or removes the chain.

@@ -30,7 +30,8 @@ numbers!(u16: RTA_DST = 1, RTA_OIF = 4, RTA_GATEWAY = 5, RTA_PRIORITY = 6, RTA_P
 pub const IP6_RT_PRIO_USER: u32 = 1024;
 
 // linux/if_link.h, linux/if.h
-numbers!(u16: IFLA_IFNAME = 3, IFLA_MTU = 4, IFLA_LINKINFO = 18, IFLA_EXT_MASK = 29, IFLA_INFO_KIND = 1);
+numbers!(u16: IFLA_IFNAME = 3, IFLA_MTU = 4, IFLA_LINKINFO = 18, IFLA_EXT_MASK = 29, IFLA_INFO_KIND = 1,
+    IFLA_INFO_DATA = 2, IFLA_IPTUN_TTL = 4);
 numbers!(u32: IFF_UP = 0x1, IFF_LOWER_UP = 0x10000);
 
 // linux/if_addr.h

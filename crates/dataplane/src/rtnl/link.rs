@@ -88,6 +88,31 @@ pub fn create(socket: &mut Socket, name: &LinkName, kind: LinkKind, mtu: Option<
     })
 }
 
+/// Whether the kernel knows a kind of encapsulation. It is asked for an interface whose TTL has no byte: a kernel that
+/// knows the kind finds that fault before it makes anything, one that does not says that.
+pub fn is_known(socket: &mut Socket, kind: LinkKind) -> Result<bool, Refusal> {
+    let result = socket.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |writer| {
+        header(writer, 0, 0, 0);
+        writer.put_text(IFLA_IFNAME, "kilo-probe");
+        writer.nest(IFLA_LINKINFO, |info| {
+            info.put_text(IFLA_INFO_KIND, kind_name(kind));
+            info.nest(IFLA_INFO_DATA, |data| data.put(IFLA_IPTUN_TTL, &[]));
+        });
+    });
+    match result {
+        Err(refusal) if refusal.errno() == libc::EOPNOTSUPP => Ok(false),
+        Err(refusal) if matches!(refusal.errno(), libc::ERANGE | libc::EINVAL) => Ok(true),
+        Err(refusal) => Err(refusal),
+        // The kernel did not mind: it knows the kind, and nobody needs this interface.
+        Ok(()) => {
+            let name: LinkName = "kilo-probe".parse().map_err(std::io::Error::other)?;
+            let made = find(socket, &name).ok().flatten();
+            made.map_or(Ok(()), |link| remove(socket, link.index))?;
+            Ok(true)
+        }
+    }
+}
+
 /// Sets the MTU in bytes.
 pub fn set_mtu(socket: &mut Socket, index: u32, mtu: u32) -> Result<(), Refusal> {
     socket.request(RTM_NEWLINK, 0, |writer| {
