@@ -43,9 +43,9 @@ pub enum Change {
     /// Remove a rule.
     RemoveRule(Rule),
     /// Make the firewall table anew, in one transaction.
-    SetFirewall(Firewall),
+    SetFirewall(Box<Firewall>),
     /// Change the elements of the firewall's sets, from the first state to the second, in one transaction.
-    UpdateFirewall(Firewall, Firewall),
+    UpdateFirewall(Box<Firewall>, Box<Firewall>),
     /// Remove the firewall table.
     RemoveFirewall,
     /// Let the host forward packets.
@@ -143,12 +143,12 @@ fn plan_forwarding(observed: &HostState, desired: &HostState, changes: &mut Vec<
 
 fn plan_firewall(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
     match (&observed.firewall, &desired.firewall) {
-        (None, Some(wanted)) => changes.push(Change::SetFirewall(wanted.clone())),
+        (None, Some(wanted)) => changes.push(Change::SetFirewall(Box::new(wanted.clone()))),
         (Some(found), Some(wanted)) if found == wanted => {}
         (Some(found), Some(wanted)) => {
             let (found, wanted) = (found.normalised(), wanted.normalised());
             if found != wanted {
-                changes.push(Change::UpdateFirewall(found, wanted));
+                changes.push(Change::UpdateFirewall(Box::new(found), Box::new(wanted)));
             }
         }
         (Some(_), None) => changes.push(Change::RemoveFirewall),

@@ -61,10 +61,10 @@ impl Machine {
             Change::RemoveRule(rule) => state.rules.remove(rule),
             Change::SetFirewall(firewall) => {
                 state.leftovers.remove(&Leftover::Firewall);
-                state.firewall.replace(firewall.clone()).is_none()
+                state.firewall.replace((**firewall).clone()).is_none()
             }
             Change::UpdateFirewall(before, after) => {
-                let replaced = state.firewall.replace(after.clone());
+                let replaced = state.firewall.replace((**after).clone());
                 replaced.is_some_and(|found| found.normalised() == before.normalised())
             }
             Change::RemoveFirewall => state.firewall.take().is_some(),
