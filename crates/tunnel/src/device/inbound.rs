@@ -1,7 +1,6 @@
 //! The thread of one socket: datagrams received in runs, opened in place, joined and written to the interface.
 
-use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::io::IoSlice;
 
 use crate::drops::Drop;
 use crate::engine::Opened;
@@ -26,16 +25,9 @@ pub(super) fn run(shared: &Shared, sockets: &Sockets, index: usize) {
         Offload::Tcp => Joins::Tcp,
         Offload::TcpAndUdp => Joins::TcpAndUdp,
     });
-    loop {
+    while !sockets.is_stopped() {
         match receiver.receive(socket) {
             Ok(()) => take(shared, &mut receiver, &mut coalescer, queue),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match sys::wait([sockets.stop.as_raw_fd(), socket.as_raw_fd()], None) {
-                    Ok([true, _]) => return,
-                    Ok(_) => {}
-                    Err(_) => return shared.interface_is_gone(),
-                }
-            }
             // A pending error of the socket, as after an ICMP message: the next call goes on.
             Err(error) => tracing::trace!(%error, "cannot receive"),
         }
@@ -44,7 +36,7 @@ pub(super) fn run(shared: &Shared, sockets: &Sockets, index: usize) {
 
 /// Takes in everything that was received.
 fn take(shared: &Shared, receiver: &mut Receiver, coalescer: &mut Coalescer, queue: &Queue) {
-    let inbound = shared.engine.inbound(sys::moment());
+    let mut inbound = shared.engine.inbound(sys::moment());
     let mut opened_bytes = 0;
     for arrival in &receiver.arrivals {
         let mut start = Receiver::start(arrival.slot);

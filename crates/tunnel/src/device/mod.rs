@@ -159,7 +159,7 @@ impl Inner {
 
     fn stop(&self) {
         self.shared.stop.ring();
-        self.shared.sockets.load().stop.ring();
+        self.shared.sockets.load().stop();
         let threads = std::mem::take(&mut *lock(&self.threads));
         let socket_threads = std::mem::take(&mut *lock(&self.socket_threads));
         for thread in threads.into_iter().chain(socket_threads) {
@@ -186,7 +186,7 @@ impl Inner {
         let new = Arc::new(self.shared.in_namespace(move || Sockets::bind(port, mark))??);
         self.shared.sockets.store(new.clone());
         let old_threads = std::mem::take(&mut *lock(&self.socket_threads));
-        old.stop.ring();
+        old.stop();
         for thread in old_threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the WireGuard device had panicked");

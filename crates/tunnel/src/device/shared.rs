@@ -46,8 +46,7 @@ pub(crate) struct Sockets {
     /// IPv4 and, where the system has it, IPv6.
     pub(super) list: Vec<UdpSocket>,
     pub(super) port: u16,
-    /// Rung, and never silenced, when the threads that read have to end.
-    pub(super) stop: Bell,
+    stopped: AtomicBool,
 }
 
 impl Shared {
@@ -105,7 +104,7 @@ impl Shared {
             tracing::error!(interface = %self.name, "the WireGuard interface was removed");
         }
         self.stop.ring();
-        self.sockets.load().stop.ring();
+        self.sockets.load().stop();
     }
 
     /// Does something in the network namespace of the device, whichever one the caller lives in now.
@@ -151,9 +150,7 @@ impl Sockets {
         for _ in 0..attempts {
             match Self::bind_both(port) {
                 Ok((list, port)) => {
-                    let stop = Bell::new()
-                        .map_err(|source| Error::Resource { attempt: "make an event descriptor", source })?;
-                    let sockets = Self { list, port, stop };
+                    let sockets = Self { list, port, stopped: AtomicBool::new(false) };
                     if mark != 0 {
                         sockets.set_mark(mark)?;
                     }
@@ -174,6 +171,17 @@ impl Sockets {
             Err(error) if is_no_ipv6(&error) => Ok((vec![v4], port)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the threads that read have to end.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Relaxed)
+    }
+
+    /// Ends the threads that read.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Relaxed);
+        self.list.iter().for_each(UdpSocket::stop_receiving);
     }
 
     pub(super) fn set_mark(&self, mark: u32) -> Result<(), Error> {

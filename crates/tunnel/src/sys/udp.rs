@@ -72,6 +72,12 @@ impl UdpSocket {
         Ok(from_sockaddr(&address).map_or(0, |address| address.port()))
     }
 
+    /// Wakes whoever waits for datagrams; there will be no more.
+    pub(crate) fn stop_receiving(&self) {
+        // SAFETY: no pointers are passed. It wakes the readers although it reports that nobody is connected.
+        let _ = unsafe { libc::shutdown(self.as_raw_fd(), libc::SHUT_RD) };
+    }
+
     /// Marks what is sent; 0 is no mark.
     pub(crate) fn set_mark(&self, mark: u32) -> io::Result<()> {
         set_option(self.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK, mark)
@@ -191,7 +197,7 @@ impl Receiver {
         Self { buffers: vec![0; SLOTS * SLOT], arrivals: Vec::with_capacity(SLOTS) }
     }
 
-    /// Takes what has arrived, without waiting; `WouldBlock` when nothing has.
+    /// Waits for datagrams and takes what has arrived. Nothing has arrived when the socket was closed for reading.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
         self.arrivals.clear();
         // SAFETY: structures of zeros are valid for all of these; the pointers in them are set below.
@@ -214,7 +220,7 @@ impl Receiver {
         let fd = socket.as_raw_fd();
         // SAFETY: every header points to buffers of the stated lengths that live through the call.
         let count = unsafe {
-            libc::recvmmsg(fd, messages.as_mut_ptr(), SLOTS as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+            libc::recvmmsg(fd, messages.as_mut_ptr(), SLOTS as _, libc::MSG_WAITFORONE as _, ptr::null_mut())
         };
         let count = check(count)?;
         for (slot, message) in messages.iter().take(usize::try_from(count).unwrap_or(0)).enumerate() {
