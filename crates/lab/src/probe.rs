@@ -71,18 +71,27 @@ pub fn probe_pairs(
     }
     let begin = Instant::now();
     let mut next = begin;
-    while outcomes.values().any(|outcome| *outcome == Outcome::Lost) && begin.elapsed() < within {
-        if Instant::now() >= next {
-            for (&(from, to), _) in outcomes.iter().filter(|(_, outcome)| **outcome == Outcome::Lost) {
-                ports[from].send(&ports[to], (from, to), begin.elapsed());
-            }
-            next = Instant::now() + REPEAT;
-        }
-        wait_readable(&ports, next.min(begin + within));
+    let receive = |outcomes: &mut BTreeMap<(usize, usize), Outcome>| {
         exchange(&ports, |pair, sent, outcome| {
             let round_trip = begin.elapsed().saturating_sub(sent);
             outcomes.insert(pair, outcome.unwrap_or(Outcome::Reached { round_trip }));
         });
+    };
+    let lost = |outcomes: &BTreeMap<(usize, usize), Outcome>| -> Vec<(usize, usize)> {
+        let lost = outcomes.iter().filter(|(_, outcome)| **outcome == Outcome::Lost);
+        lost.map(|(pair, _)| *pair).collect()
+    };
+    while !lost(&outcomes).is_empty() && begin.elapsed() < within {
+        if Instant::now() >= next {
+            for (from, to) in lost(&outcomes) {
+                ports[from].send(&ports[to], (from, to), begin.elapsed());
+                // What has arrived meanwhile must not seem to have taken as long as the rest of this round.
+                receive(&mut outcomes);
+            }
+            next = Instant::now() + REPEAT;
+        }
+        wait_readable(&ports, next.min(begin + within));
+        receive(&mut outcomes);
     }
     Ok(outcomes)
 }
