@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drops::Drop;
 use crate::sys;
 
-use super::Shared;
+use super::{Shared, outbound};
 
 /// Packets arm timers without waking this thread; none of them is nearer than a second, so looking twice a second is
 /// enough.
@@ -15,6 +15,7 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 /// Runs until the device stops.
 pub(super) fn run(shared: &Shared) {
     let mut out = Vec::new();
+    limit_large_packets(shared, shared.engine.mtu());
     follow_link(shared);
     loop {
         shared.bell.quiet();
@@ -58,12 +59,22 @@ pub(super) fn run(shared: &Shared) {
 fn follow_link(shared: &Shared) {
     match shared.tun.link_state() {
         Ok(state) => {
-            shared.engine.set_mtu(state.mtu);
+            if shared.engine.mtu() != state.mtu {
+                shared.engine.set_mtu(state.mtu);
+                limit_large_packets(shared, state.mtu);
+            }
             shared.engine.set_running(state.is_up);
         }
         Err(error) => {
             tracing::debug!(%error, "cannot read the state of the interface");
             shared.interface_is_gone();
         }
+    }
+}
+
+/// A matter of speed only: without it large packets become a run and a remainder.
+fn limit_large_packets(shared: &Shared, mtu: usize) {
+    if let Err(error) = shared.tun.limit_large_packets(outbound::largest_packet(mtu)) {
+        tracing::debug!(%error, "cannot limit the large packets of the interface");
     }
 }

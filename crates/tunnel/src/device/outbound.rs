@@ -20,10 +20,20 @@ use super::Shared;
 const MAX_RUN: usize = 65_507;
 /// Datagrams in a run (UDP_MAX_SEGMENTS before Linux 6.9).
 const MAX_SEGMENTS: usize = 64;
-/// Sealed bytes that are sent even if the interface has more to read.
-const FLUSH_AT: usize = 2 * MAX_RUN;
+/// Sealed bytes that are sent even if the interface has more to read: about one large packet, so that the other end can
+/// begin with it.
+const FLUSH_AT: usize = 60_000;
 /// The largest packet of the interface with its header, with room for IPv6.
 const READ_SIZE: usize = HEADER_SIZE + (1 << 16) + 40;
+
+/// The largest packet of the interface that becomes a single run, with small headers: a remainder of a few datagrams
+/// would cost nearly as much as a whole run.
+pub(super) fn largest_packet(mtu: usize) -> u32 {
+    let segments = (MAX_RUN / (mtu + DATA_OVERHEAD)).min(MAX_SEGMENTS);
+    let headers = 40;
+    // An MTU is far below 2³², and a run below 65,536.
+    (segments * mtu.saturating_sub(headers) + headers).max(mtu) as u32
+}
 
 /// Datagrams for one peer: all of the same size, but the last may be shorter.
 struct Run {
@@ -49,8 +59,7 @@ pub(super) fn run(shared: &Shared, queue: usize) {
     let queue = &shared.tun.queues[queue];
     let header_size = if shared.tun.offload == Offload::None { 0 } else { HEADER_SIZE };
     let mut packet = vec![0; READ_SIZE];
-    let mut outgoing =
-        Outgoing { shared, buffer: vec![0; FLUSH_AT + READ_SIZE * 2], used: 0, runs: Vec::new() };
+    let mut outgoing = Outgoing { shared, buffer: vec![0; 4 * MAX_RUN], used: 0, runs: Vec::new() };
     loop {
         match queue.read(&mut packet) {
             Ok(length) => {

@@ -73,7 +73,11 @@ fn packet(shape: &Shape, index: usize, size: usize, sequence: u32, is_last: bool
     let addresses = if shape.is_v6 { 8..40 } else { 12..20 };
     let sum = pseudo_header(&packet[addresses], protocol, length - transport);
     let checksum = sum.add(&packet[transport..]).finish();
-    packet[at..at + 2].copy_from_slice(if checksum == [0, 0] { &[0xff, 0xff] } else { &checksum });
+    packet[at..at + 2].copy_from_slice(if checksum == [0, 0] && !shape.is_tcp {
+        &[0xff, 0xff]
+    } else {
+        &checksum
+    });
     packet
 }
 
@@ -151,7 +155,7 @@ proptest! {
                 let protocol = if shape.is_tcp { 6 } else { 17 };
                 let sum = pseudo_header(&packet[addresses], protocol, packet.len() - transport);
                 let checksum = sum.add(&packet[transport..]).finish();
-                packet[at..at + 2].copy_from_slice(if checksum == [0, 0] { &[0xff, 0xff] } else { &checksum });
+                packet[at..at + 2].copy_from_slice(if checksum == [0, 0] && !shape.is_tcp { &[0xff, 0xff] } else { &checksum });
             }
             packets.reverse();
             packets

@@ -6,7 +6,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::{check, socket};
+use super::{check, check_size, socket};
 
 /// Requests of linux/if_tun.h.
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
@@ -142,6 +142,36 @@ impl Tun {
         check(unsafe {
             libc::ioctl(self.control.as_raw_fd(), libc::SIOCSIFMTU as libc::Ioctl, &raw mut request)
         })?;
+        Ok(())
+    }
+
+    /// Limits the large packets the kernel hands over, in bytes (`IFLA_GSO_MAX_SIZE`; Linux 4.16).
+    pub(crate) fn limit_large_packets(&self, size: u32) -> io::Result<()> {
+        const IFLA_GSO_MAX_SIZE: u16 = 41;
+        const LENGTH: usize = 40;
+        let mut request = self.request()?;
+        // SAFETY: SIOCGIFINDEX writes an `ifreq`, which lives through the call.
+        check(unsafe {
+            libc::ioctl(self.control.as_raw_fd(), libc::SIOCGIFINDEX as libc::Ioctl, &raw mut request)
+        })?;
+        // SAFETY: the kernel has just written this member of the union.
+        let index = unsafe { request.ifr_ifru.ifru_ifindex };
+        // `nlmsghdr`, `ifinfomsg`, one attribute (linux/netlink.h, linux/rtnetlink.h).
+        let mut message = Vec::with_capacity(LENGTH);
+        message.extend((LENGTH as u32).to_ne_bytes());
+        message.extend(libc::RTM_NEWLINK.to_ne_bytes());
+        message.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend([0; 4]);
+        message.extend(index.to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend(8u16.to_ne_bytes());
+        message.extend(IFLA_GSO_MAX_SIZE.to_ne_bytes());
+        message.extend(size.to_ne_bytes());
+        debug_assert_eq!(message.len(), LENGTH);
+        let netlink = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+        // SAFETY: `message.len()` bytes are read from `message`.
+        check_size(unsafe { libc::send(netlink.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) })?;
         Ok(())
     }
 
