@@ -199,7 +199,7 @@ fn ten_thousand_prefixes() {
             observed - made,
             updated - observed
         );
-        assert!(made.as_secs_f64() < 2.0, "{made:?}");
+        assert!(made.as_secs() < 30, "also on an emulated machine: {made:?}");
     });
 }
 

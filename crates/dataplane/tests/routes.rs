@@ -177,8 +177,9 @@ fn ten_thousand_routes() {
             start.elapsed() - seen
         );
         assert_eq!(observed.routes.len(), 10_000);
-        // Far above what it takes, so that a loaded machine passes; one request per route would not.
-        assert!(seen.as_secs_f64() < 2.0, "{seen:?}");
+        // What it takes is printed. This only tells whether something grows with the square of the routes, also on
+        // an emulated machine, which is a hundred times slower.
+        assert!(seen.as_secs() < 30, "{seen:?}");
     });
 }
 
