@@ -1,9 +1,9 @@
 //! One reconcile: look, compute, plan, apply, look again until nothing is left to do.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use hostnet::{Handshake, HostState, Observation, RenderConfig, render};
-use mesh::{Host, Node, Perspective, Role, Topology, prefix::Family};
+use hostnet::{Handshake, Observation, RenderConfig, render};
+use mesh::{Host, Node, Perspective, PublicKey, Role, Topology, prefix::Family};
 
 use crate::{
     Now, Status,
@@ -47,10 +47,7 @@ impl Reconciler {
         self.phase = Phase::Idle;
         self.last.failed_changes += failures.len() as u64;
         if failures.is_empty() {
-            if let Some(wireguard) = self.last.desired.as_ref().and_then(|desired| desired.wireguard.as_ref())
-            {
-                self.endpoints.remember(endpoints::asked(wireguard));
-            }
+            self.endpoints.remember(std::mem::take(&mut self.last.asked));
             // Look again at once: what was applied has to be there.
             self.cycle_at = Some(now.instant);
         } else {
@@ -63,12 +60,13 @@ impl Reconciler {
         let (local, status_base) = self.local_node(&observation);
         self.compute_topology(local.clone(), now);
         let Some(topology) = self.topology.clone() else { return };
-        self.last.observation = observation;
+        let Observation { host, facts, handshakes } = observation;
+        self.last.facts = facts;
         let lacking = local.lacks();
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
             self.last.role = None;
-            self.want_status(status_base, None, now);
-            let why = if self.nodes.contains_key(&self.config.node) {
+            self.want_status(status_base, &local, None, now);
+            let why = if self.objects.node(&self.config.node).is_some() {
                 format!("this node is not part of the mesh: it lacks {}", lacking.join(" and "))
             } else {
                 format!("there is no Node named {:?} in the cluster; see --hostname", self.config.node)
@@ -81,16 +79,15 @@ impl Reconciler {
             return self.fail(vec![why], now);
         };
         self.last.role = Some(perspective.role);
-        self.want_status(status_base, Some(&perspective), now);
-        let rendered = render(&perspective, &self.last.observation.facts, &self.render_config());
+        self.want_status(status_base, &local, Some(&perspective), now);
+        let rendered = render(&perspective, &self.last.facts, &self.render_config());
         self.last.render_problems = rendered.problems;
         let mut desired = rendered.state;
-        let intended = desired.clone();
         if let Some(wireguard) = &mut desired.wireguard {
-            self.endpoints.keep_learned(wireguard, &self.last.observation);
+            self.last.asked = endpoints::asked(wireguard);
+            self.endpoints.keep_learned(wireguard, &handshakes);
         }
-        let changes = hostnet::plan(&self.last.observation.host, &desired);
-        self.last.desired = Some(intended);
+        let changes = hostnet::plan(&host, &desired);
         if changes.is_empty() {
             self.succeed(now);
         } else if self.attempts >= ATTEMPTS {
@@ -134,12 +131,15 @@ impl Reconciler {
         if self.topology.is_some() && self.local.as_deref() == Some(&*local) {
             return;
         }
-        let alive =
-            |node: &&Arc<Node>| node.name != local.name && self.liveness.is_alive(&node.name, now.instant);
-        let mut nodes: Vec<_> = self.nodes.values().map(|(node, _)| node).filter(alive).cloned().collect();
-        nodes.push(local.clone());
-        let peers = self.peers.values().filter_map(|update| update.peer.as_ref()).cloned();
-        let peers: Vec<_> = peers.collect();
+        // Both are sorted by name, so nobody has to be looked up.
+        let mut alive = self.liveness.alive(now.instant).peekable();
+        let mut is_alive = |name: &str| {
+            while alive.next_if(|alive| *alive < name).is_some() {}
+            alive.next_if_eq(&name).is_some()
+        };
+        let others = self.objects.nodes().filter(|node| is_alive(&node.name) && node.name != local.name);
+        let nodes: Vec<_> = others.chain([&local]).cloned().collect();
+        let peers: Vec<_> = self.objects.peers().cloned().collect();
         self.names.retain(dns_names(&nodes, &peers));
         let resolved = self.names.resolved();
         let topology = Topology::with_resolved(self.config.topology.clone(), nodes, peers, &resolved);
@@ -149,8 +149,8 @@ impl Reconciler {
 
     /// The own node: what its object says, and what this host finds out about itself.
     fn local_node(&mut self, observation: &Observation) -> (Arc<Node>, Discovered) {
-        let mut node = match self.nodes.get(&self.config.node) {
-            Some((node, _)) => (**node).clone(),
+        let mut node = match self.objects.node(&self.config.node) {
+            Some(node) => (**node).clone(),
             None => Node::named(&self.config.node),
         };
         let mut found = discover(&observation.facts, &node.pod_subnets, &self.config.discovery);
@@ -162,25 +162,24 @@ impl Reconciler {
         }
         node.endpoint = found.endpoint.clone();
         node.internal_ips = found.internal_ips.clone();
-        node.key = Some(self.config.render.private_key.public_key());
+        node.key = Some(self.key);
         node.granularity = Some(self.config.topology.granularity);
         // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
         node.wireguard_ips = Vec::new();
-        node.discovered_endpoints = self.discovered_endpoints(observation);
+        node.discovered_endpoints = self.discovered_endpoints(&observation.handshakes);
         (Arc::new(node), found)
     }
 
     /// Where peers behind NAT are, as the own WireGuard sees them.
     fn discovered_endpoints(
         &self,
-        observation: &Observation,
-    ) -> BTreeMap<mesh::PublicKey, std::net::SocketAddr> {
-        let nodes = self.nodes.values().filter_map(|(node, _)| Some((node.key?, node.persistent_keepalive)));
-        let peers = self.peers.values().filter_map(|update| update.peer.as_ref());
-        let behind_nat = nodes.chain(peers.map(|peer| (peer.key, peer.persistent_keepalive)));
+        handshakes: &BTreeMap<PublicKey, Handshake>,
+    ) -> BTreeMap<PublicKey, SocketAddr> {
+        let nodes = self.objects.nodes().filter_map(|node| Some((node.key?, node.persistent_keepalive)));
+        let behind_nat = nodes.chain(self.objects.peers().map(|peer| (peer.key, peer.persistent_keepalive)));
         behind_nat
             .filter(|(_, keepalive)| *keepalive != 0)
-            .filter_map(|(key, _)| Some((key, observation.handshakes.get(&key)?)))
+            .filter_map(|(key, _)| Some((key, handshakes.get(&key)?)))
             .filter(|(_, handshake)| handshake.is_alive())
             .filter_map(|(key, Handshake { endpoint, .. })| Some((key, (*endpoint)?)))
             .collect()
@@ -196,7 +195,7 @@ impl Reconciler {
         config.mtu = match self.config.mtu {
             Mtu::Fixed(mtu) => mtu,
             Mtu::Auto => {
-                let facts = &self.last.observation.facts;
+                let facts = &self.last.facts;
                 let underlay = facts.default_interface.as_ref().and_then(|name| facts.interfaces.get(name));
                 let underlay = underlay.map_or(1500, |interface| interface.mtu);
                 underlay.saturating_sub(WIREGUARD_OVERHEAD).max(MIN_MTU)
@@ -205,7 +204,13 @@ impl Reconciler {
         config
     }
 
-    fn want_status(&mut self, found: Discovered, perspective: Option<&Perspective<'_>>, now: Now) {
+    fn want_status(
+        &mut self,
+        found: Discovered,
+        local: &Node,
+        perspective: Option<&Perspective<'_>>,
+        now: Now,
+    ) {
         let leads = perspective.filter(|perspective| perspective.role == Role::Leader);
         let wireguard_ips = leads.map_or_else(Vec::new, |perspective| {
             let subnets = &self.config.topology.subnets;
@@ -215,10 +220,10 @@ impl Reconciler {
         let status = Status {
             endpoint: found.endpoint,
             internal_ips: found.internal_ips,
-            key: self.config.render.private_key.public_key(),
+            key: self.key,
             wireguard_ips,
             granularity: self.config.topology.granularity,
-            discovered_endpoints: self.discovered_endpoints(&self.last.observation),
+            discovered_endpoints: local.discovered_endpoints.clone(),
             last_seen: now.unix,
         };
         let same = |before: &Status| Status { last_seen: now.unix, ..before.clone() } == status;
@@ -293,16 +298,6 @@ impl Reconciler {
             failed_changes: self.last.failed_changes,
             topology: self.topology.clone(),
         }
-    }
-
-    /// The last state that was rendered, for those who want to show it.
-    pub fn desired(&self) -> Option<&HostState> {
-        self.last.desired.as_ref()
-    }
-
-    /// The last look at the host.
-    pub fn observation(&self) -> &Observation {
-        &self.last.observation
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use hostnet::{Observation, Wireguard};
+use hostnet::{Handshake, Wireguard};
 use mesh::PublicKey;
 
 /// The endpoints that were asked for last.
@@ -18,11 +18,11 @@ impl Endpoints {
     /// Takes back from a desired configuration the endpoints that should stay as they are: those of peers with a
     /// live session, unless what is asked for has changed since the last time. After a restart there is no last
     /// time, and a live session is proof enough.
-    pub fn keep_learned(&self, desired: &mut Wireguard, observation: &Observation) {
+    pub fn keep_learned(&self, desired: &mut Wireguard, handshakes: &BTreeMap<PublicKey, Handshake>) {
         for (key, peer) in &mut desired.peers {
             let changed =
                 self.intended.get(key).is_some_and(|before| peer.endpoint.is_some_and(|now| now != *before));
-            let alive = observation.handshakes.get(key).is_some_and(|handshake| handshake.is_alive());
+            let alive = handshakes.get(key).is_some_and(|handshake| handshake.is_alive());
             if alive && !changed {
                 peer.endpoint = None;
             }

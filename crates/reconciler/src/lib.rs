@@ -14,6 +14,7 @@ mod endpoints;
 mod liveness;
 mod machine;
 mod names;
+mod objects;
 mod view;
 
 pub use machine::{Action, Config, Mtu, Reconciler, Removal};

@@ -2,17 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hostnet::{Change, HostState, Observation, RenderConfig};
-use mesh::{Forced, Node, Object, Problem, Topology, TopologyConfig};
+use hostnet::{Change, HostFacts, HostState, RenderConfig};
+use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
-    liveness::Liveness, names::Names, view::View,
+    liveness::Liveness, names::Names, objects::Objects, view::View,
 };
 
 /// How the MTU of the WireGuard interface is found.
@@ -81,11 +81,11 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub struct Reconciler {
     pub(crate) config: Config,
-    pub(crate) nodes: BTreeMap<String, (Arc<Node>, Vec<Problem>)>,
-    pub(crate) peers: BTreeMap<String, PeerUpdate>,
+    /// The own public key: it takes a while to compute.
+    pub(crate) key: PublicKey,
+    pub(crate) objects: Objects,
     pub(crate) forced: Forced,
     pub(crate) liveness: Liveness,
-    pub(crate) next_expiry: Option<Instant>,
     pub(crate) watch: Result<(), String>,
     pub(crate) access: Vec<Problem>,
     /// Whether everything was seen at least once; before, nothing is changed.
@@ -113,8 +113,9 @@ pub struct Reconciler {
 /// How the last reconcile ended.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub observation: Observation,
-    pub desired: Option<HostState>,
+    pub facts: HostFacts,
+    /// The endpoints that were asked for, before learned ones were kept.
+    pub asked: BTreeMap<PublicKey, SocketAddr>,
     /// What failed; `None`: no reconcile has ended yet.
     pub failures: Option<Vec<String>>,
     pub render_problems: Vec<Problem>,
@@ -141,11 +142,10 @@ impl Reconciler {
     pub fn new(config: Config) -> Self {
         let mut machine = Self {
             liveness: Liveness::new(config.liveness_timeout),
+            key: config.render.private_key.public_key(),
             config,
-            nodes: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            objects: Objects::default(),
             forced: Forced::default(),
-            next_expiry: None,
             watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
             access: Vec::new(),
             synced: false,
@@ -170,26 +170,19 @@ impl Reconciler {
     /// A Node was added or changed, or (`None`) removed.
     pub fn handle_node(&mut self, name: &str, update: Option<NodeUpdate>, now: Now) {
         let own = name == self.config.node;
-        let Some(NodeUpdate { node, problems, forced }) = update else {
+        let Some(mut update) = update else {
             self.liveness.forget(name);
-            if self.nodes.remove(name).is_some() {
+            if self.objects.remove_node(name) {
                 self.mesh_changed(now);
             }
             return;
         };
-        let revived = !own && self.liveness.see(name, node.last_seen, now.instant, now.unix);
-        if let Some(forced) = forced.filter(|forced| own && self.forced != *forced) {
+        let revived = !own && self.liveness.see(name, update.node.last_seen, now.instant, now.unix);
+        if let Some(forced) = update.forced.take().filter(|forced| own && self.forced != *forced) {
             self.forced = forced;
             self.mesh_changed(now);
         }
-        let changed = match self.nodes.get(name) {
-            Some((before, before_problems)) => {
-                *before_problems != problems || !same_but_heartbeat(before, &node)
-            }
-            None => true,
-        };
-        if changed || revived {
-            self.nodes.insert(name.to_owned(), (node, problems));
+        if self.objects.set_node(name, update) || revived {
             self.mesh_changed(now);
         }
     }
@@ -197,12 +190,8 @@ impl Reconciler {
     /// A Peer was added or changed, or (`None`) removed.
     pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>, now: Now) {
         let changed = match update {
-            Some(update) if self.peers.get(name) == Some(&update) => false,
-            Some(update) => {
-                self.peers.insert(name.to_owned(), update);
-                true
-            }
-            None => self.peers.remove(name).is_some(),
+            Some(update) => self.objects.set_peer(name, update),
+            None => self.objects.remove_peer(name),
         };
         if changed {
             self.mesh_changed(now);
@@ -214,7 +203,6 @@ impl Reconciler {
         match watch {
             Watch::Synced => {
                 self.liveness.resume(now.instant);
-                self.next_expiry = Some(now.instant + EXPIRY_PERIOD);
                 self.watch = Ok(());
                 if !self.synced {
                     self.synced = true;
@@ -223,7 +211,6 @@ impl Reconciler {
             }
             Watch::Broken(reason) => {
                 self.liveness.pause(now.instant);
-                self.next_expiry = None;
                 self.watch = Err(reason);
             }
         }
@@ -259,7 +246,9 @@ impl Reconciler {
 
     /// What to do next, if anything.
     pub fn poll_action(&mut self, now: Now) -> Option<Action> {
-        self.expire(now);
+        if self.liveness.expire(now.instant) {
+            self.mesh_changed(now);
+        }
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
@@ -282,7 +271,7 @@ impl Reconciler {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let cycle = self.cycle_at.filter(|_| self.synced && self.phase == Phase::Idle);
         let patch = self.status.next.filter(|_| self.status.wanted.is_some() && !self.status.patching);
-        [cycle, patch, self.next_expiry, self.names.timeout()].into_iter().flatten().min()
+        [cycle, patch, self.liveness.next_expiry(), self.names.timeout()].into_iter().flatten().min()
     }
 
     /// The mesh as it was last computed.
@@ -316,79 +305,31 @@ impl Reconciler {
         self.cycle_at = Some(self.cycle_at.map_or(at, |before| before.min(at)));
     }
 
-    fn expire(&mut self, now: Now) {
-        if self.next_expiry.is_some_and(|at| at <= now.instant) {
-            self.next_expiry = Some(now.instant + EXPIRY_PERIOD);
-            if self.liveness.expire(now.instant) {
-                self.mesh_changed(now);
-            }
-        }
-    }
-
     /// Everything that is wrong with objects.
     pub(crate) fn problems(&self) -> BTreeSet<Problem> {
-        let decoded = self.nodes.values().flat_map(|(_, problems)| problems);
-        let peers = self.peers.values().flat_map(|update| &update.problems);
         let topology = self.topology.iter().flat_map(|topology| &topology.problems);
-        let all = decoded
-            .chain(peers)
-            .chain(topology)
-            .chain(&self.last.render_problems)
-            .chain(&self.access)
-            .cloned();
-        all.chain(self.unresolved()).collect()
+        let all =
+            self.objects.problems().chain(topology).chain(&self.last.render_problems).chain(&self.access);
+        all.cloned().chain(self.unresolved()).collect()
     }
 
     fn unresolved(&self) -> Vec<Problem> {
-        let Some(topology) = &self.topology else { return Vec::new() };
-        let nodes = topology.nodes().map(|node| (Object::Node(node.name.clone()), node.endpoint.as_ref()));
-        let peers =
-            topology.peers.iter().map(|peer| (Object::Peer(peer.name.clone()), peer.endpoint.as_ref()));
-        let unresolved = |(object, endpoint): (Object, Option<&mesh::Endpoint>)| {
-            let mesh::Host::Dns(name) = &endpoint?.host else { return None };
-            let error = self.names.error(name)?;
-            Some(Problem::new(
-                object,
-                "UnresolvableEndpoint",
-                format!("the endpoint {name} cannot be resolved and is not updated until it can: {error}"),
-            ))
+        let Some(topology) = self.topology.as_ref().filter(|_| self.names.any_error()) else {
+            return Vec::new();
         };
-        nodes.chain(peers).filter_map(unresolved).collect()
+        let error = |endpoint: &Option<mesh::Endpoint>| {
+            let mesh::Host::Dns(name) = &endpoint.as_ref()?.host else { return None };
+            let error = self.names.error(name)?;
+            Some(format!("the endpoint {name} cannot be resolved and is not updated until it can: {error}"))
+        };
+        let problem = |object, message| Problem::new(object, "UnresolvableEndpoint", message);
+        let nodes = topology
+            .nodes()
+            .filter_map(|node| Some(problem(Object::Node(node.name.clone()), error(&node.endpoint)?)));
+        let peers = topology
+            .peers
+            .iter()
+            .filter_map(|peer| Some(problem(Object::Peer(peer.name.clone()), error(&peer.endpoint)?)));
+        nodes.chain(peers).collect()
     }
-}
-
-/// How often it is looked for nodes that have become silent.
-const EXPIRY_PERIOD: Duration = Duration::from_secs(1);
-
-fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
-    // Compared without copying: a heartbeat of one of thousands of nodes has to cost nothing.
-    let Node {
-        name,
-        location,
-        leader,
-        endpoint,
-        key,
-        internal_ips,
-        pod_subnets,
-        persistent_keepalive,
-        allowed_location_ips,
-        wireguard_ips,
-        discovered_endpoints,
-        granularity,
-        cni_compatibility_ip,
-        last_seen: _,
-    } = before;
-    *name == after.name
-        && *location == after.location
-        && *leader == after.leader
-        && *endpoint == after.endpoint
-        && *key == after.key
-        && *internal_ips == after.internal_ips
-        && *pod_subnets == after.pod_subnets
-        && *persistent_keepalive == after.persistent_keepalive
-        && *allowed_location_ips == after.allowed_location_ips
-        && *wireguard_ips == after.wireguard_ips
-        && *discovered_endpoints == after.discovered_endpoints
-        && *granularity == after.granularity
-        && *cni_compatibility_ip == after.cni_compatibility_ip
 }

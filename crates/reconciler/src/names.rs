@@ -16,13 +16,16 @@ const RETRY: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Names {
     names: BTreeMap<String, Entry>,
+    /// Those that are not being asked for, by when they are to be; `None`: at once. It is looked at on every event.
+    due: BTreeSet<(Option<Instant>, String)>,
+    /// How many have no fresh address.
+    errors: usize,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     address: Option<IpAddr>,
     error: Option<String>,
-    asking: bool,
     next: Option<Instant>,
 }
 
@@ -30,29 +33,33 @@ impl Names {
     /// These names are in use; others are forgotten.
     pub fn retain(&mut self, used: BTreeSet<String>) {
         self.names.retain(|name, _| used.contains(name));
+        self.due.retain(|(_, name)| used.contains(name));
+        self.errors = self.names.values().filter(|entry| entry.error.is_some()).count();
         for name in used {
-            self.names.entry(name).or_default();
+            if !self.names.contains_key(&name) {
+                self.due.insert((None, name.clone()));
+                self.names.insert(name, Entry::default());
+            }
         }
     }
 
     /// A name to ask for now. It counts as being asked until it is answered.
     pub fn next(&mut self, now: Instant) -> Option<String> {
-        let due = |entry: &Entry| !entry.asking && entry.next.is_none_or(|at| at <= now);
-        let (name, entry) = self.names.iter_mut().find(|(_, entry)| due(entry))?;
-        entry.asking = true;
-        Some(name.clone())
+        self.due.first().filter(|(at, _)| at.is_none_or(|at| at <= now))?;
+        self.due.pop_first().map(|(_, name)| name)
     }
 
     /// When a name is to be asked for again.
     pub fn timeout(&self) -> Option<Instant> {
-        self.names.values().filter(|entry| !entry.asking).filter_map(|entry| entry.next).min()
+        self.due.first()?.0
     }
 
     /// An answer. Of several addresses the one in use stays if it is still among them; else the first IPv4 one, else
     /// the first. Without an answer the last known address stays. Returns whether the address or error changed.
     pub fn answer(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Instant) -> bool {
         let Some(entry) = self.names.get_mut(name) else { return false };
-        entry.asking = false;
+        self.due.remove(&(entry.next, name.to_owned()));
+        self.errors -= usize::from(entry.error.is_some());
         let before = (entry.address, entry.error.take());
         match answer {
             Ok(addresses) if !addresses.is_empty() => {
@@ -70,7 +77,14 @@ impl Names {
                 entry.error = Some(error);
             }
         }
+        self.due.insert((entry.next, name.to_owned()));
+        self.errors += usize::from(entry.error.is_some());
         before != (entry.address, entry.error.clone())
+    }
+
+    /// Whether any name has no fresh address.
+    pub fn any_error(&self) -> bool {
+        self.errors > 0
     }
 
     /// The addresses that are known.

@@ -272,7 +272,9 @@ fn apply(host: &mut HostState, change: Change) {
         Change::RemoveRoute(route) => drop(host.routes.remove(&route)),
         Change::AddRule(rule) => drop(host.rules.insert(rule)),
         Change::RemoveRule(rule) => drop(host.rules.remove(&rule)),
-        Change::SetFirewall(firewall) | Change::UpdateFirewall(_, firewall) => host.firewall = Some(*firewall),
+        Change::SetFirewall(firewall) | Change::UpdateFirewall(_, firewall) => {
+            host.firewall = Some(*firewall)
+        }
         Change::RemoveFirewall => host.firewall = None,
         Change::EnableForwarding(families) => {
             host.forwarding.v4 |= families.v4;
