@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use hostnet::{Handshake, Observation, RenderConfig, render};
+use hostnet::{Handshake, Observation, RenderConfig};
 use mesh::{Host, Node, Perspective, PublicKey, Role, Topology, prefix::Family};
 
 use crate::{
     Now, Status,
     discovery::{Discovered, discover},
-    endpoints,
+    intended::Intended,
     machine::{Action, Mtu, Phase, Reconciler},
     view::{Counts, View},
 };
@@ -47,7 +47,9 @@ impl Reconciler {
         self.phase = Phase::Idle;
         self.last.failed_changes += failures.len() as u64;
         if failures.is_empty() {
-            self.endpoints.remember(std::mem::take(&mut self.last.asked));
+            if let Some(intended) = &self.intended {
+                intended.remember(&mut self.endpoints);
+            }
             // Look again at once: what was applied has to be there.
             self.cycle_at = Some(now.instant);
         } else {
@@ -58,7 +60,7 @@ impl Reconciler {
 
     fn reconcile(&mut self, observation: Observation, now: Now) {
         let (local, status_base) = self.local_node(&observation);
-        self.compute_topology(local.clone(), now);
+        self.compute_topology(local.clone());
         let Some(topology) = self.topology.clone() else { return };
         let Observation { host, facts, handshakes } = observation;
         self.last.facts = facts;
@@ -80,14 +82,12 @@ impl Reconciler {
         };
         self.last.role = Some(perspective.role);
         self.want_status(status_base, &local, Some(&perspective), now);
-        let rendered = render(&perspective, &self.last.facts, &self.render_config());
-        self.last.render_problems = rendered.problems;
-        let mut desired = rendered.state;
-        if let Some(wireguard) = &mut desired.wireguard {
-            self.last.asked = endpoints::asked(wireguard);
-            self.endpoints.keep_learned(wireguard, &handshakes);
-        }
-        let changes = hostnet::plan(&host, &desired);
+        let config = self.render_config();
+        let intended = self.intended.take().filter(|last| last.holds(&topology, &self.last.facts, &config));
+        let mut intended =
+            intended.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config));
+        let changes = intended.plan(&host, &handshakes, &self.endpoints);
+        self.intended = Some(intended);
         if changes.is_empty() {
             self.succeed(now);
         } else if self.attempts >= ATTEMPTS {
@@ -127,12 +127,12 @@ impl Reconciler {
         self.cycle_at = self.not_before;
     }
 
-    fn compute_topology(&mut self, local: Arc<Node>, now: Now) {
+    fn compute_topology(&mut self, local: Arc<Node>) {
         if self.topology.is_some() && self.local.as_deref() == Some(&*local) {
             return;
         }
         // Both are sorted by name, so nobody has to be looked up.
-        let mut alive = self.liveness.alive(now.instant).peekable();
+        let mut alive = self.liveness.alive().peekable();
         let mut is_alive = |name: &str| {
             while alive.next_if(|alive| *alive < name).is_some() {}
             alive.next_if_eq(&name).is_some()

@@ -11,6 +11,7 @@
 mod cycle;
 pub mod discovery;
 mod endpoints;
+mod intended;
 mod liveness;
 mod machine;
 mod names;

@@ -1,7 +1,9 @@
 //! Who is alive, by our own clock.
 //!
 //! A node is alive while its `last-seen` keeps changing: what it says does not matter, only that *we* saw it change.
-//! So neither a clock that is wrong nor an API server that is away removes a node.
+//! Time passes with what the watch delivers: that a node is silent is proven by others that are heard after it, at
+//! least by the own heartbeat, which comes back through the watch. So neither a clock that is wrong nor an API server
+//! that is away removes a node, even before anybody has noticed that it is away.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +19,8 @@ pub struct Liveness {
     beats: BTreeMap<String, Beat>,
     /// The largest `last-seen` of all.
     youngest: i64,
+    /// When the watch last delivered anything: until then is known who was silent.
+    heard: Option<Instant>,
     /// Before this nobody becomes too silent: heartbeats only put it off.
     next_expiry: Option<Instant>,
 }
@@ -34,7 +38,14 @@ struct Beat {
 impl Liveness {
     /// Nodes whose heartbeat does not change for `timeout` are not alive.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, watching_since: None, beats: BTreeMap::new(), youngest: i64::MIN, next_expiry: None }
+        Self {
+            timeout,
+            watching_since: None,
+            beats: BTreeMap::new(),
+            youngest: i64::MIN,
+            heard: None,
+            next_expiry: None,
+        }
     }
 
     /// The watch delivers again. Everyone who was alive when it broke gets the whole timeout to be heard of.
@@ -52,7 +63,8 @@ impl Liveness {
             for beat in self.beats.values_mut() {
                 // What was dead before stays dead; what was alive is held where it is.
                 let reference = beat.changed.map(|changed| changed.max(since));
-                beat.changed = reference.filter(|at| now.duration_since(*at) < self.timeout).map(|_| now);
+                let is_alive = |at: Instant| self.heard.is_none_or(|heard| heard < at + self.timeout);
+                beat.changed = reference.filter(|at| is_alive(*at)).map(|_| now);
             }
         }
     }
@@ -95,25 +107,19 @@ impl Liveness {
     }
 
     /// The names of those who are alive, in order.
-    pub fn alive(&self, now: Instant) -> impl Iterator<Item = &str> {
-        let alive = move |beat: &Beat| {
-            beat.changed.is_some() && self.silent_at(beat).is_none_or(|silent_at| now < silent_at)
+    pub fn alive(&self) -> impl Iterator<Item = &str> {
+        let alive = |beat: &Beat| match (beat.changed, self.watching_since, self.heard) {
+            (None, _, _) => false,
+            (Some(changed), Some(since), Some(heard)) => heard < changed.max(since) + self.timeout,
+            (Some(_), _, _) => true,
         };
         self.beats.iter().filter(move |(_, beat)| alive(beat)).map(|(name, _)| name.as_str())
     }
 
-    /// When one who is alive will have been silent for too long; `None` while the watch is broken.
-    fn silent_at(&self, beat: &Beat) -> Option<Instant> {
-        Some(beat.changed?.max(self.watching_since?) + self.timeout)
-    }
-
-    /// When there may next be someone who has become silent.
-    pub fn next_expiry(&self) -> Option<Instant> {
-        self.next_expiry
-    }
-
-    /// Takes those who have become silent for dead. Returns whether there are any.
-    pub fn expire(&mut self, now: Instant) -> bool {
+    /// The watch has delivered something. Takes those who have been silent for too long for dead, and returns whether
+    /// there are any.
+    pub fn hear(&mut self, now: Instant) -> bool {
+        self.heard = Some(now);
         if self.next_expiry.is_none_or(|at| at > now) {
             return false;
         }
@@ -141,8 +147,8 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(60);
     const UNIX: i64 = 1_700_000_000;
 
-    fn is_alive(liveness: &Liveness, name: &str, now: Instant) -> bool {
-        liveness.alive(now).any(|alive| alive == name)
+    fn is_alive(liveness: &Liveness, name: &str) -> bool {
+        liveness.alive().any(|alive| alive == name)
     }
 
     fn started() -> (Liveness, Instant) {
@@ -156,12 +162,12 @@ mod tests {
     fn silence_kills_and_a_beat_revives() {
         let (mut liveness, start) = started();
         liveness.see("a", UNIX, start, UNIX);
-        assert!(is_alive(&liveness, "a", start + Duration::from_secs(59)));
-        assert!(!liveness.expire(start + Duration::from_secs(59)));
-        assert!(liveness.expire(start + Duration::from_secs(60)));
-        assert!(!is_alive(&liveness, "a", start + Duration::from_secs(60)));
+        assert!(!liveness.hear(start + Duration::from_secs(59)));
+        assert!(is_alive(&liveness, "a"));
+        assert!(liveness.hear(start + Duration::from_secs(60)));
+        assert!(!is_alive(&liveness, "a"));
         assert!(liveness.see("a", UNIX + 70, start + Duration::from_secs(70), UNIX + 70));
-        assert!(is_alive(&liveness, "a", start + Duration::from_secs(71)));
+        assert!(is_alive(&liveness, "a"));
     }
 
     #[test]
@@ -170,14 +176,15 @@ mod tests {
         // The remote clock is an hour behind, then an hour ahead; it beats, so it is alive.
         liveness.see("a", UNIX, start, UNIX);
         liveness.see("behind", UNIX - 3600, start, UNIX);
-        assert!(!is_alive(&liveness, "behind", start), "at first sight it looks dead");
+        assert!(!is_alive(&liveness, "behind"), "at first sight it looks dead");
         liveness.see("behind", UNIX - 3570, start + Duration::from_secs(30), UNIX + 30);
-        assert!(is_alive(&liveness, "behind", start + Duration::from_secs(60)));
+        assert!(!liveness.hear(start + Duration::from_secs(50)));
+        assert!(is_alive(&liveness, "behind"));
         // Our own clock is a day ahead: everyone looks old against it, but not against each other.
         let (mut liveness, start) = started();
         for name in ["a", "b", "c"] {
             liveness.see(name, UNIX, start, UNIX + 86_400);
-            assert!(is_alive(&liveness, name, start), "{name}");
+            assert!(is_alive(&liveness, name), "{name}");
         }
     }
 
@@ -188,12 +195,27 @@ mod tests {
         liveness.see("a", UNIX, at(0), UNIX);
         liveness.see("dead", UNIX - 100, at(0), UNIX);
         liveness.pause(at(50));
-        assert!(!liveness.expire(at(3600)));
-        assert!(is_alive(&liveness, "a", at(3600)));
-        assert!(!is_alive(&liveness, "dead", at(3600)));
+        assert!(!liveness.hear(at(3600)));
+        assert!(is_alive(&liveness, "a"));
+        assert!(!is_alive(&liveness, "dead"));
         liveness.resume(at(3600));
-        assert!(is_alive(&liveness, "a", at(3659)), "it has the whole timeout again");
-        assert!(liveness.expire(at(3660)));
-        assert!(!is_alive(&liveness, "a", at(3660)));
+        assert!(!liveness.hear(at(3659)), "it has the whole timeout again");
+        assert!(is_alive(&liveness, "a"));
+        assert!(liveness.hear(at(3660)));
+        assert!(!is_alive(&liveness, "a"));
+    }
+
+    /// An API that is away without a word: nothing arrives, and nobody has noticed yet.
+    #[test]
+    fn nobody_ages_while_nothing_arrives() {
+        let (mut liveness, start) = started();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        liveness.see("a", UNIX, at(0), UNIX);
+        assert!(!liveness.hear(at(30)));
+        assert!(is_alive(&liveness, "a"), "no matter how much later it is");
+        liveness.pause(at(300));
+        liveness.resume(at(400));
+        assert!(!liveness.hear(at(459)));
+        assert!(is_alive(&liveness, "a"));
     }
 }

@@ -1,8 +1,8 @@
 //! The state machine: what it knows, what it is told, what it asks for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeSet, VecDeque},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
-    liveness::Liveness, names::Names, objects::Objects, view::View,
+    intended::Intended, liveness::Liveness, names::Names, objects::Objects, view::View,
 };
 
 /// How the MTU of the WireGuard interface is found.
@@ -93,6 +93,7 @@ pub struct Reconciler {
     /// The own node as it went into the topology.
     pub(crate) local: Option<Arc<Node>>,
     pub(crate) topology: Option<Arc<Topology>>,
+    pub(crate) intended: Option<Intended>,
     pub(crate) names: Names,
     pub(crate) endpoints: Endpoints,
     pub(crate) phase: Phase,
@@ -114,11 +115,8 @@ pub struct Reconciler {
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub facts: HostFacts,
-    /// The endpoints that were asked for, before learned ones were kept.
-    pub asked: BTreeMap<PublicKey, SocketAddr>,
     /// What failed; `None`: no reconcile has ended yet.
     pub failures: Option<Vec<String>>,
-    pub render_problems: Vec<Problem>,
     pub role: Option<mesh::Role>,
     pub reconciles: u64,
     pub failed_changes: u64,
@@ -151,6 +149,7 @@ impl Reconciler {
             synced: false,
             local: None,
             topology: None,
+            intended: None,
             names: Names::default(),
             endpoints: Endpoints::default(),
             phase: Phase::Idle,
@@ -170,6 +169,9 @@ impl Reconciler {
     /// A Node was added or changed, or (`None`) removed.
     pub fn handle_node(&mut self, name: &str, update: Option<NodeUpdate>, now: Now) {
         let own = name == self.config.node;
+        if self.liveness.hear(now.instant) {
+            self.mesh_changed(now);
+        }
         let Some(mut update) = update else {
             self.liveness.forget(name);
             if self.objects.remove_node(name) {
@@ -246,9 +248,6 @@ impl Reconciler {
 
     /// What to do next, if anything.
     pub fn poll_action(&mut self, now: Now) -> Option<Action> {
-        if self.liveness.expire(now.instant) {
-            self.mesh_changed(now);
-        }
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
@@ -271,7 +270,7 @@ impl Reconciler {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let cycle = self.cycle_at.filter(|_| self.synced && self.phase == Phase::Idle);
         let patch = self.status.next.filter(|_| self.status.wanted.is_some() && !self.status.patching);
-        [cycle, patch, self.liveness.next_expiry(), self.names.timeout()].into_iter().flatten().min()
+        [cycle, patch, self.names.timeout()].into_iter().flatten().min()
     }
 
     /// The mesh as it was last computed.
@@ -308,8 +307,7 @@ impl Reconciler {
     /// Everything that is wrong with objects.
     pub(crate) fn problems(&self) -> BTreeSet<Problem> {
         let topology = self.topology.iter().flat_map(|topology| &topology.problems);
-        let all =
-            self.objects.problems().chain(topology).chain(&self.last.render_problems).chain(&self.access);
+        let all = self.objects.problems().chain(topology).chain(rendered).chain(&self.access);
         all.cloned().chain(self.unresolved()).collect()
     }
 

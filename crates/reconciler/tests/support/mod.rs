@@ -166,8 +166,15 @@ impl World {
             }
             Action::Patch(status) => {
                 let result = if self.api_away { Err("connection refused".to_owned()) } else { Ok(()) };
-                self.patches.push(status);
+                let heard = result.is_ok();
                 self.reconciler.handle_patched(result, self.now);
+                if heard {
+                    // What is written comes back through the watch.
+                    let node = Arc::new(told(&status));
+                    let update = NodeUpdate { node, problems: Vec::new(), forced: None };
+                    self.reconciler.handle_node("a", Some(update), self.now);
+                }
+                self.patches.push(status);
             }
             Action::Resolve(name) => {
                 let answer = self.names.get(&name).map(|ip| vec![*ip]).ok_or("no such name".to_owned());
@@ -194,6 +201,20 @@ impl World {
         let endpoint = *self.endpoint(number);
         let handshake = Handshake { age: Duration::from_secs(5), endpoint, received: 1, sent: 1 };
         self.handshakes.insert(key(number).public_key(), handshake);
+    }
+}
+
+/// Node `a` after it has told this.
+fn told(status: &Status) -> Node {
+    Node {
+        endpoint: status.endpoint.clone(),
+        key: Some(status.key),
+        internal_ips: status.internal_ips.clone(),
+        wireguard_ips: status.wireguard_ips.clone(),
+        granularity: Some(status.granularity),
+        discovered_endpoints: status.discovered_endpoints.clone(),
+        last_seen: status.last_seen,
+        ..node("a", "one", 1)
     }
 }
 

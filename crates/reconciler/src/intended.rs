@@ -1,0 +1,61 @@
+//! What the host's network should be, kept for as long as what it follows from stays the same: most looks at the
+//! host find nothing new, and then nothing is rendered.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hostnet::{Change, Handshake, HostFacts, HostState, RenderConfig, Rendered, plan, render};
+use mesh::{Perspective, Problem, PublicKey, Topology};
+
+use crate::endpoints::Endpoints;
+
+/// What the host's network should be, and what it follows from.
+#[derive(Debug)]
+pub struct Intended {
+    topology: Arc<Topology>,
+    facts: HostFacts,
+    config: RenderConfig,
+    state: HostState,
+    /// What stands in its way.
+    pub problems: Vec<Problem>,
+}
+
+impl Intended {
+    /// Renders. The perspective is one of the topology.
+    pub fn new(
+        topology: &Arc<Topology>,
+        perspective: &Perspective<'_>,
+        facts: &HostFacts,
+        config: RenderConfig,
+    ) -> Self {
+        let Rendered { state, problems } = render(perspective, facts, &config);
+        Self { topology: topology.clone(), facts: facts.clone(), config, state, problems }
+    }
+
+    /// Whether rendering again would give the same.
+    pub fn holds(&self, topology: &Arc<Topology>, facts: &HostFacts, config: &RenderConfig) -> bool {
+        Arc::ptr_eq(&self.topology, topology) && self.facts == *facts && self.config == *config
+    }
+
+    /// The changes that lead there from what is, without the endpoints that should stay as they were learned.
+    pub fn plan(
+        &mut self,
+        host: &HostState,
+        handshakes: &BTreeMap<PublicKey, Handshake>,
+        endpoints: &Endpoints,
+    ) -> Vec<Change> {
+        let asked = self.state.wireguard.clone();
+        if let Some(wireguard) = &mut self.state.wireguard {
+            endpoints.keep_learned(wireguard, handshakes);
+        }
+        let changes = plan(host, &self.state);
+        self.state.wireguard = asked;
+        changes
+    }
+
+    /// It is applied: these are the endpoints that were asked for.
+    pub fn remember(&self, endpoints: &mut Endpoints) {
+        if let Some(wireguard) = &self.state.wireguard {
+            endpoints.remember(crate::endpoints::asked(wireguard));
+        }
+    }
+}
