@@ -307,6 +307,7 @@ impl Reconciler {
     /// Everything that is wrong with objects.
     pub(crate) fn problems(&self) -> BTreeSet<Problem> {
         let topology = self.topology.iter().flat_map(|topology| &topology.problems);
+        let rendered = self.intended.iter().flat_map(|intended| &intended.problems);
         let all = self.objects.problems().chain(topology).chain(rendered).chain(&self.access);
         all.cloned().chain(self.unresolved()).collect()
     }
