@@ -10,7 +10,13 @@ use reconciler::Mtu;
 
 /// The agent of Kilo, a multi-cloud network overlay: run it on every node.
 #[derive(Parser)]
-#[command(name = "kg", version, args_conflicts_with_subcommands = true, disable_version_flag = true)]
+#[command(
+    name = "kg",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    disable_version_flag = true
+)]
 pub struct Cli {
     /// Print the version and exit.
     #[arg(long, short = 'v', action = clap::ArgAction::Version)]
