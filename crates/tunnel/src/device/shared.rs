@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::peer::Endpoint;
 use crate::sync::lock;
 use crate::sys::tun::Tun;
-use crate::sys::udp::UdpSocket;
+use crate::sys::udp::{PortUse, UdpSocket};
 use crate::sys::{self, Bell};
 
 /// Something to be done in the network namespace of the device.
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
 
 /// The sockets of one port.
 pub(crate) struct Sockets {
-    /// IPv4 and, where the system has it, IPv6.
+    /// For IPv4 and, where the system has it, IPv6; several of each where several threads can read.
     pub(super) list: Vec<UdpSocket>,
     pub(super) port: u16,
     stopped: AtomicBool,
@@ -163,14 +163,15 @@ impl Sockets {
     }
 
     fn bind_both(port: u16) -> io::Result<(Vec<UdpSocket>, u16)> {
-        let v4 = UdpSocket::bind(false, port)?;
-        let port = v4.port()?;
-        match UdpSocket::bind(true, port) {
-            Ok(v6) => Ok((vec![v4, v6], port)),
+        let mut list = Vec::new();
+        bind_group(&mut list, false, port)?;
+        let port = list[0].port()?;
+        match bind_group(&mut list, true, port) {
             // IPv6 is not compiled in, or switched off.
-            Err(error) if is_no_ipv6(&error) => Ok((vec![v4], port)),
-            Err(error) => Err(error),
+            Err(error) if is_no_ipv6(&error) => {}
+            result => result?,
         }
+        Ok((list, port))
     }
 
     /// Whether the threads that read have to end.
@@ -192,10 +193,8 @@ impl Sockets {
     }
 
     fn send(&self, to: &Endpoint, data: &[u8], segment: usize) -> io::Result<()> {
-        let socket = match self.list.get(usize::from(to.address.is_ipv6())) {
-            Some(socket) => socket,
-            None => return Err(io::ErrorKind::AddrNotAvailable.into()),
-        };
+        let fits = |socket: &&UdpSocket| socket.is_v6() == to.address.is_ipv6();
+        let socket = self.list.iter().find(fits).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let result = send_by(socket, to, data, segment);
         match result {
             // Our address is not ours any more: let the system choose.
@@ -232,6 +231,21 @@ fn send_by(socket: &UdpSocket, to: &Endpoint, data: &[u8], segment: usize) -> io
         }
     }
     result
+}
+
+/// Binds as many sockets as there are threads to read from them.
+fn bind_group(list: &mut Vec<UdpSocket>, is_v6: bool, port: u16) -> io::Result<()> {
+    let first = UdpSocket::bind(is_v6, port, PortUse::Alone)?;
+    let port = first.port()?;
+    let many = super::queues();
+    if many > 1 {
+        first.share()?;
+    }
+    list.push(first);
+    for _ in 1..many {
+        list.push(UdpSocket::bind(is_v6, port, PortUse::Shared)?);
+    }
+    Ok(())
 }
 
 fn is_no_ipv6(error: &io::Error) -> bool {

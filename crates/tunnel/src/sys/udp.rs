@@ -20,6 +20,13 @@ const SLOT: usize = 1 << 16;
 const SLOTS: usize = 16;
 const CONTROL: usize = 128;
 
+/// Whether a port is ours alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PortUse {
+    Alone,
+    Shared,
+}
+
 /// A UDP socket of one address family on all addresses.
 pub(crate) struct UdpSocket {
     fd: OwnedFd,
@@ -29,12 +36,16 @@ pub(crate) struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds to the port on all addresses of the family.
-    pub(crate) fn bind(is_v6: bool, port: u16) -> io::Result<Self> {
+    /// Binds to the port on all addresses of the family. The port must be free, unless it is shared with sockets that
+    /// [`UdpSocket::share`] it.
+    pub(crate) fn bind(is_v6: bool, port: u16, port_use: PortUse) -> io::Result<Self> {
         let domain = if is_v6 { libc::AF_INET6 } else { libc::AF_INET };
         let fd = socket(domain, libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
         let raw = fd.as_raw_fd();
         let one: libc::c_int = 1;
+        if port_use == PortUse::Shared {
+            set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEPORT, one)?;
+        }
         if is_v6 {
             set_option(raw, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, one)?;
             set_option(raw, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, one)?;
@@ -60,6 +71,18 @@ impl UdpSocket {
         // SAFETY: `length` bytes of `address` are initialised.
         check(unsafe { libc::bind(raw, (&raw const address).cast(), length) })?;
         Ok(Self { fd, is_v6, segments: AtomicBool::new(segments) })
+    }
+
+    /// Lets other sockets of this user bind to the same port: the kernel gives each peer to one of them. Done after
+    /// binding, so that the first socket finds out whether somebody else uses the port.
+    pub(crate) fn share(&self) -> io::Result<()> {
+        let one: libc::c_int = 1;
+        set_option(self.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, one)
+    }
+
+    /// Whether it is for IPv6.
+    pub(crate) fn is_v6(&self) -> bool {
+        self.is_v6
     }
 
     /// The port it is bound to.
