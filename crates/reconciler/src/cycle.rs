@@ -91,8 +91,7 @@ impl Reconciler {
         if changes.is_empty() {
             self.succeed(now);
         } else if self.attempts >= ATTEMPTS {
-            let first =
-                changes.iter().take(3).map(|change| format!("{change:?}")).collect::<Vec<_>>().join("; ");
+            let first = changes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
             self.fail(
                 vec![format!(
                     "{} changes do not stick, something else on the host undoes them; among them: {first}",

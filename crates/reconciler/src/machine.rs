@@ -296,6 +296,8 @@ impl Reconciler {
 
     fn mesh_changed(&mut self, now: Now) {
         self.topology = None;
+        // What failed before may be what has just been put right.
+        self.not_before = None;
         self.cycle_within(GATHER, now);
     }
 

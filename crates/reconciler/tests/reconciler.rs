@@ -214,7 +214,7 @@ fn a_node_that_cannot_take_part_says_why() {
     world.settle();
     assert!(world.view.unhealthy[0].contains("pod subnet"), "{:?}", world.view.unhealthy);
     world.see(node("a", "one", 1));
-    world.pass(Duration::from_secs(31), &[]);
+    world.settle();
     assert_eq!(world.view.unhealthy, Vec::<String>::new());
 }
 
