@@ -10,11 +10,13 @@ use proptest::{prelude::*, sample};
 mod clusters;
 #[path = "model/hosts.rs"]
 mod hosts;
-mod model;
 
 use clusters::{Cluster, sound};
-use hosts::{Mesh, Path, pod};
-use model::{Packet, Way};
+use hosts::Mesh;
+use simulation::{
+    forwarding::{Packet, Way},
+    network::{Path, pod},
+};
 
 fn encapsulation() -> impl Strategy<Value = Encapsulation> {
     sample::select(vec![Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always])
@@ -56,7 +58,7 @@ proptest! {
     #[test]
     fn pods_reach_each_other(cluster in sound(), encapsulation in encapsulation()) {
         let mesh = Mesh::of(&cluster, encapsulation);
-        let problems: Vec<_> = mesh.hosts().flat_map(|host| &host.rendered.problems).collect();
+        let problems: Vec<_> = mesh.rendered.iter().flat_map(|rendered| &rendered.problems).collect();
         for host in mesh.hosts() {
             prop_assert!(host.kernel.refused().is_empty(), "{}: {:?}", host.name, host.kernel.refused());
         }

@@ -7,7 +7,7 @@ use hostnet::{MAIN_TABLE, Route, WireguardPeer};
 use ipnet::IpNet;
 use mesh::PublicKey;
 
-use crate::model::Kernel;
+use simulation::forwarding::Kernel;
 
 /// What a Go agent left on a host.
 pub struct Left {
@@ -41,7 +41,9 @@ impl Left {
         assert_eq!(read("rules"), "", "policy rules are not read yet");
         let link = link(&read("kilo0-link"), &read("kilo0-address"));
         let (listen_port, peers) = wireguard(&read("wireguard.conf"));
-        let mut kernel = Kernel { wireguard: "kilo0".to_owned(), peers, ..Kernel::default() };
+        let mut kernel = Kernel::default();
+        kernel.wireguard = "kilo0".to_owned();
+        kernel.peers = peers;
         if link.up {
             kernel.addresses.extend(link.addresses.iter().map(|net| ("kilo0".to_owned(), *net)));
         }

@@ -21,13 +21,11 @@ use mesh::{
 };
 
 mod files;
-#[path = "../model/mod.rs"]
-mod model;
 #[path = "../../../mesh/tests/support/mod.rs"]
 mod support;
 
 use files::Left;
-use model::{Kernel, Packet, forwards, masquerades, samples};
+use simulation::forwarding::{Kernel, Packet, forwards, masquerades, samples};
 use support::{Golden, flag, folders, goldens, node};
 
 /// How many golden hosts there are.

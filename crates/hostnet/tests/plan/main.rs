@@ -14,16 +14,16 @@ use proptest::{prelude::*, sample};
 mod clusters;
 #[path = "../model/hosts.rs"]
 mod hosts;
-mod machine;
-#[path = "../model/mod.rs"]
-mod model;
 mod order;
 mod states;
 
 use clusters::{Cluster, sound};
-use hosts::{config, facts, pod};
-use machine::Machine;
-use model::{Kernel, Packet, Way};
+use hosts::{config, facts};
+use simulation::{
+    forwarding::{Kernel, Packet, Way},
+    machine::Machine,
+    network::pod,
+};
 use states::{desired, observed};
 
 /// Carries out the plan from one state to another and calls `look` after every step.

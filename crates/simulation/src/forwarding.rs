@@ -4,10 +4,8 @@
 //! It knows longest-prefix match, policy rules and WireGuard's choice of a peer. It does not know metrics, links
 //! without carrier, and reverse-path filters.
 
-#![allow(dead_code, reason = "every test uses a part of the model")]
-
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
@@ -32,13 +30,46 @@ pub struct Kernel {
     pub wireguard: String,
     /// The peers of the WireGuard interface.
     pub peers: BTreeMap<PublicKey, WireguardPeer>,
+    index: Option<Index>,
+}
+
+/// Who is asked about many packets does not look at every route for each.
+#[derive(Debug, Clone)]
+struct Index {
+    own: HashSet<IpAddr>,
+    routes: BTreeMap<u32, Longest<Route>>,
+    peers: Longest<PublicKey>,
+}
+
+/// Values by prefix, found by the longest one that holds an address.
+#[derive(Debug, Clone)]
+pub(crate) struct Longest<T>(BTreeMap<u8, HashMap<IpNet, T>>);
+
+impl<T> Longest<T> {
+    pub fn of(entries: impl Iterator<Item = (IpNet, T)>) -> Self {
+        let mut lengths: BTreeMap<u8, HashMap<IpNet, T>> = BTreeMap::new();
+        for (net, value) in entries {
+            lengths.entry(net.prefix_len()).or_default().insert(net.trunc(), value);
+        }
+        Self(lengths)
+    }
+
+    pub fn find(&self, address: IpAddr) -> Option<&T> {
+        self.0
+            .iter()
+            .rev()
+            .find_map(|(length, values)| values.get(&IpNet::new(address, *length).ok()?.trunc()))
+    }
 }
 
 /// A packet and where it came in; `None`: from this host itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
+    /// Who sent it.
     pub source: IpAddr,
+    /// Who it is for.
     pub destination: IpAddr,
+    /// The link it came in through.
     pub iif: Option<&'a str>,
 }
 
@@ -48,11 +79,22 @@ pub enum Way {
     /// It is for this host.
     Local,
     /// Over a link to a neighbour: the next hop, or the destination itself.
-    Link { link: String, to: IpAddr },
+    Link {
+        /// The link.
+        link: String,
+        /// Who it is handed to.
+        to: IpAddr,
+    },
     /// Inside of an IPv4 packet to this address.
-    Encapsulated { outer: IpAddr },
+    Encapsulated {
+        /// The destination of the outer packet.
+        outer: IpAddr,
+    },
     /// Through the tunnel to this peer. (What the route names as next hop does not matter to WireGuard.)
-    Tunnel { peer: PublicKey },
+    Tunnel {
+        /// Whose key it is encrypted for.
+        peer: PublicKey,
+    },
     /// Into the WireGuard interface, which has no peer for it.
     NoPeer,
     /// There is no route.
@@ -136,12 +178,39 @@ impl Kernel {
         self.routes.iter().filter(refused).collect()
     }
 
+    /// The same kernel, which from now on is only asked, but about many packets.
+    #[must_use]
+    pub fn indexed(mut self) -> Self {
+        let tables: BTreeSet<u32> = self.routes.iter().map(|route| route.table).collect();
+        let routes = |table| {
+            let routes = self.routes.iter().filter(move |route| route.table == table);
+            Longest::of(routes.map(|route| (route.destination, route.clone())))
+        };
+        let claims = self.peers.iter().flat_map(|(key, peer)| peer.allowed_ips.iter().map(|ip| (*ip, *key)));
+        self.index = Some(Index {
+            own: self.addresses.iter().map(|(_, net)| net.addr()).collect(),
+            routes: tables.into_iter().map(|table| (table, routes(table))).collect(),
+            peers: Longest::of(claims),
+        });
+        self
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        match &self.index {
+            Some(index) => index.own.contains(&address),
+            None => self.addresses.iter().any(|(_, net)| net.addr() == address),
+        }
+    }
+
     /// The route a packet takes, by rules and longest prefixes.
     fn route(&self, packet: Packet<'_>) -> Option<&Route> {
         let mut rules: Vec<_> = self.rules.iter().filter(|rule| matches(rule, packet)).collect();
         rules.sort_by_key(|rule| rule.priority);
         let tables = rules.into_iter().map(|rule| rule.table).chain([MAIN_TABLE]);
         tables.into_iter().find_map(|table| {
+            if let Some(index) = &self.index {
+                return index.routes.get(&table)?.find(packet.destination);
+            }
             let routes = self.routes.iter().filter(|route| route.table == table);
             routes
                 .filter(|route| route.destination.contains(&packet.destination))
@@ -151,7 +220,7 @@ impl Kernel {
 
     /// Where a packet goes next.
     pub fn way(&self, packet: Packet<'_>) -> Way {
-        if self.addresses.iter().any(|(_, net)| net.addr() == packet.destination) {
+        if self.is_own(packet.destination) {
             return Way::Local;
         }
         let Some(route) = self.route(packet) else { return Way::NoRoute };
@@ -169,6 +238,9 @@ impl Kernel {
 
     /// The peer to which WireGuard sends a packet, and from which alone it takes one with this source.
     pub fn peer(&self, address: IpAddr) -> Option<PublicKey> {
+        if let Some(index) = &self.index {
+            return index.peers.find(address).copied();
+        }
         let claims =
             self.peers.iter().flat_map(|(key, peer)| peer.allowed_ips.iter().map(move |ip| (key, ip)));
         claims

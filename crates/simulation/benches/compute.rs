@@ -1,0 +1,111 @@
+//! What is computed when something in the cluster has changed: topology, perspective, render, plan; and what an
+//! event costs. Locations hold 20 nodes, families are both unless said otherwise.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark")]
+
+use divan::{Bencher, black_box};
+use hostnet::{HostState, plan, render};
+use mesh::{Granularity, Node, Perspective, PrivateKey};
+use simulation::synthetic::{Cluster, Size, Stack, facts, render_config};
+
+const SIZES: [usize; 3] = [100, 1_000, 10_000];
+
+fn main() {
+    divan::main();
+}
+
+fn cluster(nodes: usize, stack: Stack) -> Cluster {
+    Cluster::new(Size { nodes, locations: nodes / 20, peers: 10, stack }, Granularity::Location)
+}
+
+/// The state of a host: node 0 leads its location, node 500 does not.
+fn rendered(cluster: &Cluster, node: &Node) -> HostState {
+    let topology = cluster.topology();
+    let perspective = Perspective::of(&topology, &node.name).unwrap();
+    render(&perspective, &facts(node), &render_config(PrivateKey::from_random([1; 32]))).state
+}
+
+/// Another cluster that differs in one node: it has moved to another endpoint.
+fn moved(cluster: &Cluster) -> Cluster {
+    let mut after = cluster.clone();
+    let node = std::sync::Arc::make_mut(&mut after.nodes[1]);
+    node.endpoint = "198.51.100.7:51820".parse().ok();
+    after
+}
+
+#[divan::bench(args = SIZES)]
+fn topology(bencher: Bencher, nodes: usize) {
+    let cluster = cluster(nodes, Stack::Dual);
+    bencher.bench(|| cluster.topology());
+}
+
+#[divan::bench(args = SIZES)]
+fn perspective(bencher: Bencher, nodes: usize) {
+    let topology = cluster(nodes, Stack::Dual).topology();
+    bencher.bench(|| Perspective::of(black_box(&topology), "node-00000").unwrap().role);
+}
+
+#[divan::bench(args = SIZES)]
+fn render_leader(bencher: Bencher, nodes: usize) {
+    let cluster = cluster(nodes, Stack::Dual);
+    let (topology, facts) = (cluster.topology(), facts(&cluster.nodes[0]));
+    let config = render_config(PrivateKey::from_random([1; 32]));
+    let perspective = Perspective::of(&topology, "node-00000").unwrap();
+    bencher.bench(|| render(&perspective, &facts, &config));
+}
+
+#[divan::bench(args = SIZES)]
+fn render_member(bencher: Bencher, nodes: usize) {
+    let cluster = cluster(nodes, Stack::Dual);
+    let node = cluster.nodes.last().unwrap();
+    let (topology, facts) = (cluster.topology(), facts(node));
+    let config = render_config(PrivateKey::from_random([1; 32]));
+    let perspective = Perspective::of(&topology, &node.name).unwrap();
+    bencher.bench(|| render(&perspective, &facts, &config));
+}
+
+#[divan::bench(args = SIZES)]
+fn plan_from_nothing(bencher: Bencher, nodes: usize) {
+    let cluster = cluster(nodes, Stack::Dual);
+    let desired = rendered(&cluster, &cluster.nodes[0]);
+    bencher.bench(|| plan(&HostState::default(), black_box(&desired)));
+}
+
+#[divan::bench(args = SIZES)]
+fn plan_one_change(bencher: Bencher, nodes: usize) {
+    let before = cluster(nodes, Stack::Dual);
+    let (observed, desired) =
+        (rendered(&before, &before.nodes[0]), rendered(&moved(&before), &before.nodes[0]));
+    bencher.bench(|| plan(black_box(&observed), black_box(&desired)));
+}
+
+/// All of it, as after a start (`observed` is empty) and after a change.
+fn all(cluster: &Cluster, observed: &HostState) -> usize {
+    let topology = cluster.topology();
+    let node = &cluster.nodes[0];
+    let perspective = Perspective::of(&topology, &node.name).unwrap();
+    let config = render_config(PrivateKey::from_random([1; 32]));
+    let rendered = render(&perspective, &facts(node), &config);
+    plan(observed, &rendered.state).len()
+}
+
+#[divan::bench(args = SIZES, consts = [4, 46])]
+fn all_from_nothing<const FAMILIES: u8>(bencher: Bencher, nodes: usize) {
+    let cluster = cluster(nodes, if FAMILIES == 4 { Stack::Single } else { Stack::Dual });
+    bencher.bench(|| all(black_box(&cluster), &HostState::default()));
+}
+
+#[divan::bench(args = SIZES, consts = [4, 46])]
+fn all_one_change<const FAMILIES: u8>(bencher: Bencher, nodes: usize) {
+    let before = cluster(nodes, if FAMILIES == 4 { Stack::Single } else { Stack::Dual });
+    let (observed, after) = (rendered(&before, &before.nodes[0]), moved(&before));
+    bencher.bench(|| all(black_box(&after), &observed));
+}
+
+/// Every node its own segment: as many tunnels as nodes.
+#[divan::bench(args = SIZES)]
+fn all_full(bencher: Bencher, nodes: usize) {
+    let size = Size { nodes, locations: nodes / 20, peers: 10, stack: Stack::Single };
+    let cluster = Cluster::new(size, Granularity::Full);
+    bencher.bench(|| all(black_box(&cluster), &HostState::default()));
+}
