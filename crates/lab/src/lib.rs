@@ -28,6 +28,7 @@ pub mod probe;
 mod process;
 pub mod programs;
 mod reach;
+pub mod scale;
 pub mod server;
 pub mod spec;
 mod state;

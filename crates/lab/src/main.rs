@@ -10,6 +10,7 @@ macro_rules! say {
 }
 
 mod demo;
+mod measure;
 
 use std::{
     io::{IsTerminal, Write},
@@ -43,6 +44,8 @@ enum Command {
     Down(Down),
     /// Show a mesh forming over three sites and surviving the loss of a leader.
     Demo(demo::Demo),
+    /// Measure one agent in a cluster of thousands of nodes that only exist on paper.
+    Scale(measure::Scale),
     /// Serve the Kubernetes API of a lab.
     #[command(hide = true)]
     Apiserver(Apiserver),
@@ -129,6 +132,7 @@ fn main() -> ExitCode {
         Command::Exec(exec) => self::exec(exec),
         Command::Down(down) => self::down(down),
         Command::Demo(demo) => demo.run(),
+        Command::Scale(scale) => scale.run(),
         Command::Apiserver(apiserver) => serve(apiserver),
     };
     match result {
@@ -231,8 +235,11 @@ fn describe(lab: &Lab) -> String {
     format!("{} sites, {} nodes, {} pods", layout.sites.len(), layout.nodes.len(), layout.pods.len())
 }
 
+/// Colours are for terminals, and for those who want them (<https://no-color.org>).
 fn paint() -> Paint {
-    if std::io::stdout().is_terminal() { Paint::Colour } else { Paint::Plain }
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if std::io::stdout().is_terminal() && !unwanted { Paint::Colour } else { Paint::Plain }
+}
 }
 
 /// Prints what is being done, and how long it took once it is.

@@ -108,7 +108,7 @@ fn status(addresses: &[Value]) -> Value {
     })
 }
 
-fn definitions() -> Result<Vec<Value>, LabError> {
+pub(crate) fn definitions() -> Result<Vec<Value>, LabError> {
     use serde::Deserialize;
     serde_norway::Deserializer::from_str(DEFINITIONS)
         .map(|document| {
