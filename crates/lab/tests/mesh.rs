@@ -25,6 +25,7 @@ fn locations_reach_each_other_through_their_leaders() {
         }
     }
     every_agent_is_healthy(&lab);
+    the_mesh_is_drawn(&lab);
     the_site_behind_nat_is_known_by_its_routers_address(&lab);
 }
 
@@ -86,6 +87,21 @@ fn every_agent_is_healthy(lab: &Lab) {
         let metrics = node.http_get("/metrics").expect("the agent serves it").body;
         assert!(metrics.contains("kilo_nodes 5"), "{name}: {metrics}");
         assert!(!node.agent_log().contains("ERROR"), "{name}: {}", node.agent_log());
+    }
+}
+
+fn the_mesh_is_drawn(lab: &Lab) {
+    let node = lab.node("b2").expect("the demo has it");
+    for (path, status, part) in [
+        ("/graph", 200, "<svg"),
+        ("/graph?format=dot", 200, "digraph kilo {"),
+        ("/graph?format=svg&layout=circo", 200, "location:c"),
+        ("/graph?format=png", 400, "svg, dot"),
+        ("/graph?layout=spiral", 400, "circo, dot"),
+    ] {
+        let answer = node.http_get(path).expect("the agent serves it");
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        assert!(answer.body.contains(part), "{path}: {}", answer.body);
     }
 }
 
