@@ -240,7 +240,6 @@ fn paint() -> Paint {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if std::io::stdout().is_terminal() && !unwanted { Paint::Colour } else { Paint::Plain }
 }
-}
 
 /// Prints what is being done, and how long it took once it is.
 struct Steps {
