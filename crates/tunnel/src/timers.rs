@@ -3,7 +3,7 @@
 //! Deadlines are atomics, so packets arm and disarm them without a lock. Who asks when they are due is not this
 //! module's business; neither is what a handshake is.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -26,6 +26,15 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const MAX_ATTEMPTS: u32 = (REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs()) as u32;
 const MAX_JITTER_MS: u64 = 334;
+
+/// Pauses after the first initiations to a peer that is greeted. They double, so that also over a slow path one of
+/// the answers comes before the next initiation makes it void.
+const HURRIED: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+    Duration::from_millis(2000),
+];
 
 /// What a peer has to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,11 +94,13 @@ pub(crate) struct Timers {
     new_handshake: Timer,
     forget_keys: Timer,
     persistent: Timer,
-    /// Nanoseconds of the last initiation sent, plus one; zero when there was none.
-    initiation_sent: AtomicU64,
+    /// Before this no further initiation is sent; off when there was none.
+    pause: Timer,
     another_keepalive: AtomicBool,
     last_minute_handshake: AtomicBool,
     attempts: AtomicU32,
+    /// How many of [`HURRIED`] are left for the current handshake, counted from the end.
+    hurried: AtomicUsize,
     /// Seconds; zero is off.
     interval: AtomicU16,
 }
@@ -102,10 +113,11 @@ impl Timers {
             new_handshake: Timer::off(),
             forget_keys: Timer::off(),
             persistent: Timer::off(),
-            initiation_sent: AtomicU64::new(0),
+            pause: Timer::off(),
             another_keepalive: AtomicBool::new(false),
             last_minute_handshake: AtomicBool::new(false),
             attempts: AtomicU32::new(0),
+            hurried: AtomicUsize::new(0),
             interval: AtomicU16::new(0),
         }
     }
@@ -163,12 +175,22 @@ impl Timers {
         }
     }
 
-    /// Whether an initiation may be sent now: one per [`REKEY_TIMEOUT`].
+    /// The first handshake with a new peer is repeated sooner than others: the peer may be about to be told of us.
+    pub(crate) fn hurry(&self) {
+        self.hurried.store(HURRIED.len(), Relaxed);
+    }
+
+    /// The time between the initiation that is sent now and the next.
+    fn next_pause(&self) -> Duration {
+        let left = self.hurried.load(Relaxed);
+        self.hurried.store(left.saturating_sub(1), Relaxed);
+        let done = HURRIED.len() - left;
+        HURRIED.get(done).copied().unwrap_or(REKEY_TIMEOUT)
+    }
+
+    /// Whether an initiation may be sent now: one per [`REKEY_TIMEOUT`], unless they are hurried.
     pub(crate) fn may_initiate(&self, now: Moment) -> bool {
-        match self.initiation_sent.load(Relaxed) {
-            0 => true,
-            sent => now.since(Moment::from_nanos(sent - 1)) >= REKEY_TIMEOUT,
-        }
+        !self.pause.is_set() || self.pause.at() <= now
     }
 
     /// An initiation is about to be sent. A first one, not a retry, starts counting anew.
@@ -176,23 +198,22 @@ impl Timers {
         if !is_retry {
             self.attempts.store(0, Relaxed);
         }
-        self.initiation_sent.store(now.as_nanos() + 1, Relaxed);
-        self.retry.set(now.plus(REKEY_TIMEOUT + jitter()));
+        let pause = self.next_pause();
+        self.pause.set(now.plus(pause));
+        self.retry.set(now.plus(pause + jitter()));
     }
 
     /// Asks for an initiation as soon as one may be sent, to be tried until it is answered.
     pub(crate) fn handshake_soon(&self, now: Moment) {
         self.attempts.store(0, Relaxed);
-        let allowed = match self.initiation_sent.load(Relaxed) {
-            0 => now,
-            sent => Moment::from_nanos(sent - 1).plus(REKEY_TIMEOUT).max(now),
-        };
+        let allowed = if self.pause.is_set() { self.pause.at().max(now) } else { now };
         self.retry.set(allowed);
     }
 
     /// The peer has answered our initiation, or confirmed its own.
     pub(crate) fn handshake_complete(&self) {
         self.retry.clear();
+        self.hurried.store(0, Relaxed);
         self.attempts.store(0, Relaxed);
         self.last_minute_handshake.store(false, Relaxed);
     }
@@ -213,7 +234,8 @@ impl Timers {
         {
             timer.clear();
         }
-        self.initiation_sent.store(0, Relaxed);
+        self.pause.clear();
+        self.hurried.store(0, Relaxed);
         self.attempts.store(0, Relaxed);
         self.another_keepalive.store(false, Relaxed);
         self.last_minute_handshake.store(false, Relaxed);

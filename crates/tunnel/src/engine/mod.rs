@@ -4,6 +4,8 @@
 //! routes and session indices are persistent tries that are replaced as a whole. Handshakes and timers are *jobs*,
 //! done by whoever calls [`Engine::handle_jobs`] and [`Engine::handle_timers`]; the bell tells when there are some.
 
+#[cfg(test)]
+mod greeting;
 mod handshakes;
 mod inbound;
 #[cfg(test)]
@@ -138,6 +140,7 @@ impl Engine {
     /// Begins a handshake with a peer that has an endpoint, if that is what this device does.
     fn greet(&self, peer: &Arc<Peer>) {
         if self.greets.load(Relaxed) && self.is_running() && peer.endpoint.load().is_some() {
+            peer.timers.hurry();
             self.add_job(Job::Keepalive(peer.clone()));
         }
     }
