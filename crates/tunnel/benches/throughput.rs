@@ -54,8 +54,10 @@ const SCENARIOS: [Scenario; 6] = [
     Scenario { name: "TCP, 8 streams, IPv4", family: 4, arguments: "-P 8" },
     Scenario { name: "TCP, 1 stream, IPv6", family: 6, arguments: "" },
     Scenario { name: "TCP, 8 streams, IPv6", family: 6, arguments: "-P 8" },
-    Scenario { name: "UDP 1,300 B, 1 stream, IPv4", family: 4, arguments: "-u -b 0 -l 1300" },
-    Scenario { name: "UDP 1,300 B, 8 streams, IPv6", family: 6, arguments: "-u -b 0 -l 1300 -P 8" },
+    Scenario { name: "UDP 1,300 B at 1 Gbit/s, IPv4", family: 4, arguments: "-u -b 1G -l 1300" },
+    Scenario {
+        name: "UDP 1,300 B at 8 × 100 Mbit/s, IPv6", family: 6, arguments: "-u -b 100M -l 1300 -P 8"
+    },
 ];
 
 /// One run.
