@@ -1,6 +1,6 @@
 //! One reconcile: look, compute, plan, apply, look again until nothing is left to do.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hostnet::{Handshake, Observation, RenderConfig};
 use mesh::{Host, Node, Perspective, PublicKey, Role, Topology, prefix::Family};
@@ -10,6 +10,7 @@ use crate::{
     discovery::{Discovered, discover},
     intended::Intended,
     machine::{Action, Mtu, Phase, Reconciler},
+    nat::Located,
     view::{Counts, View},
 };
 
@@ -59,7 +60,7 @@ impl Reconciler {
     }
 
     fn reconcile(&mut self, observation: Observation, now: Now) {
-        let (local, status_base) = self.local_node(&observation);
+        let (local, status_base) = self.local_node(&observation, now);
         self.compute_topology(local.clone());
         let Some(topology) = self.topology.clone() else { return };
         let Observation { host, facts, handshakes } = observation;
@@ -112,7 +113,9 @@ impl Reconciler {
         self.not_before = None;
         self.last.failures = Some(Vec::new());
         self.last.reconciles += 1;
-        self.cycle_within(self.config.resync_period, now);
+        let missing = self.last.somebody_missing && self.last.role == Some(Role::Leader);
+        let pause = self.behind_nat.next_look(missing).unwrap_or(self.config.resync_period);
+        self.cycle_within(pause.min(self.config.resync_period), now);
     }
 
     /// Gives up for a while that doubles with every failure; notices do not shorten it, so that a fight with
@@ -147,7 +150,7 @@ impl Reconciler {
     }
 
     /// The own node: what its object says, and what this host finds out about itself.
-    fn local_node(&mut self, observation: &Observation) -> (Arc<Node>, Discovered) {
+    fn local_node(&mut self, observation: &Observation, now: Now) -> (Arc<Node>, Discovered) {
         let mut node = match self.objects.node(&self.config.node) {
             Some(node) => (**node).clone(),
             None => Node::named(&self.config.node),
@@ -165,23 +168,23 @@ impl Reconciler {
         node.granularity = Some(self.config.topology.granularity);
         // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
         node.wireguard_ips = Vec::new();
-        node.discovered_endpoints = self.discovered_endpoints(&observation.handshakes);
+        let located = self.locate(&observation.handshakes, now);
+        node.discovered_endpoints = located.endpoints;
+        self.last.somebody_missing = located.missing;
         (Arc::new(node), found)
     }
 
-    /// Where peers behind NAT are, as the own WireGuard sees them.
-    fn discovered_endpoints(
-        &self,
-        handshakes: &BTreeMap<PublicKey, Handshake>,
-    ) -> BTreeMap<PublicKey, SocketAddr> {
+    /// Where others behind NAT are, as the own WireGuard sees them.
+    fn locate(&mut self, handshakes: &BTreeMap<PublicKey, Handshake>, now: Now) -> Located {
+        let own = self.key;
         let nodes = self.objects.nodes().filter_map(|node| Some((node.key?, node.persistent_keepalive)));
-        let behind_nat = nodes.chain(self.objects.peers().map(|peer| (peer.key, peer.persistent_keepalive)));
-        behind_nat
-            .filter(|(_, keepalive)| *keepalive != 0)
-            .filter_map(|(key, _)| Some((key, handshakes.get(&key)?)))
-            .filter(|(_, handshake)| handshake.is_alive())
-            .filter_map(|(key, Handshake { endpoint, .. })| Some((key, (*endpoint)?)))
-            .collect()
+        let peers = self.objects.peers().map(|peer| (peer.key, peer.persistent_keepalive));
+        let behind_nat = nodes.chain(peers).filter(|(key, keepalive)| *keepalive != 0 && *key != own);
+        let others = |key: &PublicKey| {
+            let mut others = self.objects.nodes().filter(|node| node.name != self.config.node);
+            others.any(|node| node.discovered_endpoints.contains_key(key))
+        };
+        self.behind_nat.endpoints(behind_nat.map(|(key, _)| key), handshakes, others, now.instant)
     }
 
     fn render_config(&self) -> RenderConfig {

@@ -15,6 +15,7 @@ mod intended;
 mod liveness;
 mod machine;
 mod names;
+mod nat;
 mod objects;
 mod view;
 

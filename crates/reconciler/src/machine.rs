@@ -12,7 +12,7 @@ use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
-    intended::Intended, liveness::Liveness, names::Names, objects::Objects, view::View,
+    intended::Intended, liveness::Liveness, names::Names, nat::BehindNat, objects::Objects, view::View,
 };
 
 /// How the MTU of the WireGuard interface is found.
@@ -95,6 +95,7 @@ pub struct Reconciler {
     pub(crate) topology: Option<Arc<Topology>>,
     pub(crate) intended: Option<Intended>,
     pub(crate) names: Names,
+    pub(crate) behind_nat: BehindNat,
     pub(crate) endpoints: Endpoints,
     pub(crate) phase: Phase,
     /// When the next look at the host is due.
@@ -118,6 +119,8 @@ pub(crate) struct Outcome {
     /// What failed; `None`: no reconcile has ended yet.
     pub failures: Option<Vec<String>>,
     pub role: Option<mesh::Role>,
+    /// Whether somebody behind NAT has no session with this node.
+    pub somebody_missing: bool,
     pub reconciles: u64,
     pub failed_changes: u64,
 }
@@ -151,6 +154,7 @@ impl Reconciler {
             topology: None,
             intended: None,
             names: Names::default(),
+            behind_nat: BehindNat::default(),
             endpoints: Endpoints::default(),
             phase: Phase::Idle,
             cycle_at: None,
@@ -180,6 +184,9 @@ impl Reconciler {
             return;
         };
         let revived = !own && self.liveness.see(name, update.node.last_seen, now.instant, now.unix);
+        if own {
+            self.behind_nat.remember(&update.node.discovered_endpoints, now.instant);
+        }
         if let Some(forced) = update.forced.take().filter(|forced| own && self.forced != *forced) {
             self.forced = forced;
             self.mesh_changed(now);
@@ -296,6 +303,7 @@ impl Reconciler {
 
     fn mesh_changed(&mut self, now: Now) {
         self.topology = None;
+        self.behind_nat.expect();
         // What failed before may be what has just been put right.
         self.not_before = None;
         self.cycle_within(GATHER, now);

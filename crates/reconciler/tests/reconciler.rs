@@ -243,3 +243,34 @@ fn a_forced_endpoint_decides_the_port() {
     assert_eq!(world.patches[0].endpoint.as_ref().unwrap().to_string(), "nat.example.com:4500");
     assert_eq!(world.patches[0].internal_ips, []);
 }
+
+#[test]
+fn those_behind_nat_are_told_soon_and_remembered_over_a_restart() {
+    let nat = Node { persistent_keepalive: 25, ..node("b", "two", 2) };
+    let mut world = World::with([nat.clone()]);
+    *world.endpoint(2) = Some("192.0.2.2:999".parse().unwrap());
+    world.shake_hands(2);
+    world.pass(Duration::from_secs(3), &[]);
+    let told = world.patches.last().unwrap().discovered_endpoints.clone();
+    assert_eq!(told.len(), 1, "long before the resync period is over");
+
+    let mut after = World::new();
+    after.see(Node { discovered_endpoints: told.clone(), ..node("a", "one", 1) });
+    after.see(nat.clone());
+    after.reconciler.handle_watch(Watch::Synced, after.now);
+    after.settle();
+    assert_eq!(*after.endpoint(2), "192.0.2.2:999".parse().ok());
+    assert_eq!(after.patches[0].discovered_endpoints, told);
+    after.pass(4 * MINUTE, &[nat]);
+    assert!(after.patches.last().unwrap().discovered_endpoints.is_empty(), "no session ever proved it");
+    assert_eq!(*after.endpoint(2), "203.0.113.2:51820".parse().ok());
+}
+
+#[test]
+fn a_node_behind_nat_that_never_comes_costs_little() {
+    let nat = Node { persistent_keepalive: 25, ..node("b", "two", 2) };
+    let mut world = World::with([nat.clone()]);
+    world.observations = 0;
+    world.pass(10 * MINUTE, &[nat]);
+    assert!(world.observations < 30, "{} looks in ten minutes", world.observations);
+}
