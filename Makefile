@@ -1,5 +1,5 @@
 # The entry points. Each works from a fresh clone on Debian 12 with Rust; each says what it installs.
-.PHONY: build demo test lint unit test-kernel deps-demo deps-test deps-kernel
+.PHONY: build demo test lint unit test-kernel bench bench-tunnel deps-demo deps-test deps-kernel
 
 # All programs, as they are released: target/release/{kg,kgctl,kilo-lab}.
 build:
@@ -24,6 +24,10 @@ unit:
 # The same mesh on Debian's stock kernel, with its WireGuard and IPIP, in an emulated machine.
 test-kernel: deps-kernel
 	cargo run --quiet --locked -p xtask -- test-kernel
+
+# The embedded WireGuard device against the others that are on this machine.
+bench-tunnel: deps-test
+	./scripts/as-root cargo bench --locked -p tunnel --bench throughput
 
 deps-demo:
 	./scripts/install-packages demo
