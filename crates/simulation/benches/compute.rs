@@ -1,12 +1,15 @@
 //! What is computed when something in the cluster has changed: topology, perspective, render, plan; and what an
-//! event costs. Locations hold 20 nodes, families are both unless said otherwise.
+//! event costs the reconciler. Locations hold 20 nodes, families are both unless said otherwise.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
 use divan::{Bencher, black_box};
 use hostnet::{HostState, plan, render};
 use mesh::{Granularity, Node, Perspective, PrivateKey};
-use simulation::synthetic::{Cluster, Size, Stack, facts, render_config};
+use simulation::{
+    alone::Alone,
+    synthetic::{Cluster, Size, Stack, facts, render_config},
+};
 
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
 
@@ -108,4 +111,64 @@ fn all_full(bencher: Bencher, nodes: usize) {
     let size = Size { nodes, locations: nodes / 20, peers: 10, stack: Stack::Single };
     let cluster = Cluster::new(size, Granularity::Full);
     bencher.bench(|| all(black_box(&cluster), &HostState::default()));
+}
+
+/// All nodes in one location, seen by one that does not lead.
+#[divan::bench(args = SIZES)]
+fn all_one_location(bencher: Bencher, nodes: usize) {
+    let size = Size { nodes, locations: 1, peers: 10, stack: Stack::Single };
+    let cluster = Cluster::new(size, Granularity::Location);
+    let node = cluster.nodes.last().unwrap();
+    let (facts, config) = (facts(node), render_config(PrivateKey::from_random([1; 32])));
+    bencher.bench(|| {
+        let topology = cluster.topology();
+        let perspective = Perspective::of(&topology, &node.name).unwrap();
+        plan(&HostState::default(), &render(&perspective, &facts, &config).state).len()
+    });
+}
+
+/// A range behind every location.
+#[divan::bench(args = SIZES)]
+fn topology_with_location_ips(bencher: Bencher, nodes: usize) {
+    let mut cluster = cluster(nodes, Stack::Dual);
+    for (index, node) in cluster.nodes.iter_mut().enumerate().take(nodes / 20) {
+        let net = format!("100.{}.{}.0/24", 64 + index / 256, index % 256);
+        std::sync::Arc::make_mut(node).allowed_location_ips.push(net.parse().unwrap());
+    }
+    bencher.bench(|| cluster.topology());
+}
+
+/// A heartbeat of another node, and asking what to do: nothing.
+#[divan::bench(args = SIZES)]
+fn event_heartbeat(bencher: Bencher, nodes: usize) {
+    let cluster = cluster(nodes, Stack::Dual);
+    let mut alone = Alone::new(&cluster, 0);
+    let mut last_seen = 1_700_000_000;
+    let (mut index, mut beats) = (0, Vec::new());
+    bencher.bench_local(|| {
+        if index == beats.len() {
+            last_seen += 30;
+            let beat = |node: &std::sync::Arc<Node>| Node { last_seen, ..(**node).clone() };
+            beats = cluster.nodes[1..].iter().map(|node| std::sync::Arc::new(beat(node))).collect();
+            index = 0;
+        }
+        alone.see(beats[index].clone());
+        index += 1;
+        (alone.reconciler.poll_action(alone.now), alone.reconciler.poll_timeout())
+    });
+}
+
+/// Another node's endpoint moves: both looks at the (model of a) host and the change in between.
+#[divan::bench(args = SIZES)]
+fn event_change(bencher: Bencher, nodes: usize) {
+    let cluster = cluster(nodes, Stack::Dual);
+    let mut alone = Alone::new(&cluster, 0);
+    let mut port = 1;
+    bencher.bench_local(|| {
+        port += 1;
+        let endpoint = format!("198.51.100.7:{port}").parse().ok();
+        alone.see(std::sync::Arc::new(Node { endpoint, ..(*cluster.nodes[1]).clone() }));
+        let changes = alone.work();
+        assert_eq!(changes.len(), 1);
+    });
 }

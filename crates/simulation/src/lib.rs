@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "only tests are built with it, and they fail by panicking")]
 
+pub mod alone;
 pub mod cluster;
 pub mod forwarding;
 pub mod machine;

@@ -8,12 +8,10 @@ use std::{
 
 use hostnet::{Handshake, HostFacts, HostState, LinkKind, Observation};
 use mesh::{Forced, Node, PrivateKey, PublicKey, TopologyConfig};
-use reconciler::{
-    Action, Config, Mtu, NodeUpdate, Now, PeerUpdate, Reconciler, View, Watch, discovery::DiscoveryConfig,
-};
+use reconciler::{Action, Config, NodeUpdate, Now, PeerUpdate, Reconciler, View, Watch};
 
 use super::api::{Api, Change};
-use crate::{machine::Machine, random::Random, synthetic};
+use crate::{alone::config, machine::Machine, random::Random, synthetic};
 
 /// Whether and how the agent hears of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,22 +338,5 @@ fn remember(names: &mut BTreeSet<String>, name: String, there: bool) {
         names.insert(name);
     } else {
         names.remove(&name);
-    }
-}
-
-fn config(node: &str, topology: TopologyConfig, key: PrivateKey) -> Config {
-    Config {
-        node: node.to_owned(),
-        topology,
-        render: synthetic::render_config(key),
-        mtu: Mtu::Auto,
-        discovery: DiscoveryConfig {
-            hostname_addresses: Vec::new(),
-            internal_cidrs: Vec::new(),
-            prioritise_private: false,
-            port: 51820,
-        },
-        resync_period: Duration::from_secs(30),
-        liveness_timeout: Duration::from_secs(60),
     }
 }
