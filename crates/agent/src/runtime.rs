@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ use kubernetes::{
     encode::AgentFacts,
     watch::{Update, Updates, WatchConfig, watch},
 };
-use reconciler::{Action, NodeUpdate, Now, PeerUpdate, Reconciler, Status, View, Watch};
+use reconciler::{Action, NodeUpdate, Now, PeerUpdate, Reconciler, Removal, Status, View, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{cli, cni, http, report, resolver::Resolver, setup};
@@ -331,12 +331,29 @@ impl Runtime {
         None
     }
 
+    /// Takes back what this node told the others: they find another way at once, not when its heartbeat is missed.
+    async fn leave_mesh(&self) {
+        if self.setup.removal == Removal::Nothing {
+            return;
+        }
+        let (node, patch) = (&self.setup.reconciler.node, kubernetes::encode::clean_up());
+        let farewell = kubernetes::patch::patch_node(&self.client, node, &patch);
+        match tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the others will miss this node only by its heartbeat"),
+            Err(_) => {
+                tracing::warn!("no answer from the API; the others will miss this node by its heartbeat")
+            }
+        }
+    }
+
     /// Removes what is to be removed, and tells the API that this node is leaving.
     async fn end(mut self, signal: &str) -> Result<()> {
         tracing::info!(signal, "ending");
         if self.setup.flags.dry_run {
             anyhow::bail!("ended by {signal} before the cluster was read");
         }
+        self.leave_mesh().await;
         let observed =
             self.dataplane.observe().await.context("cannot read the host's network to clean up")?;
         let changes = Reconciler::removal(&observed.host, self.setup.removal);
@@ -352,6 +369,9 @@ impl Runtime {
         }
     }
 }
+
+/// An API that does not answer must not hold up the end for longer.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn sleep_until(at: Option<Instant>) {
     match at {

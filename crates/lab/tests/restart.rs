@@ -73,11 +73,28 @@ fn an_agent_that_is_asked_to_end_takes_everything_with_it() {
         assert!(left.is_empty(), "{name} still has {left:?}");
         let routes = node.read(&["ip", "route", "show"]).expect("ip runs");
         assert!(!routes.contains("10.42.1.0"), "{name} still routes to other nodes: {routes}");
+        let object = lab.api().get(&format!("/api/v1/nodes/{name}")).expect("the API answers");
+        let told = object["metadata"]["annotations"].to_string();
+        assert!(!told.contains("kilo.squat.ai/key"), "{name} still says it is in the mesh: {told}");
     }
     for name in ["b1", "b2"] {
         lab.node(name).expect("the demo has it").start_agent(&[]).expect("it starts");
     }
     common::assert_converges(&lab);
+}
+
+/// Much sooner than its heartbeat would be missed.
+#[test]
+fn a_leader_that_ends_hands_over_at_once() {
+    let mut spec = common::with_agents("hand");
+    spec.mesh.liveness_timeout = 60;
+    let lab = common::converged(spec);
+    lab.node("b1").expect("the demo has it").stop_agent().unwrap_or_else(|error| panic!("{error}"));
+    let others = ["a1-p1", "a2-p1", "b2-p1", "c1-p1"];
+    common::eventually("b2 leading", common::patiently(Duration::from_secs(8)), || {
+        let matrix = lab.matrix_of(&others, Family::V4, Duration::from_millis(300))?;
+        Ok((!matrix.is_complete()).then(|| matrix.failures().join(", ")))
+    });
 }
 
 #[test]
