@@ -101,6 +101,7 @@ impl Scale {
             device_beforehand: self.device_beforehand,
             heartbeat: Duration::from_secs(self.heartbeat),
             steady: Duration::from_secs(self.steady),
+            graph: true,
             repetitions: self.repetitions,
             deadline: Duration::from_secs(self.deadline),
         }

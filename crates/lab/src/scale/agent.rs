@@ -113,17 +113,14 @@ impl Agent {
     /// When it has ended.
     pub fn usage(&self) -> Result<Usage, LabError> {
         let own = processor_time(self.pid()).map_err(LabError::io("reading the agent's processor time"))?;
-        let path = format!("/proc/{}/status", self.pid());
-        let status = fs::read_to_string(&path).map_err(LabError::io(format!("reading {path}")))?;
         let bytes = |field: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(field));
-            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-            kib.unwrap_or_default() * 1024
+            let bytes = status_bytes(self.pid(), field);
+            bytes.map_err(LabError::io(format!("reading the agent's {field}")))
         };
         Ok(Usage {
             processor: own + children_time(self.pid()),
-            peak_memory: bytes("VmHWM:"),
-            memory: bytes("VmRSS:"),
+            peak_memory: bytes("VmHWM:")?,
+            memory: bytes("VmRSS:")?,
         })
     }
 }
@@ -136,6 +133,14 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+/// A field of `/proc/<pid>/status` (proc(5)) that is an amount of memory, in bytes.
+pub fn status_bytes(pid: u32, field: &str) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Lets the child write the time into the pipe as the last thing before exec.

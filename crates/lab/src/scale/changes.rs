@@ -18,7 +18,8 @@ use crate::{LabError, interrupt};
 
 /// How long the agent is left alone before each change.
 const REST: Duration = Duration::from_millis(200);
-/// How often WireGuard is looked at; it tells nothing by itself.
+/// How often WireGuard is looked at; it tells nothing by itself. Where a look takes long, less often: the agent itself may
+/// be who answers.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// The cluster, and where its agent's doings are seen.
@@ -197,6 +198,7 @@ impl Changes<'_> {
     fn look(&self, condition: &dyn Fn(&Peers) -> bool) -> Result<Moment, String> {
         let begin = Instant::now();
         loop {
+            let asked = Instant::now();
             let seen = wireguard::peers(self.host);
             // What is seen was so when the answer came.
             let now = Moment::now();
@@ -208,7 +210,7 @@ impl Changes<'_> {
                         Err(error) => error.to_string(),
                     });
                 }
-                _ => thread::sleep(LOOK),
+                _ => thread::sleep(LOOK.max(asked.elapsed() * 2)),
             }
         }
     }

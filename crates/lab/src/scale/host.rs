@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
 };
@@ -34,10 +35,7 @@ impl Host {
     /// When this is not root, or `ip` is missing.
     pub fn create() -> Result<Self, LabError> {
         remove_leftovers()?;
-        let namespace = format!("{PREFIX}{}", std::process::id());
-        // A process may run several, one after the other or in parallel tests.
-        let number = netns::list(&namespace)?.len();
-        let namespace = format!("{namespace}-{number}");
+        let namespace = claim_name()?;
         let directory = Path::new(ROOT).join(&namespace);
         let host = Self { outside: format!("{namespace}-out"), namespace, directory };
         for inner in ["wireguard", "kilo"] {
@@ -121,6 +119,21 @@ impl Drop for Host {
             let _ = netns::delete(namespace);
         }
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A name that nobody else uses: a process may run several, one after the other or in parallel tests.
+fn claim_name() -> Result<String, LabError> {
+    create_directory(Path::new(ROOT))?;
+    let mut number = 0;
+    loop {
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        let directory = Path::new(ROOT).join(&name);
+        match fs::create_dir(&directory) {
+            Ok(()) => return Ok(name),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(LabError::io(format!("making {}", directory.display()))(error)),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod api;
 mod changes;
 mod clock;
 mod cluster;
+mod graph;
 mod host;
 mod processes;
 mod report;
@@ -29,7 +30,7 @@ use clock::Moment;
 use cluster::{Cluster, MOST_NODES};
 use host::Host;
 use processes::Processes;
-pub use report::{Change, Machine, Report, Start, Steady};
+pub use report::{Change, Graph, Machine, Report, Start, Steady};
 use routes::{Routes, Wanted};
 
 /// How long the agent may take after its last route until it counts as being at rest.
@@ -66,6 +67,8 @@ pub struct Measurement {
     pub heartbeat: Duration,
     /// How long the steady state is observed; zero: not at all.
     pub steady: Duration,
+    /// Whether `kgctl graph` is measured, too.
+    pub graph: bool,
     /// How often each single change is made, there and back; zero: none.
     pub repetitions: usize,
     /// How long the start, and each change, may take.
@@ -94,6 +97,7 @@ impl Default for Measurement {
             device_beforehand: false,
             heartbeat: Duration::from_secs(30),
             steady: Duration::from_secs(60),
+            graph: true,
             repetitions: 50,
             deadline: Duration::from_secs(60),
         }
@@ -120,11 +124,17 @@ impl Measurement {
         let mut agent = Agent::start(self, &host)?;
         let run = Run { measurement: self, host: &host, api: &api, routes: &routes, processes: &processes };
         let start = run.start(&mut agent, &cluster)?;
-        let (mut steady, mut changes) = (None, Vec::new());
+        let (mut steady, mut graph, mut changes) = (None, None, Vec::new());
         if start.seconds.is_some() {
             if !self.steady.is_zero() {
                 progress("watching the steady state");
                 steady = Some(run.steady(&mut agent)?);
+            }
+            if self.graph {
+                progress("drawing the graph");
+                // The agent has to have told its granularity.
+                run.pause(&mut agent, REST)?;
+                graph = graph::measure(&host)?;
             }
             if self.repetitions > 0 {
                 progress("making single changes");
@@ -137,7 +147,7 @@ impl Measurement {
         let agent = self.agent.as_ref().map_or_else(|| "kg".to_owned(), |path| path.display().to_string());
         let (nodes, locations, peers) = (self.nodes, self.locations, self.peers);
         let granularity = self.granularity.name();
-        Ok(Report { agent, nodes, locations, granularity, peers, machine, start, steady, changes })
+        Ok(Report { agent, nodes, locations, granularity, peers, machine, start, steady, graph, changes })
     }
 
     fn check(&self) -> Result<(), LabError> {
@@ -207,6 +217,7 @@ impl Run<'_> {
         self.pause(agent, REST)?;
         let (usage, counters, beats) = (agent.usage()?, self.api.counters(), self.api.beats());
         let (begin, processes) = (Instant::now(), self.started_by(agent));
+        let route_changes = self.routes.changes();
         self.pause(agent, self.measurement.steady)?;
         let seconds = begin.elapsed().as_secs_f64();
         let (usage_now, counters_now) = (agent.usage()?, self.api.counters());
@@ -227,6 +238,7 @@ impl Run<'_> {
             api_bytes_per_second: (counters_now.bytes_sent - counters.bytes_sent) as f64 / seconds,
             writes_per_node_hour: api_writes.values().sum::<u64>() as f64 * 3600.0 / seconds,
             api_writes,
+            route_changes: self.routes.changes() - route_changes,
             processes: self.started_by(agent).zip(processes).map(|(now, before)| now - before),
         })
     }

@@ -23,6 +23,8 @@ pub struct Report {
     pub start: Start,
     /// The time afterwards, in which only heartbeats happened.
     pub steady: Option<Steady>,
+    /// `kgctl graph` over the same cluster.
+    pub graph: Option<Graph>,
     /// Single changes, each from the write of the API object to the kernel.
     pub changes: Vec<Change>,
 }
@@ -80,8 +82,23 @@ pub struct Steady {
     pub api_writes: BTreeMap<String, u64>,
     /// Writes of the agent in an hour at this rate.
     pub writes_per_node_hour: f64,
+    /// Routes that were set or removed in that time; heartbeats are no reason for one.
+    pub route_changes: u64,
     /// Processes started in that time; `None`: the kernel does not tell.
     pub processes: Option<usize>,
+}
+
+/// One run of `kgctl graph`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Graph {
+    /// From the start of the process to its end, in seconds.
+    pub seconds: f64,
+    /// Processor seconds.
+    pub cpu_seconds: f64,
+    /// The most memory at once, in bytes.
+    pub peak_memory: u64,
+    /// Bytes of the graph.
+    pub bytes: u64,
 }
 
 /// Repetitions of one kind of change.
@@ -143,6 +160,13 @@ impl fmt::Display for Report {
         if let Some(steady) = &self.steady {
             steady.fmt(f)?;
         }
+        if let Some(Graph { seconds, cpu_seconds, peak_memory, bytes }) = &self.graph {
+            let (memory, bytes) = (megabytes(*peak_memory), megabytes(*bytes));
+            writeln!(
+                f,
+                "  kgctl graph    {seconds:.3} s, cpu {cpu_seconds:.3} s, peak memory {memory}, {bytes} of text"
+            )?;
+        }
         if !self.changes.is_empty() {
             writeln!(f, "  {:<24} {:>9} {:>9} {:>9}  samples", "change, in ms", "median", "p99", "longest")?;
         }
@@ -181,10 +205,11 @@ impl fmt::Display for Steady {
         )?;
         writeln!(
             f,
-            "    memory       {}, peak {}, processes started {}",
+            "    memory       {}, peak {}, processes started {}, routes changed {}",
             megabytes(self.memory),
             megabytes(self.peak_memory),
-            number(self.processes)
+            number(self.processes),
+            self.route_changes
         )?;
         writeln!(
             f,

@@ -56,6 +56,7 @@ struct Shared {
 struct State {
     table: HashMap<Prefix, BTreeSet<NextHop>>,
     goal: Option<Goal>,
+    changes: u64,
     lost: bool,
 }
 
@@ -94,6 +95,11 @@ impl Routes {
         let reached = unmet.is_empty().then(Moment::now);
         let wanted = wanted.iter().map(|(prefix, wanted)| (*prefix, *wanted)).collect();
         state.goal = Some(Goal { wanted, unmet, reached });
+    }
+
+    /// How many routes have been set or removed so far.
+    pub fn changes(&self) -> u64 {
+        self.shared.lock().changes
     }
 
     /// Waits until everything that is wanted is so, and tells since when; else how many routes are missing or left.
@@ -162,6 +168,7 @@ impl Shared {
 impl State {
     fn take(&mut self, message: Message<'_>) {
         let Some((prefix, hop)) = message.route() else { return };
+        self.changes += 1;
         let hops = self.table.entry(prefix).or_default();
         match message.kind {
             RTM_NEWROUTE => {
