@@ -198,6 +198,8 @@ pub struct Drops {
     pub foreign_source: u64,
     /// Packets from a peer that are no IP packets.
     pub bad_packet: u64,
+    /// Packets that met congestion on their way and whose sender does not understand the mark for it (RFC 6040).
+    pub congestion: u64,
     /// Handshake messages refused because too many came, or from a peer that is not known.
     pub handshake: u64,
     /// Packets the interface did not take.

@@ -3,17 +3,20 @@
 //! [`Device`] is the interface with its threads. Inside, `engine` is the protocol without sockets, threads or clocks;
 //! `device` runs it; `sys` holds the system calls; `offload` cuts and joins large packets. [`uapi`] speaks to `wg(8)`.
 
+mod cipher;
 mod clock;
 mod config;
 mod cookie;
 mod crypto;
 mod device;
 mod drops;
+mod ecn;
 mod engine;
 mod error;
 mod foreground;
 #[doc(hidden)]
 pub mod fuzzing;
+mod icmp;
 mod ip;
 mod key;
 mod message;

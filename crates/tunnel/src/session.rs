@@ -2,13 +2,12 @@
 //!
 //! A session knows its age and its counters; what to do when it grows old is decided by `peer`.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use ring::aead::{Aad, LessSafeKey};
-
+use crate::cipher::{BATCH, Key, Text};
 use crate::clock::Moment;
-use crate::crypto::{aead_key, nonce};
 use crate::message::{DATA_HEADER_SIZE, DATA_OVERHEAD, TAG_SIZE, TYPE_DATA, field};
 use crate::noise::TransportKeys;
 use crate::replay::ReplayWindow;
@@ -41,8 +40,8 @@ pub(crate) struct Session {
     /// A responder's session is used for sending once the initiator has proven that it has the keys.
     pub(crate) confirmed: AtomicBool,
     remote_index: u32,
-    sealing: LessSafeKey,
-    opening: LessSafeKey,
+    sealing: Key,
+    opening: Key,
     next_counter: AtomicU64,
     window: Mutex<ReplayWindow>,
 }
@@ -55,8 +54,8 @@ impl Session {
             created: now,
             confirmed: AtomicBool::new(role == Role::Initiator),
             remote_index: keys.remote_index,
-            sealing: aead_key(&keys.sending),
-            opening: aead_key(&keys.receiving),
+            sealing: Key::new(&keys.sending),
+            opening: Key::new(&keys.receiving),
             next_counter: AtomicU64::new(0),
             window: Mutex::default(),
         }
@@ -73,40 +72,60 @@ impl Session {
         self.next_counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
     }
 
-    /// Seals the packet at `message[16..len - 16]` (already padded) and writes header and tag around it.
+    /// Seals at most [`BATCH`] packets, each (already padded) 16 bytes inside of its place on both sides, and writes
+    /// headers and tags around them.
     ///
-    /// False when the counter is used up; the buffer must not be sent then.
-    pub(crate) fn seal(&self, message: &mut [u8]) -> bool {
-        debug_assert!(message.len() >= DATA_OVERHEAD);
-        let counter = self.next_counter.fetch_add(1, Ordering::Relaxed);
-        if counter >= REJECT_AFTER_MESSAGES {
+    /// False when the counter is used up; nothing may be sent then.
+    #[must_use]
+    pub(crate) fn seal(&self, buffer: &mut [u8], places: &[Range<usize>]) -> bool {
+        let first = self.next_counter.fetch_add(places.len() as u64, Ordering::Relaxed);
+        if first.saturating_add(places.len() as u64) > REJECT_AFTER_MESSAGES {
             return false;
         }
-        let (header, rest) = message.split_at_mut(DATA_HEADER_SIZE);
-        let (packet, tag_out) = rest.split_at_mut(rest.len() - TAG_SIZE);
-        header[..4].copy_from_slice(&TYPE_DATA.to_le_bytes());
-        header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
-        header[8..].copy_from_slice(&counter.to_le_bytes());
-        match self.sealing.seal_in_place_separate_tag(nonce(counter), Aad::empty(), packet) {
-            Ok(tag) => tag_out.copy_from_slice(tag.as_ref()),
-            Err(_) => return false,
+        let mut texts = [Text::default(); BATCH];
+        for ((text, place), counter) in texts.iter_mut().zip(places).zip(first..) {
+            debug_assert!(place.len() >= DATA_OVERHEAD);
+            let header = &mut buffer[place.start..place.start + DATA_HEADER_SIZE];
+            header[..4].copy_from_slice(&TYPE_DATA.to_le_bytes());
+            header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
+            header[8..].copy_from_slice(&counter.to_le_bytes());
+            *text = text_in(place, counter);
         }
-        true
+        self.sealing.seal(buffer, &texts[..places.len()])
     }
 
-    /// Opens a data message of this session in place and returns the (padded) packet in it.
-    pub(crate) fn open<'a>(&self, message: &'a mut [u8], now: Moment) -> Result<&'a mut [u8], Refused> {
+    /// Opens at most [`BATCH`] data messages of this session in place. What was opened is the (padded) packet 16 bytes
+    /// inside of its place on both sides.
+    pub(crate) fn open(
+        &self,
+        buffer: &mut [u8],
+        places: &[Range<usize>],
+        now: Moment,
+    ) -> [Result<(), Refused>; BATCH] {
+        let mut results = [Err(Refused::Expired); BATCH];
         if !self.is_alive(now) {
-            return Err(Refused::Expired);
+            return results;
         }
-        let counter = u64::from_le_bytes(field(message, 8));
-        if counter >= REJECT_AFTER_MESSAGES {
-            return Err(Refused::Expired);
+        let mut texts = [Text::default(); BATCH];
+        for (text, place) in texts.iter_mut().zip(places) {
+            *text = text_in(place, u64::from_le_bytes(field(&buffer[place.clone()], 8)));
         }
-        let packet = self
-            .opening
-            .open_in_place(nonce(counter), Aad::empty(), &mut message[DATA_HEADER_SIZE..])
-            .map_err(|_| Refused::Forged)?;
-        if lock(&self.window).accept(counter) { Ok(packet) } else { Err(Refused::Replayed) }
+        let texts = &texts[..places.len()];
+        let authentic = self.opening.open(buffer, texts);
+        let mut window = lock(&self.window);
+        for ((result, text), authentic) in results.iter_mut().zip(texts).zip(authentic) {
+            *result = match authentic {
+                _ if text.counter >= REJECT_AFTER_MESSAGES => Err(Refused::Expired),
+                false => Err(Refused::Forged),
+                true if window.accept(text.counter) => Ok(()),
+                true => Err(Refused::Replayed),
+            };
+        }
+        results
     }
+}
+
+/// Where the packet of a data message is.
+fn text_in(place: &Range<usize>, counter: u64) -> Text {
+    Text { counter, start: place.start + DATA_HEADER_SIZE, end: place.end - TAG_SIZE }
 }

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::drops::Drop;
+use crate::ecn::Ecn;
 use crate::sys;
 
 use super::{Shared, outbound};
@@ -24,7 +25,7 @@ pub(super) fn run(shared: &Shared) {
         let more = shared.engine.handle_jobs(now, &mut out);
         shared.engine.handle_timers(now, &mut out);
         for (to, datagram) in out.drain(..) {
-            if let Err(error) = shared.send(&to, &datagram, datagram.len()) {
+            if let Err(error) = shared.send(&to, &datagram, datagram.len(), Ecn::NotCapable) {
                 shared.engine.drops.count(Drop::UdpSend);
                 tracing::debug!(endpoint = %to.address, %error, "cannot send");
             }

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use crate::drops::Drop;
-use crate::engine::Opened;
+use crate::engine::Datagrams;
 use crate::offload::{Coalescer, HEADER_SIZE, Joins};
 use crate::sys;
 use crate::sys::tun::{Offload, Queue};
@@ -39,16 +39,13 @@ fn take(shared: &Shared, receiver: &mut Receiver, coalescer: &mut Coalescer, que
     let mut inbound = shared.engine.inbound(sys::moment());
     let mut opened_bytes = 0;
     for arrival in &receiver.arrivals {
-        let mut start = Receiver::start(arrival.slot);
-        let end = start + arrival.length;
-        while start < end {
-            let stop = (start + arrival.segment).min(end);
-            if let Opened::Packet(place) = inbound.open(&arrival.source, &mut receiver.buffers[start..stop]) {
-                coalescer.push(&receiver.buffers, start + place.start..start + place.end);
-                opened_bytes += stop - start;
-            }
-            start = stop;
-        }
+        let start = Receiver::start(arrival.slot);
+        let datagrams =
+            Datagrams { place: start..start + arrival.length, segment: arrival.segment, ecn: arrival.ecn };
+        inbound.open_all(&arrival.source, &mut receiver.buffers, &datagrams, |buffer, place| {
+            opened_bytes += place.len();
+            coalescer.push(buffer, place);
+        });
         if opened_bytes >= FLUSH_AT {
             write(shared, &receiver.buffers, coalescer, queue);
             opened_bytes = 0;

@@ -1,18 +1,21 @@
 //! The thread of one queue: packets from the interface, cut, sealed and sent in runs.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use crate::cipher::BATCH;
 use crate::clock::Moment;
 use crate::drops::Drop;
+use crate::ecn::Ecn;
 use crate::engine::{Carrier, NoCarrier};
+use crate::icmp::Refuser;
 use crate::ip::{IpHeader, padded};
 use crate::message::{DATA_HEADER_SIZE, DATA_OVERHEAD};
 use crate::offload::{HEADER_SIZE, Segments, VirtioHeader};
 use crate::peer::Traffic;
 use crate::sys;
-use crate::sys::tun::Offload;
+use crate::sys::tun::{Offload, Queue};
 
 use super::Shared;
 
@@ -42,6 +45,7 @@ struct Run {
     end: usize,
     segment: usize,
     count: usize,
+    ecn: Ecn,
     /// A shorter one was added: nothing may follow.
     is_full: bool,
 }
@@ -52,6 +56,7 @@ struct Outgoing<'a> {
     buffer: Vec<u8>,
     used: usize,
     runs: Vec<Run>,
+    refuser: Refuser,
 }
 
 /// Runs until the device stops.
@@ -59,13 +64,22 @@ pub(super) fn run(shared: &Shared, queue: usize) {
     let queue = &shared.tun.queues[queue];
     let header_size = if shared.tun.offload == Offload::None { 0 } else { HEADER_SIZE };
     let mut packet = vec![0; READ_SIZE];
-    let mut outgoing = Outgoing { shared, buffer: vec![0; 4 * MAX_RUN], used: 0, runs: Vec::new() };
+    let mut outgoing = Outgoing {
+        shared,
+        buffer: vec![0; 4 * MAX_RUN],
+        used: 0,
+        runs: Vec::new(),
+        refuser: Refuser::default(),
+    };
     loop {
         match queue.read(&mut packet) {
             Ok(length) => {
                 let now = sys::moment();
                 if let Err(reason) = outgoing.take(&mut packet[..length], header_size, now) {
                     shared.engine.drops.count(reason);
+                    if matches!(reason, Drop::NoPeer | Drop::NoEndpoint) {
+                        outgoing.refuse(queue, &packet[header_size..length], now);
+                    }
                 }
                 if outgoing.used >= FLUSH_AT {
                     outgoing.flush(now);
@@ -97,9 +111,10 @@ impl Outgoing<'_> {
             Err(_) => VirtioHeader::PLAIN,
         };
         let destination = IpHeader::parse(packet).ok_or(Drop::NotIp)?.destination;
+        let ecn = Ecn::of_packet(packet);
         let segments = Segments::new(&header, packet).ok_or(Drop::NotIp)?;
         match self.shared.engine.carrier(destination, now) {
-            Ok(carrier) => self.seal(&carrier, &segments, now),
+            Ok(carrier) => self.seal(&carrier, &segments, ecn, now),
             Err(NoCarrier::Drop(reason)) => return Err(reason),
             Err(NoCarrier::Stage(peer)) => {
                 for index in 0..segments.count() {
@@ -112,32 +127,51 @@ impl Outgoing<'_> {
         Ok(())
     }
 
-    fn seal(&mut self, carrier: &Carrier, segments: &Segments<'_>, now: Moment) {
+    /// Tells the sender that nobody takes its packet.
+    fn refuse(&mut self, queue: &Queue, packet: &[u8], now: Moment) {
+        let Some(answer) = self.refuser.refuse(packet, now) else { return };
+        let plain = VirtioHeader::PLAIN.encode();
+        let header: &[u8] = if self.shared.tun.offload == Offload::None { &[] } else { &plain };
+        if let Err(error) = queue.write(&[IoSlice::new(header), IoSlice::new(&answer)]) {
+            self.shared.engine.drops.count(Drop::TunWrite);
+            tracing::trace!(%error, "the interface does not take a packet");
+        }
+    }
+
+    /// Cuts the packet into datagrams, as many at once as the cipher takes.
+    fn seal(&mut self, carrier: &Carrier, segments: &Segments<'_>, ecn: Ecn, now: Moment) {
         let mtu = self.shared.engine.mtu();
-        for index in 0..segments.count() {
-            let length = segments.length(index);
-            let size = padded(length, mtu) + DATA_OVERHEAD;
-            if self.used + size > self.buffer.len() {
+        for first in (0..segments.count()).step_by(BATCH) {
+            let many = BATCH.min(segments.count() - first);
+            let most = padded(segments.length(first), mtu) + DATA_OVERHEAD;
+            if self.used + many * most > self.buffer.len() {
                 self.flush(now);
             }
-            let message = &mut self.buffer[self.used..self.used + size];
-            let packet = &mut message[DATA_HEADER_SIZE..size - (DATA_OVERHEAD - DATA_HEADER_SIZE)];
-            let (packet, padding) = packet.split_at_mut(length);
-            segments.write(index, packet);
-            padding.fill(0);
-            if !carrier.session.seal(message) {
-                self.shared.engine.drops.count(Drop::NoSession);
+            let mut places = [const { 0..0 }; BATCH];
+            let mut end = self.used;
+            for (place, index) in places[..many].iter_mut().zip(first..) {
+                let length = segments.length(index);
+                *place = end..end + padded(length, mtu) + DATA_OVERHEAD;
+                end = place.end;
+                let inside = place.start + DATA_HEADER_SIZE..place.end - (DATA_OVERHEAD - DATA_HEADER_SIZE);
+                let (packet, padding) = self.buffer[inside].split_at_mut(length);
+                segments.write(index, packet);
+                padding.fill(0);
+            }
+            if !carrier.session.seal(&mut self.buffer, &places[..many]) {
+                self.shared.engine.drops.add(Drop::NoSession, (segments.count() - first) as u64);
                 return;
             }
-            self.append(carrier, size);
+            places[..many].iter().for_each(|place| self.append(carrier, place.len(), ecn));
         }
     }
 
     /// Adds the datagram just sealed to the last run, or begins a new one.
-    fn append(&mut self, carrier: &Carrier, size: usize) {
+    fn append(&mut self, carrier: &Carrier, size: usize, ecn: Ecn) {
         let start = self.used;
         self.used += size;
         if let Some(run) = self.runs.last_mut()
+            && run.ecn == ecn
             && run.fits(carrier, size)
         {
             run.end += size;
@@ -150,14 +184,14 @@ impl Outgoing<'_> {
             session: carrier.session.clone(),
             endpoint: carrier.endpoint.clone(),
         };
-        self.runs.push(Run { carrier, start, end: self.used, segment: size, count: 1, is_full: false });
+        self.runs.push(Run { carrier, start, end: self.used, segment: size, count: 1, ecn, is_full: false });
     }
 
     /// Sends everything.
     fn flush(&mut self, now: Moment) {
         for run in self.runs.drain(..) {
             let data = &self.buffer[run.start..run.end];
-            if let Err(error) = self.shared.send(&run.carrier.endpoint, data, run.segment) {
+            if let Err(error) = self.shared.send(&run.carrier.endpoint, data, run.segment, run.ecn) {
                 self.shared.engine.drops.add(Drop::UdpSend, run.count as u64);
                 tracing::trace!(endpoint = %run.carrier.endpoint.address, %error, "cannot send");
             }

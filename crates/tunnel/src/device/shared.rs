@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::config::{Config, Greeting};
+use crate::ecn::Ecn;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::peer::Endpoint;
@@ -135,8 +136,8 @@ impl Shared {
     }
 
     /// Sends one datagram, or a run of datagrams of `segment` bytes.
-    pub(super) fn send(&self, to: &Endpoint, data: &[u8], segment: usize) -> io::Result<()> {
-        self.sockets.load().send(to, data, segment)
+    pub(super) fn send(&self, to: &Endpoint, data: &[u8], segment: usize, ecn: Ecn) -> io::Result<()> {
+        self.sockets.load().send(to, data, segment, ecn)
     }
 }
 
@@ -192,28 +193,28 @@ impl Sockets {
             .map_err(|source| Error::Fwmark { mark, source })
     }
 
-    fn send(&self, to: &Endpoint, data: &[u8], segment: usize) -> io::Result<()> {
+    fn send(&self, to: &Endpoint, data: &[u8], segment: usize, ecn: Ecn) -> io::Result<()> {
         let fits = |socket: &&UdpSocket| socket.is_v6() == to.address.is_ipv6();
         let socket = self.list.iter().find(fits).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let result = send_by(socket, to, data, segment);
+        let result = send_by(socket, to, data, segment, ecn);
         match result {
             // Our address is not ours any more: let the system choose.
             Err(error) if to.local.is_some() && is_bad_source(&error) => {
-                send_by(socket, &Endpoint::from(to.address), data, segment)
+                send_by(socket, &Endpoint::from(to.address), data, segment, ecn)
             }
             result => result,
         }
     }
 }
 
-fn send_by(socket: &UdpSocket, to: &Endpoint, data: &[u8], segment: usize) -> io::Result<()> {
+fn send_by(socket: &UdpSocket, to: &Endpoint, data: &[u8], segment: usize, ecn: Ecn) -> io::Result<()> {
     if data.len() <= segment {
-        return socket.send(to, data, None);
+        return socket.send(to, data, None, ecn);
     }
     if socket.can_segment()
         && let Ok(size) = u16::try_from(segment)
     {
-        match socket.send(to, data, Some(size)) {
+        match socket.send(to, data, Some(size), ecn) {
             Err(error) if error.raw_os_error() == Some(libc::EIO) => {
                 // The network device cannot compute checksums, which cutting by the kernel needs.
                 tracing::info!("this route cannot cut runs of datagrams: sending them one by one");
@@ -226,7 +227,7 @@ fn send_by(socket: &UdpSocket, to: &Endpoint, data: &[u8], segment: usize) -> io
     }
     let mut result = Ok(());
     for datagram in data.chunks(segment) {
-        if let Err(error) = socket.send(to, datagram, None) {
+        if let Err(error) = socket.send(to, datagram, None, ecn) {
             result = Err(error);
         }
     }

@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::Guard;
 
+use crate::cipher::BATCH;
 use crate::clock::Moment;
 use crate::drops::Drop;
+use crate::ecn::Ecn;
 use crate::ip::IpHeader;
-use crate::message::{DATA_HEADER_SIZE, Message, word};
+use crate::message::{DATA_HEADER_SIZE, Message, TAG_SIZE, word};
 use crate::peer::{Endpoint, Peer, Traffic};
 use crate::routing::Routes;
 use crate::session::{Refused, Session};
@@ -29,6 +31,24 @@ pub(crate) enum Opened {
     Packet(Range<usize>),
     /// Nothing for the interface.
     Nothing,
+}
+
+/// Datagrams that arrived in one piece.
+#[derive(Debug, Clone)]
+pub(crate) struct Datagrams {
+    /// Where they are in the buffer.
+    pub(crate) place: Range<usize>,
+    /// Bytes of each but the last, which may be shorter.
+    pub(crate) segment: usize,
+    /// What the network says about all of them.
+    pub(crate) ecn: Ecn,
+}
+
+impl Datagrams {
+    fn iter(&self) -> impl Iterator<Item = Range<usize>> {
+        let (end, segment) = (self.place.end, self.segment.max(1));
+        self.place.clone().step_by(segment).map(move |start| start..end.min(start + segment))
+    }
 }
 
 /// Opens a burst of datagrams against one version of routes and sessions. What concerns a whole run of datagrams of one
@@ -62,48 +82,86 @@ impl Engine {
 impl Inbound<'_> {
     /// Takes in one datagram; what is wrong with it is counted.
     pub(crate) fn open(&mut self, source: &Endpoint, datagram: &mut [u8]) -> Opened {
-        if !self.engine.is_running() {
-            return Opened::Nothing;
-        }
-        match Message::parse(datagram) {
-            None => self.engine.drops.count(Drop::Malformed),
-            Some(Message::Data) => match self.open_data(source, datagram) {
-                Ok(opened) => return opened,
-                Err(reason) => self.engine.drops.count(reason),
-            },
-            Some(_) => self.engine.queue_handshake(source, datagram),
-        }
-        Opened::Nothing
+        let mut opened = Opened::Nothing;
+        let all = Datagrams { place: 0..datagram.len(), segment: datagram.len(), ecn: Ecn::NotCapable };
+        self.open_all(source, datagram, &all, |_, place| opened = Opened::Packet(place));
+        opened
     }
 
-    fn open_data(&mut self, source: &Endpoint, datagram: &mut [u8]) -> Result<Opened, Drop> {
-        let index = word(datagram, 4);
-        let goes_on = self.run.as_ref().is_some_and(|run| run.index == index && run.source == *source);
-        if !goes_on {
-            self.end_run();
-            self.run = Some(self.begin_run(index, source)?);
+    /// Takes in datagrams that arrived in one piece and hands over the packets in them, in order, as places in the
+    /// buffer. What is wrong is counted.
+    pub(crate) fn open_all(
+        &mut self,
+        source: &Endpoint,
+        buffer: &mut [u8],
+        datagrams: &Datagrams,
+        mut deliver: impl FnMut(&[u8], Range<usize>),
+    ) {
+        if !self.engine.is_running() {
+            return;
         }
-        let Some(run) = &mut self.run else { return Err(Drop::UnknownSession) };
-        let bytes = datagram.len() as u64;
-        let packet = run.session.open(datagram, self.now).map_err(|refused| match refused {
-            Refused::Expired => Drop::UnknownSession,
-            Refused::Forged => Drop::Forged,
-            Refused::Replayed => Drop::Replayed,
-        })?;
-        if run.bytes == 0 {
-            run.first_is_authentic(self.engine);
-        }
-        run.bytes += bytes;
-        if packet.is_empty() {
-            return Ok(Opened::Nothing);
-        }
-        run.has_data = true;
-        let header = IpHeader::parse(packet).ok_or(Drop::BadPacket)?;
-        match self.routes.lookup(header.source) {
-            Some(owner) if Arc::ptr_eq(owner, &run.peer) => {
-                Ok(Opened::Packet(DATA_HEADER_SIZE..DATA_HEADER_SIZE + header.length))
+        let mut places = [const { 0..0 }; BATCH];
+        let mut waiting = 0;
+        for place in datagrams.iter() {
+            let datagram = &buffer[place.clone()];
+            match Message::parse(datagram) {
+                None => self.engine.drops.count(Drop::Malformed),
+                Some(Message::Data) => {
+                    let index = word(datagram, 4);
+                    if !self.run.as_ref().is_some_and(|run| run.index == index && run.source == *source) {
+                        self.open_waiting(buffer, &places[..waiting], datagrams.ecn, &mut deliver);
+                        waiting = 0;
+                        self.end_run();
+                        match self.begin_run(index, source) {
+                            Ok(run) => self.run = Some(run),
+                            Err(reason) => {
+                                self.engine.drops.count(reason);
+                                continue;
+                            }
+                        }
+                    }
+                    places[waiting] = place;
+                    waiting += 1;
+                    if waiting == BATCH {
+                        self.open_waiting(buffer, &places, datagrams.ecn, &mut deliver);
+                        waiting = 0;
+                    }
+                }
+                Some(_) => self.engine.queue_handshake(source, datagram),
             }
-            _ => Err(Drop::ForeignSource),
+        }
+        self.open_waiting(buffer, &places[..waiting], datagrams.ecn, &mut deliver);
+    }
+
+    /// Opens data messages of the current run.
+    fn open_waiting(
+        &mut self,
+        buffer: &mut [u8],
+        places: &[Range<usize>],
+        ecn: Ecn,
+        deliver: &mut impl FnMut(&[u8], Range<usize>),
+    ) {
+        let Some(run) = self.run.as_mut().filter(|_| !places.is_empty()) else { return };
+        let results = run.session.open(buffer, places, self.now);
+        for (place, result) in places.iter().zip(results) {
+            let packet = match result {
+                Ok(()) => {
+                    run.account(self.engine, place.len());
+                    let inside = place.start + DATA_HEADER_SIZE..place.end - TAG_SIZE;
+                    if inside.is_empty() {
+                        continue;
+                    }
+                    run.accept(&self.routes, &mut buffer[inside.clone()], ecn)
+                        .map(|length| inside.start..inside.start + length)
+                }
+                Err(Refused::Expired) => Err(Drop::UnknownSession),
+                Err(Refused::Forged) => Err(Drop::Forged),
+                Err(Refused::Replayed) => Err(Drop::Replayed),
+            };
+            match packet {
+                Ok(packet) => deliver(buffer, packet),
+                Err(reason) => self.engine.drops.count(reason),
+            }
         }
     }
 
@@ -132,6 +190,27 @@ impl std::ops::Drop for Inbound<'_> {
 }
 
 impl Run {
+    /// An authentic datagram has arrived.
+    fn account(&mut self, engine: &Engine, bytes: usize) {
+        if self.bytes == 0 {
+            self.first_is_authentic(engine);
+        }
+        self.bytes += bytes as u64;
+    }
+
+    /// Checks that the packet is one its sender may send, and returns its length without padding.
+    fn accept(&mut self, routes: &Routes<Arc<Peer>>, packet: &mut [u8], ecn: Ecn) -> Result<usize, Drop> {
+        self.has_data = true;
+        let header = IpHeader::parse(packet).ok_or(Drop::BadPacket)?;
+        if !routes.lookup(header.source).is_some_and(|owner| Arc::ptr_eq(owner, &self.peer)) {
+            return Err(Drop::ForeignSource);
+        }
+        if !ecn.decapsulate(&mut packet[..header.length]) {
+            return Err(Drop::Congestion);
+        }
+        Ok(header.length)
+    }
+
     /// The peer is where this comes from, and it has the keys.
     fn first_is_authentic(&self, engine: &Engine) {
         self.peer.roam(&self.source);

@@ -35,7 +35,7 @@ use crate::session::Session;
 use crate::sync::lock;
 use crate::trie::Trie;
 
-pub(crate) use inbound::Opened;
+pub(crate) use inbound::{Datagrams, Opened};
 pub(crate) use outbound::{Carrier, NoCarrier};
 
 use limits::Limits;

@@ -82,7 +82,8 @@ impl Engine {
     pub(super) fn seal_one(&self, carrier: &Carrier, packet: &[u8], now: Moment, out: &mut Outbox) {
         let mut message = vec![0; padded(packet.len(), self.mtu()) + DATA_OVERHEAD];
         message[DATA_HEADER_SIZE..DATA_HEADER_SIZE + packet.len()].copy_from_slice(packet);
-        if !carrier.session.seal(&mut message) {
+        let place = 0..message.len();
+        if !carrier.session.seal(&mut message, std::slice::from_ref(&place)) {
             self.drops.count(Drop::NoSession);
             return;
         }

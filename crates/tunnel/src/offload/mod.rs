@@ -10,6 +10,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use checksum::{Sum, pseudo_header};
 pub(crate) use coalesce::{Coalescer, Joins};
 pub(crate) use header::{HEADER_SIZE, VirtioHeader};
 pub(crate) use segment::Segments;

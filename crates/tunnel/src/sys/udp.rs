@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::ecn::Ecn;
 use crate::peer::Endpoint;
 
 use super::{check, check_size, set_option, socket};
@@ -49,8 +50,10 @@ impl UdpSocket {
         if is_v6 {
             set_option(raw, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, one)?;
             set_option(raw, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, one)?;
+            set_option(raw, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, one)?;
         } else {
             set_option(raw, libc::IPPROTO_IP, libc::IP_PKTINFO, one)?;
+            set_option(raw, libc::IPPROTO_IP, libc::IP_RECVTOS, one)?;
             // As the kernel's WireGuard: let the network fragment rather than lose what is too large.
             set_option(raw, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
         }
@@ -116,13 +119,21 @@ impl UdpSocket {
         self.segments.store(false, Relaxed);
     }
 
-    /// Sends `data` as datagrams of `segment` bytes each (the last may be shorter), or as one.
-    pub(crate) fn send(&self, to: &Endpoint, data: &[u8], segment: Option<u16>) -> io::Result<()> {
+    /// Sends `data` as datagrams of `segment` bytes each (the last may be shorter), or as one, with this mark.
+    pub(crate) fn send(&self, to: &Endpoint, data: &[u8], segment: Option<u16>, ecn: Ecn) -> io::Result<()> {
         let (mut address, address_length) = to_sockaddr(to.address);
         let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
         let mut control = Control::new();
         if let Some(segment) = segment {
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+        }
+        if ecn != Ecn::NotCapable {
+            let class = libc::c_int::from(ecn.class());
+            if self.is_v6 {
+                control.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, class);
+            } else {
+                control.push(libc::IPPROTO_IP, libc::IP_TOS, class);
+            }
         }
         match to.local {
             Some(IpAddr::V4(local)) if !self.is_v6 => control.push(
@@ -207,6 +218,8 @@ pub(crate) struct Arrival {
     pub(crate) segment: usize,
     /// Where from, and to which of our addresses.
     pub(crate) source: Endpoint,
+    /// Whether the network marked them.
+    pub(crate) ecn: Ecn,
 }
 
 /// Buffers to receive into.
@@ -249,9 +262,9 @@ impl Receiver {
         for (slot, message) in messages.iter().take(usize::try_from(count).unwrap_or(0)).enumerate() {
             let Some(address) = from_sockaddr(&addresses[slot]) else { continue };
             let length = message.msg_len as usize;
-            let (segment, local) = read_control(&message.msg_hdr);
+            let (segment, local, ecn) = read_control(&message.msg_hdr);
             let segment = segment.filter(|size| *size > 0).unwrap_or(length.max(1));
-            self.arrivals.push(Arrival { slot, length, segment, source: Endpoint { address, local } });
+            self.arrivals.push(Arrival { slot, length, segment, source: Endpoint { address, local }, ecn });
         }
         Ok(())
     }
@@ -262,9 +275,9 @@ impl Receiver {
     }
 }
 
-/// The size of the datagrams in a run, and the address they were sent to.
-fn read_control(header: &libc::msghdr) -> (Option<usize>, Option<IpAddr>) {
-    let (mut segment, mut local) = (None, None);
+/// The size of the datagrams in a run, the address they were sent to, and their mark.
+fn read_control(header: &libc::msghdr) -> (Option<usize>, Option<IpAddr>, Ecn) {
+    let (mut segment, mut local, mut ecn) = (None, None, Ecn::NotCapable);
     // SAFETY: the kernel has filled the control buffer of this header, which is still alive; the macros walk it, and
     // each value has the type its level and kind say.
     unsafe {
@@ -283,12 +296,17 @@ fn read_control(header: &libc::msghdr) -> (Option<usize>, Option<IpAddr>) {
                     let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
                     local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
                 }
+                // A single byte for IPv4, a number for IPv6 (ip(7), ipv6(7)).
+                (libc::IPPROTO_IP, libc::IP_TOS) => ecn = Ecn::of_class(*data),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    ecn = Ecn::of_class(data.cast::<libc::c_int>().read_unaligned() as u8);
+                }
                 _ => {}
             }
             next = libc::CMSG_NXTHDR(header, next);
         }
     }
-    (segment, local)
+    (segment, local, ecn)
 }
 
 fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {

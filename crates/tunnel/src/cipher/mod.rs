@@ -1,0 +1,102 @@
+//! The AEAD of data messages, ChaCha20-Poly1305 (RFC 8439), for single messages and for runs of them.
+//!
+//! *ring* does it on every processor, message by message; where the processor has AVX-512, runs are done by `wide`.
+//! Both give the same bytes. Counters and replays are the session's business.
+
+#[cfg(target_arch = "x86_64")]
+mod chacha20;
+#[cfg(target_arch = "x86_64")]
+mod poly1305;
+#[cfg(target_arch = "x86_64")]
+mod wide;
+
+use ring::aead::{Aad, LessSafeKey};
+
+use crate::crypto::{aead_key, nonce};
+use crate::message::TAG_SIZE;
+
+/// Messages that are worked on at once.
+pub(crate) const BATCH: usize = 16;
+/// From so many messages on, working on many at once is faster.
+#[cfg(target_arch = "x86_64")]
+const WORTH_IT: usize = 3;
+
+/// Where a text lies in a buffer, without the tag of 16 bytes behind it, and its counter.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Text {
+    pub(crate) counter: u64,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+/// The key of one direction of a session.
+pub(crate) struct Key {
+    plain: LessSafeKey,
+    #[cfg(target_arch = "x86_64")]
+    wide: Option<wide::WideKey>,
+}
+
+impl Key {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self {
+            plain: aead_key(key),
+            #[cfg(target_arch = "x86_64")]
+            wide: wide::WideKey::new(key),
+        }
+    }
+
+    /// As on a processor that can only do one message at a time.
+    #[cfg(test)]
+    fn singly(key: &[u8; 32]) -> Self {
+        let mut key = Self::new(key);
+        #[cfg(target_arch = "x86_64")]
+        {
+            key.wide = None;
+        }
+        key
+    }
+
+    /// Seals at most [`BATCH`] texts in place and writes their tags behind them. False when a text is too long for the
+    /// cipher; nothing may be sent then.
+    #[must_use]
+    pub(crate) fn seal(&self, buffer: &mut [u8], texts: &[Text]) -> bool {
+        debug_assert!(texts.len() <= BATCH);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = &self.wide
+            && texts.len() >= WORTH_IT
+        {
+            wide.seal(buffer, texts);
+            return true;
+        }
+        texts.iter().all(|text| {
+            let (body, tag_out) = buffer[text.start..text.end + TAG_SIZE].split_at_mut(text.end - text.start);
+            match self.plain.seal_in_place_separate_tag(nonce(text.counter), Aad::empty(), body) {
+                Ok(tag) => {
+                    tag_out.copy_from_slice(tag.as_ref());
+                    true
+                }
+                Err(_) => false,
+            }
+        })
+    }
+
+    /// Opens at most [`BATCH`] texts in place and tells which were authentic.
+    pub(crate) fn open(&self, buffer: &mut [u8], texts: &[Text]) -> [bool; BATCH] {
+        debug_assert!(texts.len() <= BATCH);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = &self.wide
+            && texts.len() >= WORTH_IT
+        {
+            return wide.open(buffer, texts);
+        }
+        let mut authentic = [false; BATCH];
+        for (authentic, text) in authentic.iter_mut().zip(texts) {
+            let sealed = &mut buffer[text.start..text.end + TAG_SIZE];
+            *authentic = self.plain.open_in_place(nonce(text.counter), Aad::empty(), sealed).is_ok();
+        }
+        authentic
+    }
+}
+
+#[cfg(test)]
+mod tests;
