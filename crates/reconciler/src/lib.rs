@@ -8,6 +8,7 @@
 //! changed, which learned endpoints are kept, what counts as healthy. How a route gets into a kernel or an
 //! annotation to an API server is not known here.
 
+mod client;
 mod cycle;
 pub mod discovery;
 mod endpoints;
@@ -19,6 +20,7 @@ mod nat;
 mod objects;
 mod view;
 
+pub use client::{Client, ClientAction, ClientSettings, ClientView};
 pub use machine::{Action, Config, Mtu, Reconciler, Removal};
 pub use view::{Counts, View};
 

@@ -3,6 +3,7 @@
 //! A leader holds the WireGuard interface and sends what belongs to other segments through it; a member sends it to
 //! its leader. Both reach the nodes of their own location over the private network, encapsulated or not.
 
+pub mod client;
 mod local;
 mod nat;
 

@@ -249,7 +249,7 @@ pub fn config() -> Config {
 }
 
 /// A kernel that does as it is told.
-fn apply(host: &mut HostState, change: Change) {
+pub fn apply(host: &mut HostState, change: Change) {
     match change {
         Change::CreateLink(name, link) => {
             host.links.insert(name, hostnet::Link { up: false, ..link });

@@ -1,0 +1,188 @@
+//! What is rendered for the host of a client, written as lines.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use hostnet::{
+    Address, HostFacts, HostState, Interface, Leftover, Rendered, Route,
+    render::client::{ClientConfig, alone, own_part, render},
+};
+use ipnet::IpNet;
+use mesh::{Granularity, Node, Peer, Perspective, PrivateKey, PublicKey, Topology, TopologyConfig};
+
+const LAPTOP: &str = "10.10.10.10/32";
+
+fn nets(text: &str) -> Vec<IpNet> {
+    text.split(' ').filter(|word| !word.is_empty()).map(|word| word.parse().unwrap()).collect()
+}
+
+fn key(number: u8) -> PrivateKey {
+    PrivateKey::from_random([number; 32])
+}
+
+/// The n-th node: dual stack, with an endpoint of its own.
+fn node(name: &str, n: u8) -> Node {
+    Node {
+        location: name[..1].to_owned(),
+        key: Some(key(n).public_key()),
+        endpoint: format!("203.0.113.{n}:51820").parse().ok(),
+        internal_ips: nets(&format!("10.1.{n}.1/24")),
+        pod_subnets: nets(&format!("10.2.{n}.0/24 fd00:2:0:{n}::/64")),
+        ..Node::named(name)
+    }
+}
+
+fn peer(name: &str, n: u8, allowed_ips: &str) -> Peer {
+    Peer {
+        name: name.to_owned(),
+        key: key(n).public_key(),
+        allowed_ips: nets(allowed_ips),
+        endpoint: None,
+        preshared_key: None,
+        persistent_keepalive: 10,
+    }
+}
+
+fn config() -> ClientConfig {
+    ClientConfig {
+        peer: "laptop".to_owned(),
+        interface: "kilo0".parse().unwrap(),
+        mtu: 1420,
+        private_key: key(100),
+        listen_port: 51820,
+        addresses: nets(LAPTOP),
+        further_ranges: Vec::new(),
+        outside: BTreeSet::new(),
+        resolved: Default::default(),
+    }
+}
+
+fn rendered(nodes: Vec<Node>, facts: &HostFacts, config: &ClientConfig) -> Rendered {
+    let subnets = "10.4.0.0/16".parse().unwrap();
+    let peers = [peer("laptop", 100, LAPTOP), peer("phone", 101, "10.5.0.1/32")];
+    let topology = Topology::new(
+        TopologyConfig { granularity: Granularity::Location, subnets },
+        nodes.into_iter().map(Arc::new),
+        peers,
+    );
+    let perspective = Perspective::of(&topology, "a1").unwrap();
+    render(&perspective, facts, config).unwrap()
+}
+
+fn routes(state: &HostState) -> Vec<String> {
+    state.routes.iter().map(ToString::to_string).collect()
+}
+
+fn allowed(state: &HostState, key: PublicKey) -> Vec<String> {
+    state.wireguard.as_ref().unwrap().peers[&key].allowed_ips.iter().map(ToString::to_string).collect()
+}
+
+fn reasons(rendered: &Rendered) -> Vec<&str> {
+    rendered.problems.iter().map(|problem| problem.reason).collect()
+}
+
+#[test]
+fn everything_of_all_segments_and_peers_goes_through_tunnels() {
+    let mut b1 = node("b1", 2);
+    b1.allowed_location_ips = nets("192.168.7.0/24");
+    let result = rendered(vec![node("a1", 1), b1], &HostFacts::default(), &config());
+    let from = "dev kilo0 src 10.10.10.10";
+    let expected = [
+        "10.1.1.1/32",
+        "10.1.2.1/32",
+        "10.2.1.0/24",
+        "10.2.2.0/24",
+        "10.4.0.1/32",
+        "10.4.0.2/32",
+        "10.5.0.1/32",
+        "192.168.7.0/24",
+    ];
+    assert_eq!(routes(&result.state), expected.map(|range| format!("{range} {from}")));
+    assert_eq!(reasons(&result), [""; 0]);
+    let segment = &result.state.wireguard.as_ref().unwrap().peers[&key(2).public_key()];
+    assert_eq!(segment.endpoint, "203.0.113.2:51820".parse().ok());
+    assert_eq!(segment.persistent_keepalive, 10);
+    assert_eq!(
+        allowed(&result.state, key(2).public_key()),
+        ["10.1.2.1/32", "10.2.2.0/24", "10.4.0.2/32", "192.168.7.0/24", "fd00:2:0:2::/64"],
+        "IPv6 is accepted; only this host has no address to send it from"
+    );
+    assert!(result.state.firewall.is_none() && result.state.rules.is_empty());
+    assert_eq!(result.state.forwarding, Default::default());
+}
+
+#[test]
+fn a_client_with_two_addresses_routes_both_families() {
+    let config = ClientConfig { addresses: nets("10.10.10.10/32 fd10::10/128"), ..config() };
+    let result = rendered(vec![node("a1", 1)], &HostFacts::default(), &config);
+    assert!(
+        routes(&result.state).contains(&"fd00:2:0:1::/64 dev kilo0 src fd10::10".to_owned()),
+        "{:?}",
+        routes(&result.state)
+    );
+}
+
+#[test]
+fn further_ranges_go_through_the_segment_of_the_first_node() {
+    let config = ClientConfig { further_ranges: nets("10.43.0.0/16 10.2.2.0/24"), ..config() };
+    let result = rendered(vec![node("a1", 1), node("b1", 2)], &HostFacts::default(), &config);
+    assert!(allowed(&result.state, key(1).public_key()).contains(&"10.43.0.0/16".to_owned()));
+    assert!(routes(&result.state).contains(&"10.43.0.0/16 dev kilo0 src 10.10.10.10".to_owned()));
+    assert_eq!(reasons(&result), ["RangeTaken"], "one of them is b's");
+    let of_others = allowed(&result.state, key(2).public_key());
+    assert!(of_others.contains(&"10.2.2.0/24".to_owned()) && !of_others.contains(&"10.43.0.0/16".to_owned()));
+}
+
+#[test]
+fn tunnels_do_not_swallow_what_carries_them() {
+    let mut a1 = node("a1", 1);
+    a1.internal_ips = nets("203.0.113.1/24");
+    let config = ClientConfig {
+        further_ranges: nets("203.0.113.0/24"),
+        outside: ["10.1.2.1".parse().unwrap()].into(),
+        ..config()
+    };
+    let result = rendered(vec![a1, node("b1", 2)], &HostFacts::default(), &config);
+    let routes = routes(&result.state);
+    for missing in ["203.0.113.1/32", "203.0.113.0/24", "10.1.2.1/32"] {
+        assert!(!routes.iter().any(|route| route.starts_with(missing)), "{missing} in {routes:?}");
+    }
+    assert_eq!(reasons(&result), ["RangeNotRouted"], "single addresses are not worth a word");
+}
+
+#[test]
+fn the_network_that_the_host_is_in_stays_its_own() {
+    let mut b1 = node("b1", 2);
+    b1.allowed_location_ips = nets("192.168.7.0/24");
+    let home = Interface { addresses: nets("192.168.7.20/24"), ..Interface::default() };
+    let facts = HostFacts { interfaces: [("eth0".parse().unwrap(), home)].into(), default_interface: None };
+    let result = rendered(vec![node("a1", 1), b1], &facts, &config());
+    assert!(!routes(&result.state).iter().any(|route| route.starts_with("192.168")));
+    assert_eq!(reasons(&result), ["RangeNotRouted"]);
+    assert!(result.problems[0].message.contains("eth0"), "{}", result.problems[0].message);
+}
+
+#[test]
+fn what_belongs_to_others_on_the_host_is_not_touched() {
+    let mut observed = alone(&config());
+    let route = |link: &str| Route {
+        table: hostnet::MAIN_TABLE,
+        destination: "10.2.1.0/24".parse().unwrap(),
+        via: None,
+        link: link.parse().unwrap(),
+        source: None,
+    };
+    let of_agent = Address { link: "kilo9".parse().unwrap(), net: "10.4.0.1/16".parse().unwrap() };
+    observed.addresses.insert(of_agent);
+    observed.routes.insert(route("kilo9"));
+    observed.firewall = Some(hostnet::Firewall::default());
+    observed.leftovers.insert(Leftover::Route { route: route("tunl0"), protocol: 4 });
+    assert_eq!(own_part(&observed, &config().interface), alone(&config()));
+    observed.leftovers.insert(Leftover::Route { route: route("kilo0"), protocol: 4 });
+    assert_eq!(
+        own_part(&observed, &config().interface).leftovers.len(),
+        1,
+        "a Go kgctl's route is taken over"
+    );
+}

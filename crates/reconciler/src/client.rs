@@ -1,0 +1,273 @@
+//! What a client does next: a host outside of the cluster that takes part in the mesh as a Peer. A state machine without
+//! input or output, like that of an agent.
+//!
+//! A client tells the others nothing beyond its Peer object, which whoever runs the machine makes. So there is no status
+//! to patch, and nothing to find out about the host itself. What the operator of the cluster decides for all agents, the
+//! client reads from the Nodes of agents that are alive.
+
+mod cycle;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hostnet::{Change, HostState, render::client::ClientConfig};
+use mesh::{Granularity, Problem, Topology};
+
+use crate::{
+    NodeUpdate, Now, PeerUpdate, Watch, endpoints::Endpoints, liveness::Liveness, machine::GATHER,
+    machine::Phase, names::Names, objects::Objects,
+};
+
+/// What does not change while a client runs.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// How nodes are grouped; `None`: as the first node's agent does.
+    pub granularity: Option<Granularity>,
+    /// What is decided for this host; `resolved` is filled in here.
+    pub host: ClientConfig,
+    /// The host is looked at at least this often.
+    pub resync_period: Duration,
+    /// A node that is silent for this long is not alive; the same as on all nodes.
+    pub liveness_timeout: Duration,
+}
+
+/// What is to be done. Whoever runs the machine reports every outcome with the `handle_*` of the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClientAction {
+    /// Look at the host: [`Client::handle_observation`].
+    Observe,
+    /// Change the host: [`Client::handle_applied`].
+    Apply(Vec<Change>),
+    /// Look a name up: [`Client::handle_resolved`].
+    Resolve(String),
+    /// Show this. Nothing to report.
+    Publish(ClientView),
+}
+
+/// How a client is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ClientView {
+    /// Why the host may not be as it should; empty: it is.
+    pub unhealthy: Vec<String>,
+    /// What is wrong with objects, and what cannot be done for the host.
+    pub problems: BTreeSet<Problem>,
+    /// Whether the host is as the mesh wants it, with every name of an endpoint looked up.
+    pub settled: bool,
+    /// Nodes that are part of the mesh.
+    pub nodes: usize,
+    /// Segments: tunnels of this host, besides those to other Peers.
+    pub segments: usize,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Client {
+    settings: ClientSettings,
+    objects: Objects,
+    liveness: Liveness,
+    watch: Result<(), String>,
+    access: Vec<Problem>,
+    /// Whether everything was seen at least once; before, nothing is changed.
+    synced: bool,
+    names: Names,
+    endpoints: Endpoints,
+    /// `None`: to be computed. An error: why there is no mesh to compute.
+    topology: Option<Result<Arc<Topology>, String>>,
+    /// What stands in the way of what was rendered last.
+    rendered: Vec<Problem>,
+    /// What was asked for by the changes that are being applied.
+    asked: Option<HostState>,
+    phase: Phase,
+    cycle_at: Option<Instant>,
+    attempts: u32,
+    failed_in_a_row: u32,
+    not_before: Option<Instant>,
+    /// What failed; `None`: no reconcile has ended yet.
+    failures: Option<Vec<String>>,
+    settled: bool,
+    actions: VecDeque<ClientAction>,
+    published: Option<ClientView>,
+}
+
+impl Client {
+    /// A machine that knows nothing yet.
+    pub fn new(settings: ClientSettings) -> Self {
+        Self {
+            liveness: Liveness::new(settings.liveness_timeout),
+            settings,
+            objects: Objects::default(),
+            watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
+            access: Vec::new(),
+            synced: false,
+            names: Names::default(),
+            endpoints: Endpoints::default(),
+            topology: None,
+            rendered: Vec::new(),
+            asked: None,
+            phase: Phase::Idle,
+            cycle_at: None,
+            attempts: 0,
+            failed_in_a_row: 0,
+            not_before: None,
+            failures: None,
+            settled: false,
+            actions: VecDeque::new(),
+            published: None,
+        }
+    }
+
+    /// A Node was added or changed, or (`None`) removed.
+    pub fn handle_node(&mut self, name: &str, update: Option<NodeUpdate>, now: Now) {
+        if self.synced && self.liveness.hear(now.instant) {
+            self.mesh_changed(now);
+        }
+        let changed = match update {
+            Some(update) => {
+                let last_seen = update.node.last_seen;
+                let revived = self.synced && self.liveness.see(name, last_seen, now.instant, now.unix);
+                self.objects.set_node(name, update) || revived
+            }
+            None => {
+                self.liveness.forget(name);
+                self.objects.remove_node(name)
+            }
+        };
+        if changed {
+            self.mesh_changed(now);
+        }
+    }
+
+    /// A Peer was added or changed, or (`None`) removed.
+    pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>, now: Now) {
+        let changed = match update {
+            Some(update) => self.objects.set_peer(name, update),
+            None => self.objects.remove_peer(name),
+        };
+        if changed {
+            self.mesh_changed(now);
+        }
+    }
+
+    /// The connection to the API is there, or has broken.
+    pub fn handle_watch(&mut self, watch: Watch, now: Now) {
+        match watch {
+            Watch::Synced => {
+                self.liveness.resume(now.instant);
+                self.watch = Ok(());
+                if !self.synced {
+                    self.synced = true;
+                    self.see_all(now);
+                    self.cycle_at = Some(now.instant);
+                }
+            }
+            Watch::Broken(reason) => {
+                self.liveness.pause(now.instant);
+                self.watch = Err(reason);
+            }
+        }
+        self.publish();
+    }
+
+    /// All that is wrong with the access to the API at this time.
+    pub fn handle_access(&mut self, problems: Vec<Problem>) {
+        self.access = problems;
+        self.publish();
+    }
+
+    /// Something on the host may have changed.
+    pub fn handle_notice(&mut self, now: Now) {
+        self.cycle_within(GATHER, now);
+    }
+
+    /// The addresses of a name, or why there are none.
+    pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
+        if self.names.answer(name, answer, now.instant) {
+            self.mesh_changed(now);
+            self.publish();
+        }
+    }
+
+    /// What to do next, if anything.
+    pub fn poll_action(&mut self, now: Now) -> Option<ClientAction> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        if let Some(name) = self.names.next(now.instant) {
+            return Some(ClientAction::Resolve(name));
+        }
+        if self.synced && self.phase == Phase::Idle && self.cycle_at.is_some_and(|at| at <= now.instant) {
+            self.phase = Phase::Observing;
+            self.cycle_at = None;
+            return Some(ClientAction::Observe);
+        }
+        None
+    }
+
+    /// When [`Client::poll_action`] may have something to do although nothing happened. An action that has not been
+    /// reported yet is not waited for here.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let cycle = self.cycle_at.filter(|_| self.synced && self.phase == Phase::Idle);
+        [cycle, self.names.timeout()].into_iter().flatten().min()
+    }
+
+    /// The changes that remove a client's interface, with all that goes through it, from a host that was last seen as
+    /// `observed`.
+    pub fn removal(observed: &HostState, host: &ClientConfig) -> Vec<Change> {
+        let own = hostnet::render::client::own_part(observed, &host.interface);
+        hostnet::plan(&own, &HostState::default())
+    }
+
+    /// At first sight a node's heartbeat is compared with the youngest one. So all are seen together, the youngest first:
+    /// otherwise one that is dead would pass for alive because it was told before the others.
+    fn see_all(&mut self, now: Now) {
+        let mut nodes: Vec<_> =
+            self.objects.nodes().map(|node| (node.last_seen, node.name.clone())).collect();
+        nodes.sort_unstable_by(|a, b| b.cmp(a));
+        for (last_seen, name) in nodes {
+            self.liveness.see(&name, last_seen, now.instant, now.unix);
+        }
+    }
+
+    fn mesh_changed(&mut self, now: Now) {
+        self.topology = None;
+        self.settled = false;
+        // What failed before may be what has just been put right.
+        self.not_before = None;
+        self.cycle_within(GATHER, now);
+    }
+
+    fn cycle_within(&mut self, delay: Duration, now: Now) {
+        let at = (now.instant + delay).max(self.not_before.unwrap_or(now.instant));
+        self.cycle_at = Some(self.cycle_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn publish(&mut self) {
+        let view = self.view();
+        if self.published.as_ref() != Some(&view) {
+            self.actions.push_back(ClientAction::Publish(view.clone()));
+            self.published = Some(view);
+        }
+    }
+
+    fn view(&self) -> ClientView {
+        let mut unhealthy = Vec::new();
+        if let Err(reason) = &self.watch {
+            unhealthy.push(format!("no changes arrive from the Kubernetes API: {reason}"));
+        }
+        unhealthy.extend(self.failures.iter().flatten().cloned());
+        let topology = self.topology.iter().flatten().next();
+        let of_mesh = topology.into_iter().flat_map(|topology| &topology.problems);
+        let problems = self.objects.problems().chain(of_mesh).chain(&self.rendered).chain(&self.access);
+        ClientView {
+            problems: problems.cloned().chain(self.unresolved()).collect(),
+            settled: self.settled && unhealthy.is_empty(),
+            unhealthy,
+            nodes: topology.map_or(0, |topology| topology.nodes().count()),
+            segments: topology.map_or(0, |topology| topology.segments.len()),
+        }
+    }
+}

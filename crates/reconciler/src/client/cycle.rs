@@ -1,0 +1,191 @@
+//! One reconcile of a client: look, compute, plan, apply, look again until nothing is left to do.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use hostnet::{
+    HostState, Observation, Rendered,
+    render::client::{ClientConfig, own_part, render},
+};
+use mesh::{
+    Endpoint, Host, Node, Object, Perspective, Problem, Topology, TopologyConfig, allocation::Subnets,
+};
+
+use super::{Client, ClientAction};
+use crate::{Now, endpoints::asked, machine::Phase};
+
+/// Applies whose outcome is looked at before the host is given up on for a while.
+const ATTEMPTS: u32 = 4;
+
+/// The first pause after a failure; it doubles up to the resync period.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Client {
+    /// What was seen on the host, or why nothing could be seen.
+    pub fn handle_observation(&mut self, observed: Result<Observation, String>, now: Now) {
+        if self.phase != Phase::Observing {
+            return;
+        }
+        self.phase = Phase::Idle;
+        let result = match observed {
+            Ok(observation) => self.reconcile(&observation, now),
+            Err(error) => Err(format!("the host's network cannot be read: {error}")),
+        };
+        if let Err(why) = result {
+            self.fail(vec![why], now);
+        }
+        self.publish();
+    }
+
+    /// The changes have been tried; what failed, as text.
+    pub fn handle_applied(&mut self, failures: Vec<String>, now: Now) {
+        if self.phase != Phase::Applying {
+            return;
+        }
+        self.phase = Phase::Idle;
+        let applied = self.asked.take();
+        if failures.is_empty() {
+            if let Some(wireguard) = applied.and_then(|state| state.wireguard) {
+                self.endpoints.remember(asked(&wireguard));
+            }
+            // Look again at once: what was applied has to be there.
+            self.cycle_at = Some(now.instant);
+        } else {
+            self.fail(failures, now);
+            self.publish();
+        }
+    }
+
+    fn reconcile(&mut self, observation: &Observation, now: Now) -> Result<(), String> {
+        let topology = self.topology()?;
+        self.check_peer()?;
+        let config = ClientConfig { resolved: self.names.resolved(), ..self.settings.host.clone() };
+        let nobody = || "no node of the mesh has a place in it".to_owned();
+        let last = topology.nodes().max_by_key(|node| &node.name).ok_or_else(nobody)?;
+        let perspective = Perspective::of(&topology, &last.name).ok_or_else(nobody)?;
+        let Rendered { state, problems } =
+            render(&perspective, &observation.facts, &config).ok_or_else(|| {
+                format!("the Peer {:?} was left out of the mesh; see what is wrong with it", config.peer)
+            })?;
+        self.rendered = problems;
+        let mut desired = state.clone();
+        if let Some(wireguard) = &mut desired.wireguard {
+            self.endpoints.keep_learned(wireguard, &observation.handshakes);
+        }
+        let observed = own_part(&observation.host, &config.interface);
+        let changes = hostnet::plan(&observed, &desired);
+        if changes.is_empty() {
+            self.succeed(&state, now);
+        } else if self.attempts >= ATTEMPTS {
+            let first = changes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            return Err(format!(
+                "{} changes do not stick, something else on the host undoes them; among them: {first}",
+                changes.len()
+            ));
+        } else {
+            self.attempts += 1;
+            self.phase = Phase::Applying;
+            self.asked = Some(state);
+            self.actions.push_back(ClientAction::Apply(changes));
+        }
+        Ok(())
+    }
+
+    fn succeed(&mut self, state: &HostState, now: Now) {
+        self.attempts = 0;
+        self.failed_in_a_row = 0;
+        self.not_before = None;
+        self.failures = Some(Vec::new());
+        if let Some(wireguard) = &state.wireguard {
+            self.endpoints.remember(asked(wireguard));
+        }
+        let resolved = self.names.resolved();
+        let known = |name: &String| resolved.contains_key(name) || self.names.error(name).is_some();
+        self.settled = self.dns_names().iter().all(known);
+        self.cycle_within(self.settings.resync_period, now);
+    }
+
+    /// Gives up for a while that doubles with every failure.
+    fn fail(&mut self, failures: Vec<String>, now: Now) {
+        self.attempts = 0;
+        let pause = (RETRY * 2u32.pow(self.failed_in_a_row.min(5))).min(self.settings.resync_period);
+        self.failed_in_a_row += 1;
+        self.settled = false;
+        self.failures = Some(failures);
+        self.not_before = Some(now.instant + pause);
+        self.cycle_at = self.not_before;
+    }
+
+    /// The mesh of those who are alive, computed when it is not known.
+    fn topology(&mut self) -> Result<Arc<Topology>, String> {
+        if self.topology.is_none() {
+            self.names.retain(self.dns_names());
+            self.topology = Some(self.compute());
+        }
+        let known = self.topology.clone();
+        known.unwrap_or_else(|| Err("the mesh was not computed".to_owned()))
+    }
+
+    fn compute(&self) -> Result<Arc<Topology>, String> {
+        let alive: BTreeSet<&str> = self.liveness.alive().collect();
+        let ready = |node: &&Arc<Node>| alive.contains(&*node.name) && node.lacks().is_empty();
+        let nodes: Vec<Arc<Node>> = self.objects.nodes().filter(ready).cloned().collect();
+        if nodes.is_empty() {
+            return Err("there is no node in the cluster whose agent is alive".to_owned());
+        }
+        let granularity =
+            self.settings.granularity.or_else(|| nodes.iter().find_map(|node| node.granularity));
+        let granularity = granularity.ok_or(
+            "no node has the annotation kilo.squat.ai/granularity; give --mesh-granularity as the agents have it",
+        )?;
+        // The same for all agents, so any leader's will do.
+        let addressed = nodes.iter().find(|node| !node.wireguard_ips.is_empty());
+        let subnets = addressed.and_then(|node| Subnets::new(node.wireguard_ips.clone()).ok());
+        let subnets = subnets.ok_or("no node has told its WireGuard address yet")?;
+        let config = TopologyConfig { granularity, subnets };
+        let peers: Vec<_> = self.objects.peers().cloned().collect();
+        Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.names.resolved())))
+    }
+
+    /// The client's Peer object is there and means this host.
+    fn check_peer(&self) -> Result<(), String> {
+        let name = &self.settings.host.peer;
+        let peer = self.objects.peers().find(|peer| peer.name == *name).ok_or_else(|| {
+            format!("there is no valid Peer {name:?} in the cluster: the others do not let this host in")
+        })?;
+        let own = self.settings.host.private_key.public_key();
+        if peer.key != own {
+            return Err(format!(
+                "the Peer {name:?} has the key {} now, this host has {own}: somebody else connects by this name",
+                peer.key
+            ));
+        }
+        Ok(())
+    }
+
+    /// The DNS names among all endpoints. Those of nodes that do not lead count too, for the choice of leaders.
+    fn dns_names(&self) -> BTreeSet<String> {
+        let nodes = self.objects.nodes().filter_map(|node| node.endpoint.as_ref());
+        let peers = self.objects.peers().filter_map(|peer| peer.endpoint.as_ref());
+        nodes.chain(peers).filter_map(dns_name).cloned().collect()
+    }
+
+    /// The endpoints that have no address.
+    pub(super) fn unresolved(&self) -> Vec<Problem> {
+        let nodes = self.objects.nodes().map(|node| (Object::Node(node.name.clone()), &node.endpoint));
+        let peers = self.objects.peers().map(|peer| (Object::Peer(peer.name.clone()), &peer.endpoint));
+        let problem = |(object, endpoint): (Object, &Option<Endpoint>)| {
+            let name = dns_name(endpoint.as_ref()?)?;
+            let why = self.names.error(name)?;
+            let message = format!("the endpoint {name} cannot be resolved ({why}); correct it or the DNS");
+            Some(Problem::new(object, "UnresolvableEndpoint", message))
+        };
+        nodes.chain(peers).filter_map(problem).collect()
+    }
+}
+
+fn dns_name(endpoint: &Endpoint) -> Option<&String> {
+    match &endpoint.host {
+        Host::Dns(name) => Some(name),
+        Host::Ip(_) => None,
+    }
+}
