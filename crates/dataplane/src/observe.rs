@@ -126,7 +126,8 @@ fn tunnel_kind(link: &KernelLink) -> Option<LinkKind> {
 impl Links {
     /// Sorts routes into ours, leftovers, and those that do not matter.
     fn sort_routes(&self, routes: &[KernelRoute], host: &mut HostState) {
-        let mut keys = BTreeSet::new();
+        // One after the other into a tree costs several times what sorting once does, and a leader has thousands.
+        let mut own = Vec::with_capacity(routes.len());
         for found in routes {
             let Some(link) = self.all.get(&found.link) else { continue };
             let route = Route {
@@ -138,15 +139,18 @@ impl Links {
             };
             let go_device = link.name == self.interface || link.name.as_str() == TUNNELS[0].0;
             if found.protocol == ROUTE_PROTOCOL && found.metric == 0 {
-                if keys.insert(route.key()) {
-                    host.routes.insert(route);
-                } else {
-                    host.leftovers.insert(Leftover::Route { route, protocol: ROUTE_PROTOCOL });
-                }
+                own.push(route);
             } else if found.protocol == RTPROT_STATIC && (go_device || found.table == KILO_TABLE) {
                 host.leftovers.insert(Leftover::Route { route, protocol: RTPROT_STATIC });
             }
         }
+        // The kernel uses the first of several to one destination: the order among these stays.
+        own.sort_by_key(Route::key);
+        let further = |pair: &[Route]| (pair[0].key() == pair[1].key()).then(|| pair[1].clone());
+        let further = own.windows(2).filter_map(further);
+        host.leftovers.extend(further.map(|route| Leftover::Route { route, protocol: ROUTE_PROTOCOL }));
+        own.dedup_by_key(|route| route.key());
+        host.routes = own.into_iter().collect();
     }
 
     /// The interface of the default route with the lowest metric, IPv4 before IPv6; what leads into our own links does

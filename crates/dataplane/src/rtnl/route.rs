@@ -36,15 +36,22 @@ impl KernelRoute {
     }
 }
 
-/// Decodes a route message; empty when it is no unicast route through an interface.
-pub fn decode(message: &Received<'_>) -> Vec<KernelRoute> {
-    decode_base(message).map_or_else(Vec::new, |(base, hops)| match hops {
-        None if base.link == 0 => Vec::new(),
-        None => vec![base],
-        Some(hops) => next_hops(hops)
-            .map(|(link, attributes)| KernelRoute { link, via: gateway(attributes), ..base.clone() })
-            .collect(),
-    })
+/// The unicast routes through an interface that a message is about: nearly always one, which needs no list.
+type Decoded = (Option<KernelRoute>, Vec<KernelRoute>);
+
+/// Decodes a route message.
+fn decode(message: &Received<'_>) -> Decoded {
+    match decode_base(message) {
+        Some((base, None)) => (Some(base).filter(|base| base.link != 0), Vec::new()),
+        Some((base, Some(hops))) => {
+            let hops = next_hops(hops).map(|(link, attributes)| {
+                let via = gateway(attributes);
+                KernelRoute { link, via, ..base.clone() }
+            });
+            (None, hops.collect())
+        }
+        None => (None, Vec::new()),
+    }
 }
 
 fn decode_base<'a>(message: &Received<'a>) -> Option<(KernelRoute, Option<&'a [u8]>)> {
@@ -115,7 +122,10 @@ pub fn in_table(socket: &mut Socket, table: u32) -> Result<Vec<KernelRoute>, Err
         let read = |message: &Received<'_>| Some(decode(message));
         match socket.dump(RTM_GETROUTE, ask, read) {
             // Kernels before 4.20 do not filter.
-            Ok(found) => routes.extend(found.into_iter().flatten().filter(|route| route.table == table)),
+            Ok(found) => {
+                let found = found.into_iter().flat_map(|(one, several)| one.into_iter().chain(several));
+                routes.extend(found.filter(|route| route.table == table));
+            }
             // There is no such table yet.
             Err(refusal) if refusal.errno() == libc::ENOENT => {}
             Err(refusal) => return Err(Error::observing("routes")(refusal)),
