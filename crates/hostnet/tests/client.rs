@@ -185,4 +185,10 @@ fn what_belongs_to_others_on_the_host_is_not_touched() {
         1,
         "a Go kgctl's route is taken over"
     );
+    observed.links.clear();
+    assert_eq!(
+        own_part(&observed, &config().interface),
+        HostState::default(),
+        "the interface is somebody else's"
+    );
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use kubernetes::client::{ApiAccess, Credentials};
 use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
 
 use crate::{Global, Granularity};
@@ -28,15 +27,7 @@ pub struct Cluster {
 impl Cluster {
     /// Reads nodes and peers. What is wrong with single objects is told on standard error.
     pub async fn read(global: &Global) -> Result<Self> {
-        let access = ApiAccess {
-            credentials: global
-                .kubeconfig
-                .clone()
-                .map_or(Credentials::UserKubeconfig, Credentials::Kubeconfig),
-            master: None,
-            user_agent: concat!("kgctl/", env!("CARGO_PKG_VERSION")).to_owned(),
-        };
-        let client = kubernetes::client::connect(&access).await?;
+        let client = kubernetes::client::connect(&global.api_access()).await?;
         let nodes = kubernetes::list::list_nodes(&client, &global.topology_label)
             .await
             .context("failed to list nodes")?;

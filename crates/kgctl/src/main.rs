@@ -1,6 +1,7 @@
-//! `kgctl`: shows and exports the topology of a cluster.
+//! `kgctl`: shows and exports the topology of a cluster, and connects this host to it.
 
 mod cluster;
+mod connect;
 mod peer_object;
 mod showconf;
 
@@ -10,6 +11,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use cluster::Cluster;
 use ipnet::IpNet;
+use kubernetes::client::{ApiAccess, Credentials};
 
 /// Manage a Kilo network.
 #[derive(Parser)]
@@ -41,6 +43,15 @@ struct Global {
     topology_label: String,
 }
 
+impl Global {
+    fn api_access(&self) -> ApiAccess {
+        let credentials =
+            self.kubeconfig.clone().map_or(Credentials::UserKubeconfig, Credentials::Kubeconfig);
+        let user_agent = concat!("kgctl/", env!("CARGO_PKG_VERSION")).to_owned();
+        ApiAccess { credentials, master: None, user_agent }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Backend {
     Kubernetes,
@@ -59,6 +70,8 @@ enum Command {
     Graph,
     /// Show the WireGuard configuration of a node or a peer.
     Showconf(ShowConf),
+    /// Connect this host to the cluster as a Peer, and stay connected until ctrl-C.
+    Connect(connect::Connect),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -120,6 +133,7 @@ async fn run(cli: Cli) -> Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "kgctl", &mut std::io::stdout());
             Ok(())
         }
+        Command::Connect(flags) => connect::run(&cli.global, &flags).await,
         Command::Graph => print(&Cluster::read(&cli.global).await?.topology.to_dot()),
         Command::Showconf(request) => {
             let cluster = Cluster::read(&cli.global).await?;

@@ -13,6 +13,7 @@ pub mod list;
 pub mod object;
 pub mod patch;
 pub mod peer;
+pub mod registration;
 pub mod watch;
 
 pub use client::{ApiAccess, Credentials, connect};

@@ -116,7 +116,8 @@ fn note(message: &str) -> String {
     message[..end].to_owned()
 }
 
-async fn request<T>(
+/// Waits for an answer, and explains one that is an error or does not come.
+pub(crate) async fn request<T>(
     verb: &'static str,
     resource: Resource,
     object: &str,

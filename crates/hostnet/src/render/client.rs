@@ -108,9 +108,12 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
 }
 
 /// Of what was seen on a host, what is the business of a client with this interface. The host may belong to somebody
-/// else's mesh, too.
+/// else's mesh, too; so without an interface that the client can use, nothing is.
 #[must_use]
 pub fn own_part(observed: &HostState, interface: &LinkName) -> HostState {
+    if !observed.links.contains_key(interface) {
+        return HostState::default();
+    }
     let own_leftover =
         |leftover: &&Leftover| matches!(leftover, Leftover::Route { route, .. } if route.link == *interface);
     HostState {

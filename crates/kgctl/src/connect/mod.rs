@@ -1,0 +1,261 @@
+//! `kgctl connect`: makes this host a Peer of the cluster for as long as the command runs, or, with `--once`, for good.
+//!
+//! This module knows the command line and the order of things: first all that can be found wrong without a change, then
+//! the interface, then the Peer object, then the mesh; and everything back at the end.
+
+mod follow;
+mod identity;
+mod logging;
+mod names;
+mod signals;
+mod tell;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, builder::BoolishValueParser};
+use dataplane::{Backend, DataPlane, WireguardChoice};
+use hostnet::{LinkName, render::client::ClientConfig};
+use identity::{Identity, Known};
+use ipnet::IpNet;
+use kubernetes::registration;
+use mesh::PrivateKey;
+use names::Resolver;
+use reconciler::ClientSettings;
+
+use crate::{Global, Granularity};
+
+/// The flags of `kgctl connect`.
+#[derive(Args)]
+pub struct Connect {
+    /// The name of the Peer; it is created if there is none [default: the host's name].
+    #[arg(value_name = "PEER")]
+    peer: Option<String>,
+    /// This host's addresses in the mesh, one of each IP family at most [default: those of the Peer, else 10.10.10.10/32].
+    #[arg(long, short = 'a', value_delimiter = ',', value_name = "CIDR,…", value_parser = own_address)]
+    allowed_ip: Vec<IpNet>,
+    /// Further ranges that are reached through the cluster, for example those of services.
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
+    allowed_ips: Vec<IpNet>,
+    /// Take back the Peer (if this command made it), the interface and the routes at the end.
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    clean_up: bool,
+    /// The WireGuard interface; it is created if there is none.
+    #[arg(long, short, default_value = "kilo0", value_name = "NAME")]
+    interface: LinkName,
+    /// How long a node may be silent before its place is taken: as the agents have it.
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    liveness_timeout: Duration,
+    /// Which log lines are written.
+    #[arg(long, default_value = "info", value_enum)]
+    log_level: logging::LogLevel,
+    /// The MTU of the WireGuard interface in bytes.
+    #[arg(long, default_value_t = 1420, value_parser = clap::value_parser!(u32).range(576..=65_535))]
+    mtu: u32,
+    /// Configure the host and exit, leaving interface, routes and Peer. Needs WireGuard in the kernel.
+    #[arg(long)]
+    once: bool,
+    /// Seconds between keepalives, for a Peer that is created; 0 turns them off.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    persistent_keepalive: u16,
+    /// A file with the WireGuard private key [default: a new key for every connection].
+    #[arg(long, value_name = "FILE")]
+    private_key: Option<PathBuf>,
+    /// Look at the host at least this often.
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
+    resync_period: Duration,
+}
+
+/// Connects, and stays connected until a signal comes.
+pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
+    let mut signals = signals::Signals::listen().context("cannot listen to signals")?;
+    logging::start(flags.log_level);
+    let host = own_name().context("cannot read the host's name")?;
+    let name = flags.peer.clone().unwrap_or_else(|| host.clone());
+    check_name(&name)?;
+    let given_key = flags
+        .private_key
+        .as_ref()
+        .map(|file| Ok::<_, anyhow::Error>((read_key(file)?, file.display().to_string())));
+    let given_key = given_key.transpose()?;
+
+    let client = kubernetes::client::connect(&global.api_access()).await?;
+    let peer = tokio::select! {
+        peer = registration::get_peer(&client, &name) => peer?,
+        signal = signals.next() => bail!("ended by {signal} before anything was changed"),
+    };
+    let mut dataplane = open(flags).await?;
+    let observed = dataplane.observe().await.context("cannot read the host's network")?;
+    let known = Known {
+        name: &name,
+        host: &host,
+        addresses: &flags.allowed_ip,
+        persistent_keepalive: flags.persistent_keepalive,
+        given_key,
+        interface_key: observed.host.wireguard.and_then(|wireguard| wireguard.private_key),
+        peer,
+    };
+    let Identity { key, addresses, registration } =
+        identity::decide(known, PrivateKey::from_random(rand::random()))?;
+    let resolver = Resolver::of_host()
+        .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
+        .ok();
+    let outside = names::of_api(global.kubeconfig.as_deref(), resolver.as_ref()).await;
+    let settings = ClientSettings {
+        granularity: match global.mesh_granularity {
+            Granularity::Auto => None,
+            Granularity::Location => Some(mesh::Granularity::Location),
+            Granularity::Full => Some(mesh::Granularity::Full),
+        },
+        host: ClientConfig {
+            peer: name,
+            interface: flags.interface.clone(),
+            mtu: flags.mtu,
+            private_key: key,
+            listen_port: global.port,
+            addresses,
+            further_ranges: flags.allowed_ips.clone(),
+            outside,
+            resolved: Default::default(),
+        },
+        resync_period: flags.resync_period,
+        liveness_timeout: flags.liveness_timeout,
+    };
+    let mut connection = follow::Connection {
+        client,
+        dataplane,
+        resolver,
+        topology_label: global.topology_label.clone(),
+        settings,
+        own_name: host,
+    };
+    let outcome = tokio::select! {
+        outcome = connection.follow(registration, flags.once) => outcome,
+        signal = signals.next() => {
+            tracing::info!(signal, "ending");
+            if flags.once { Err(anyhow!("ended by {signal} before the host was configured")) } else { Ok(()) }
+        }
+    };
+    if !flags.clean_up || (flags.once && outcome.is_ok()) {
+        return outcome;
+    }
+    let cleaned = connection.clean_up().await;
+    outcome.and(cleaned)
+}
+
+/// Opens the host's network. An interface that is left after the end has to be the kernel's.
+async fn open(flags: &Connect) -> Result<DataPlane> {
+    let config = dataplane::Config {
+        interface: flags.interface.clone(),
+        wireguard: WireguardChoice::Auto,
+        serve_uapi: true,
+    };
+    let opened = DataPlane::open(config).await;
+    let dataplane = opened
+        .context("cannot use the host's network; kgctl connect needs CAP_NET_ADMIN (run it as root)")?;
+    tracing::info!(wireguard = %dataplane.backend(), "the host's network is open");
+    if flags.once && dataplane.backend() != Backend::Kernel {
+        bail!(
+            "--once needs WireGuard in the kernel, which this one does not have: the embedded device would vanish with \
+             kgctl. Load the module wireguard, or leave --once out and let kgctl run"
+        );
+    }
+    Ok(dataplane)
+}
+
+fn read_key(file: &PathBuf) -> Result<PrivateKey> {
+    let text = fs::read_to_string(file)
+        .with_context(|| format!("cannot read the private key {}", file.display()))?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{} does not hold a WireGuard private key (see wg genkey)", file.display()))
+}
+
+/// What the API accepts as the name of an object (RFC 1123, a subdomain).
+fn check_name(name: &str) -> Result<()> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = |label: &str| {
+        let ends = label.bytes().next().is_some_and(inner) && label.bytes().last().is_some_and(inner);
+        ends && label.bytes().all(|byte| inner(byte) || byte == b'-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        return Ok(());
+    }
+    bail!("{name:?} cannot be the name of a Peer: up to 253 lower-case letters, digits, '-' and '.'")
+}
+
+fn own_name() -> Result<String> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str().map_err(|_| anyhow!("it is not UTF-8"))?;
+    Ok(name.trim().to_lowercase())
+}
+
+/// An address, with or without the length of its prefix on the interface.
+fn own_address(text: &str) -> Result<IpNet, String> {
+    let net = match text.parse::<IpNet>() {
+        Ok(net) => net,
+        Err(_) => IpNet::from(text.parse::<std::net::IpAddr>().map_err(|_| {
+            "this host's own address is written like 10.10.10.10/32 or fd10::10/128".to_owned()
+        })?),
+    };
+    if net.prefix_len() < net.max_prefix_len() && net.addr() == net.network() {
+        return Err(format!("{net} is a network; name this host's own address in it"));
+    }
+    Ok(net)
+}
+
+/// Reads what Go's `time.ParseDuration` reads of whole units: `90s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let error = || "a duration is written like 30s, 1m30s or 500ms, and is not zero".to_owned();
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| error())?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let milliseconds = match &rest[..end] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(error()),
+        };
+        let part = Duration::from_millis(number.checked_mul(milliseconds).ok_or_else(error)?);
+        total = total.checked_add(part).ok_or_else(error)?;
+        rest = &rest[end..];
+    }
+    if total.is_zero() { Err(error()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_own_address_is_no_network() {
+        for (text, written) in
+            [("10.10.10.10", "10.10.10.10/32"), ("10.1.0.1/24", "10.1.0.1/24"), ("fd10::1", "fd10::1/128")]
+        {
+            assert_eq!(own_address(text).map(|net| net.to_string()), Ok(written.to_owned()));
+        }
+        assert!(own_address("10.1.0.0/24").is_err_and(|error| error.contains("network")));
+        assert!(own_address("home").is_err());
+    }
+
+    #[test]
+    fn names_are_those_that_the_api_takes() {
+        assert!(check_name("my-laptop.example").is_ok());
+        for name in ["", "Laptop", "a/b", "-a", "a..b", "a_b"] {
+            assert!(check_name(name).is_err(), "{name:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        for text in ["", "0s", "30", "1d", "18446744073709551615h"] {
+            assert!(duration(text).is_err(), "{text:?} was accepted");
+        }
+    }
+}
