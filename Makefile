@@ -19,15 +19,18 @@ lint:
 
 unit:
 	cargo build --locked --workspace
-	KUBECTL="$$(./scripts/install-kubectl)" cargo test --locked --workspace
+	KUBECTL="$$(./scripts/install-kubectl)" WIREGUARD_GO="$$(./scripts/install-wireguard-go)" \
+		cargo test --locked --workspace
 
 # The same mesh on Debian's stock kernel, with its WireGuard and IPIP, in an emulated machine.
 test-kernel: deps-kernel
 	cargo run --quiet --locked -p xtask -- test-kernel
 
-# The embedded WireGuard device against the others that are on this machine.
+# The embedded WireGuard device against Debian sid's wireguard-go and what else is on this machine; about six minutes.
 bench-tunnel: deps-test
-	./scripts/as-root cargo bench --locked -p tunnel --bench throughput
+	wireguard_go="$$(./scripts/install-wireguard-go)" && \
+		./scripts/as-root env WIREGUARD_GO="$$wireguard_go" cargo bench --locked -p tunnel --bench throughput
+	./scripts/as-root cargo test --release --locked -p tunnel --test scale
 
 deps-demo:
 	./scripts/install-packages demo

@@ -46,6 +46,8 @@ const KERNEL_TESTS: Tests = Tests {
     features: &["stock-kernel"],
 };
 
+const TUNNEL_TESTS: Tests = Tests { package: "tunnel", names: &["kernel"], features: &["stock-kernel"] };
+
 const MESH_TESTS: Tests = Tests { package: "kilo-lab", names: &["mesh", "repair", "restart"], features: &[] };
 
 const PROGRAMS: &[&str] = &["kg", "kgctl", "kilo-lab"];
@@ -70,6 +72,16 @@ pub const SCENARIOS: &[Scenario] = &[
         tools: &["iptables", "ip6tables", "sysctl"],
         environment: &[("RUST_TEST_THREADS", "1")],
         memory: "2G",
+        minutes: 8,
+    },
+    Scenario {
+        name: "tunnel",
+        shows: "the embedded device and the kernel's WireGuard work together, over bad networks, too",
+        run: Run::Tests(TUNNEL_TESTS),
+        binaries: &[],
+        tools: &["tc"],
+        environment: &[("RUST_TEST_THREADS", "1")],
+        memory: "1G",
         minutes: 8,
     },
     Scenario {

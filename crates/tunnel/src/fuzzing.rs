@@ -4,7 +4,9 @@
 
 use crate::clock::{Moment, Now};
 use crate::config::{AllowedIpsChange, Config, DeviceChange, PeerChange, PeerSettings};
+use crate::ecn::Ecn;
 use crate::engine::{Engine, Opened, Outbox};
+use crate::icmp::Refuser;
 use crate::ip::IpHeader;
 use crate::key::PrivateKey;
 use crate::offload::{Coalescer, HEADER_SIZE, Joins, Segments, VirtioHeader};
@@ -37,6 +39,14 @@ pub fn interface_packet(data: &[u8]) {
     let header = <&[u8; HEADER_SIZE]>::try_from(&*header).ok().and_then(VirtioHeader::decode);
     let (Some(header), Some(ip)) = (header, IpHeader::parse(packet)) else { return };
     assert!(ip.length <= packet.len());
+    if let Some(answer) = Refuser::default().refuse(packet, Moment::default()) {
+        let length = IpHeader::parse(&answer).map(|header| header.length);
+        assert_eq!(length, Some(answer.len()), "an answer is a packet");
+    }
+    let mut marked = packet.to_vec();
+    if Ecn::Congestion.decapsulate(&mut marked) {
+        assert_eq!((Ecn::of_packet(&marked), IpHeader::parse(&marked)), (Ecn::Congestion, Some(ip)));
+    }
     let total = packet.len();
     let Some(segments) = Segments::new(&header, packet) else { return };
     let mut payload = 0;

@@ -1,5 +1,7 @@
 //! Network namespaces for tests, with devices of ours in them.
 
+#![allow(dead_code, reason = "each test file uses what it needs")]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
