@@ -161,12 +161,18 @@ impl Connection {
         }
     }
 
-    /// Carries out changes; gives what failed.
+    /// Carries out changes; gives what failed. When the interface cannot be made, the rest would change somebody else's of
+    /// that name, so it is not tried.
     async fn apply(&mut self, changes: &[Change]) -> Vec<String> {
         for change in changes {
             tracing::debug!("{change}");
         }
-        let failures = self.dataplane.apply(changes).await;
+        let made = changes.iter().take_while(|change| matches!(change, Change::CreateLink(..))).count();
+        let (make, rest) = changes.split_at(made);
+        let mut failures = self.dataplane.apply(make).await;
+        if failures.is_empty() {
+            failures = self.dataplane.apply(rest).await;
+        }
         tracing::info!(changes = changes.len(), failed = failures.len(), "changed the host's network");
         failures.iter().map(ToString::to_string).collect()
     }
