@@ -174,6 +174,8 @@ fn what_is_wrong_is_said_and_nothing_is_made() {
     for (arguments, wanted) in cases {
         laptop.fails(arguments, wanted);
     }
+    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"].map(String::from);
+    laptop.refuses(&[unprivileged.to_vec(), laptop.command(&["laptop"])].concat(), "needs CAP_NET_ADMIN");
     assert!(!laptop.peer_exists(), "a Peer was made");
     // A Peer that is somebody else's.
     let (_, public) = laptop.make_key("other");
@@ -239,9 +241,13 @@ impl Laptop {
     }
 
     fn fails(&self, arguments: &[&str], wanted: &str) {
-        let output = self.output(&self.command(arguments));
+        self.refuses(&self.command(arguments), wanted);
+    }
+
+    fn refuses(&self, command: &[String], wanted: &str) {
+        let output = self.output(command);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(wanted), "{arguments:?}: not {wanted:?}: {said}");
+        assert!(!output.status.success() && said.contains(wanted), "{command:?}: not {wanted:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
     }
 

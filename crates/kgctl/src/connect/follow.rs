@@ -103,14 +103,8 @@ impl Connection {
             return Ok(());
         }
         let host = &self.settings.host;
-        let advice = if failures.iter().any(|failure| failure.contains("in use")) {
-            format!(
-                "; if something else listens on UDP port {}, choose another with --port",
-                host.listen_port
-            )
-        } else {
-            String::new()
-        };
+        let in_use = failures.iter().any(|failure| failure.contains("in use"));
+        let advice = if in_use { "; another port is chosen with --port" } else { "" };
         bail!("cannot make the WireGuard interface {}: {}{advice}", host.interface, failures.join("; "))
     }
 

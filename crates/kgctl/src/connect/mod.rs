@@ -10,11 +10,16 @@ mod names;
 mod signals;
 mod tell;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, builder::BoolishValueParser};
 use dataplane::{Backend, DataPlane, WireguardChoice};
+use follow::Connection;
 use hostnet::{LinkName, render::client::ClientConfig};
 use identity::{Identity, Known};
 use ipnet::IpNet;
@@ -25,13 +30,17 @@ use reconciler::ClientSettings;
 
 use crate::{Global, Granularity};
 
+/// Said when the host's network cannot be opened or read.
+const NEEDS: &str = "cannot use the host's network; kgctl connect needs CAP_NET_ADMIN, so run it as root";
+
 /// The flags of `kgctl connect`.
 #[derive(Args)]
+#[command(args_override_self = true)]
 pub struct Connect {
     /// The name of the Peer; it is created if there is none [default: the host's name].
     #[arg(value_name = "PEER")]
     peer: Option<String>,
-    /// This host's addresses in the mesh, one of each IP family at most [default: those of the Peer, else 10.10.10.10/32].
+    /// This host's addresses in the mesh, for example one of each IP family [default: those of the Peer, else 10.10.10.10/32].
     #[arg(long, short = 'a', value_delimiter = ',', value_name = "CIDR,…", value_parser = own_address)]
     allowed_ip: Vec<IpNet>,
     /// Further ranges that are reached through the cluster, for example those of services.
@@ -73,11 +82,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     let host = own_name().context("cannot read the host's name")?;
     let name = flags.peer.clone().unwrap_or_else(|| host.clone());
     check_name(&name)?;
-    let given_key = flags
-        .private_key
-        .as_ref()
-        .map(|file| Ok::<_, anyhow::Error>((read_key(file)?, file.display().to_string())));
-    let given_key = given_key.transpose()?;
+    let given_key = flags.private_key.as_deref().map(read_key).transpose()?;
 
     let client = kubernetes::client::connect(&global.api_access()).await?;
     let peer = tokio::select! {
@@ -85,14 +90,15 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
         signal = signals.next() => bail!("ended by {signal} before anything was changed"),
     };
     let mut dataplane = open(flags).await?;
-    let observed = dataplane.observe().await.context("cannot read the host's network")?;
+    let observed = dataplane.observe().await.context(NEEDS)?.host;
+    let was_there = observed.links.contains_key(&flags.interface);
     let known = Known {
         name: &name,
         host: &host,
         addresses: &flags.allowed_ip,
         persistent_keepalive: flags.persistent_keepalive,
         given_key,
-        interface_key: observed.host.wireguard.and_then(|wireguard| wireguard.private_key),
+        interface_key: observed.wireguard.and_then(|wireguard| wireguard.private_key),
         peer,
     };
     let Identity { key, addresses, registration } =
@@ -100,33 +106,23 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     let resolver = Resolver::of_host()
         .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
         .ok();
-    let outside = names::of_api(global.kubeconfig.as_deref(), resolver.as_ref()).await;
-    let settings = ClientSettings {
-        granularity: match global.mesh_granularity {
-            Granularity::Auto => None,
-            Granularity::Location => Some(mesh::Granularity::Location),
-            Granularity::Full => Some(mesh::Granularity::Full),
-        },
-        host: ClientConfig {
-            peer: name,
-            interface: flags.interface.clone(),
-            mtu: flags.mtu,
-            private_key: key,
-            listen_port: global.port,
-            addresses,
-            further_ranges: flags.allowed_ips.clone(),
-            outside,
-            resolved: Default::default(),
-        },
-        resync_period: flags.resync_period,
-        liveness_timeout: flags.liveness_timeout,
+    let config = ClientConfig {
+        peer: name,
+        interface: flags.interface.clone(),
+        mtu: flags.mtu,
+        private_key: key,
+        listen_port: global.port,
+        addresses,
+        further_ranges: flags.allowed_ips.clone(),
+        outside: names::of_api(global.kubeconfig.as_deref(), resolver.as_ref()).await,
+        resolved: Default::default(),
     };
-    let mut connection = follow::Connection {
+    let mut connection = Connection {
         client,
         dataplane,
         resolver,
         topology_label: global.topology_label.clone(),
-        settings,
+        settings: settings(global, flags, config),
         own_name: host,
     };
     let outcome = tokio::select! {
@@ -136,11 +132,26 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
             if flags.once { Err(anyhow!("ended by {signal} before the host was configured")) } else { Ok(()) }
         }
     };
-    if !flags.clean_up || (flags.once && outcome.is_ok()) {
+    // What an earlier run with --once left is better than nothing.
+    let stays = flags.once && (outcome.is_ok() || was_there);
+    if stays || !flags.clean_up {
         return outcome;
     }
     let cleaned = connection.clean_up().await;
     outcome.and(cleaned)
+}
+
+fn settings(global: &Global, flags: &Connect, host: ClientConfig) -> ClientSettings {
+    ClientSettings {
+        granularity: match global.mesh_granularity {
+            Granularity::Auto => None,
+            Granularity::Location => Some(mesh::Granularity::Location),
+            Granularity::Full => Some(mesh::Granularity::Full),
+        },
+        host,
+        resync_period: flags.resync_period,
+        liveness_timeout: flags.liveness_timeout,
+    }
 }
 
 /// Opens the host's network. An interface that is left after the end has to be the kernel's.
@@ -151,8 +162,7 @@ async fn open(flags: &Connect) -> Result<DataPlane> {
         serve_uapi: true,
     };
     let opened = DataPlane::open(config).await;
-    let dataplane = opened
-        .context("cannot use the host's network; kgctl connect needs CAP_NET_ADMIN (run it as root)")?;
+    let dataplane = opened.context(NEEDS)?;
     tracing::info!(wireguard = %dataplane.backend(), "the host's network is open");
     if flags.once && dataplane.backend() != Backend::Kernel {
         bail!(
@@ -163,12 +173,13 @@ async fn open(flags: &Connect) -> Result<DataPlane> {
     Ok(dataplane)
 }
 
-fn read_key(file: &PathBuf) -> Result<PrivateKey> {
-    let text = fs::read_to_string(file)
-        .with_context(|| format!("cannot read the private key {}", file.display()))?;
-    text.trim()
-        .parse()
-        .with_context(|| format!("{} does not hold a WireGuard private key (see wg genkey)", file.display()))
+/// The key in a file, and the file's name.
+fn read_key(file: &Path) -> Result<(PrivateKey, String)> {
+    let name = file.display();
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read the private key {name}"))?;
+    let key = text.trim().parse();
+    let key = key.with_context(|| format!("{name} does not hold a WireGuard private key (see wg genkey)"))?;
+    Ok((key, name.to_string()))
 }
 
 /// What the API accepts as the name of an object (RFC 1123, a subdomain).
