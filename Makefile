@@ -26,6 +26,10 @@ unit:
 test-kernel: deps-kernel
 	cargo run --quiet --locked -p xtask -- test-kernel
 
+# What decoding and computing cost, up to 10,000 nodes.
+bench:
+	cargo bench --locked -p simulation -p kubernetes
+
 # The embedded WireGuard device against Debian sid's wireguard-go and what else is on this machine; about six minutes.
 bench-tunnel: deps-test
 	wireguard_go="$$(./scripts/install-wireguard-go)" && \
