@@ -74,7 +74,7 @@ impl World {
                     self.client.handle_observation(Ok(observation), self.now);
                 }
                 ClientAction::Apply(changes) => {
-                    changes.into_iter().for_each(|change| apply(&mut self.host, change));
+                    changes.into_iter().for_each(|change| apply(&mut self.host, &change).unwrap());
                     self.client.handle_applied(Vec::new(), self.now);
                 }
                 ClientAction::Resolve(name) => {
@@ -200,7 +200,7 @@ fn what_is_removed_at_the_end_is_its_own() {
     assert!(Client::removal(&world.host, &settings).is_empty(), "nothing of it goes through kilo1");
     let mut host = world.host.clone();
     for change in Client::removal(&world.host, &config()) {
-        apply(&mut host, change);
+        apply(&mut host, &change).unwrap();
     }
     assert!(host.links.is_empty() && host.routes.is_empty(), "{host:?}");
 }

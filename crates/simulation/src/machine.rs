@@ -1,8 +1,10 @@
 //! A kernel that is changed step by step and refuses what a real one refuses. (It promotes secondary addresses.)
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use hostnet::{Change, HostState, Leftover, LinkKind, LinkName, Wireguard, WireguardPeer, plan::PeerChange};
+use hostnet::{
+    Change, HostState, Leftover, LinkKind, LinkName, Route, Wireguard, WireguardPeer, plan::PeerChange,
+};
 use mesh::PublicKey;
 
 /// A host whose state changes.
@@ -53,7 +55,9 @@ impl Machine {
             Change::SetRoute(route) => {
                 // A link that is not ours is up.
                 let up = state.links.get(&route.link).is_none_or(|link| link.up);
-                state.routes.retain(|other| other.key() != route.key() || other == route);
+                for other in with_key_of(route, &state.routes) {
+                    state.routes.remove(&other);
+                }
                 up && state.routes.insert(route.clone())
             }
             Change::RemoveRoute(route) => state.routes.remove(route),
@@ -105,6 +109,14 @@ impl Machine {
     fn forget_routes(&mut self, link: &LinkName) {
         self.0.routes.retain(|route| route.link != *link);
     }
+}
+
+/// The other routes to the same destination, found without looking at all.
+fn with_key_of(route: &Route, routes: &BTreeSet<Route>) -> Vec<Route> {
+    let first: LinkName = "!".parse().unwrap();
+    let least = Route { via: None, link: first, source: None, ..route.clone() };
+    let same = routes.range(least..).take_while(|other| other.key() == route.key());
+    same.filter(|other| *other != route).cloned().collect()
 }
 
 /// An allowed IP that is added moves here from whoever has it.

@@ -14,13 +14,13 @@ use std::{
 };
 
 use hostnet::{
-    Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Observation, RenderConfig,
-    Responsible, Wireguard,
+    Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Observation, RenderConfig, Responsible,
 };
 use mesh::{Forced, Granularity, Node, PrivateKey, PublicKey, TopologyConfig, allocation::Subnets};
 use reconciler::{
     Action, Config, Mtu, NodeUpdate, Now, Reconciler, Status, View, Watch, discovery::DiscoveryConfig,
 };
+use simulation::machine::Machine;
 
 /// 2023-11-14, in Unix seconds.
 pub const START: i64 = 1_700_000_000;
@@ -158,7 +158,7 @@ impl World {
                     if (self.refuse)(&change) {
                         failures.push(format!("{change}: refused"));
                     } else if !(self.ignore)(&change) {
-                        apply(&mut self.host, change.clone());
+                        failures.extend(apply(&mut self.host, &change).err());
                     }
                     self.applied.push(change);
                 }
@@ -248,67 +248,10 @@ pub fn config() -> Config {
     }
 }
 
-/// A kernel that does as it is told.
-pub fn apply(host: &mut HostState, change: Change) {
-    match change {
-        Change::CreateLink(name, link) => {
-            host.links.insert(name, hostnet::Link { up: false, ..link });
-        }
-        Change::SetMtu(name, mtu) => host.links.get_mut(&name).unwrap().mtu = Some(mtu),
-        Change::SetUp(name, up) => host.links.get_mut(&name).unwrap().up = up,
-        Change::RemoveLink(name, _) => {
-            host.links.remove(&name);
-            host.routes.retain(|route| route.link != name);
-            host.addresses.retain(|address| address.link != name);
-            host.wireguard = None;
-        }
-        Change::SetWireguard(_, key, port) => {
-            let wireguard = wireguard(host);
-            wireguard.private_key = Some(key);
-            wireguard.listen_port = port;
-        }
-        Change::SetPeer(_, key, change) => {
-            let wireguard = wireguard(host);
-            for (other, peer) in &mut wireguard.peers {
-                if *other != key {
-                    peer.allowed_ips.retain(|ip| !change.add_allowed_ips.contains(ip));
-                }
-            }
-            let peer = wireguard.peers.entry(key).or_default();
-            peer.endpoint = change.endpoint.or(peer.endpoint);
-            peer.persistent_keepalive = change.persistent_keepalive.unwrap_or(peer.persistent_keepalive);
-            if let Some(preshared_key) = change.preshared_key {
-                peer.preshared_key = preshared_key;
-            }
-            peer.allowed_ips.extend(change.add_allowed_ips);
-            peer.allowed_ips.retain(|ip| !change.remove_allowed_ips.contains(ip));
-        }
-        Change::RemovePeer(_, key) => drop(wireguard(host).peers.remove(&key)),
-        Change::AddAddress(address) => drop(host.addresses.insert(address)),
-        Change::RemoveAddress(address) => drop(host.addresses.remove(&address)),
-        Change::SetRoute(route) => {
-            host.routes.retain(|other| other.key() != route.key());
-            host.routes.insert(route);
-        }
-        Change::RemoveRoute(route) => drop(host.routes.remove(&route)),
-        Change::AddRule(rule) => drop(host.rules.insert(rule)),
-        Change::RemoveRule(rule) => drop(host.rules.remove(&rule)),
-        Change::SetFirewall(firewall) | Change::UpdateFirewall(_, firewall) => {
-            host.firewall = Some(*firewall)
-        }
-        Change::RemoveFirewall => host.firewall = None,
-        Change::EnableForwarding(families) => {
-            host.forwarding.v4 |= families.v4;
-            host.forwarding.v6 |= families.v6;
-        }
-        Change::RemoveLeftover(leftover) => drop(host.leftovers.remove(&leftover)),
-    }
-}
-
-fn wireguard(host: &mut HostState) -> &mut Wireguard {
-    host.wireguard.get_or_insert_with(|| Wireguard {
-        private_key: None,
-        listen_port: 0,
-        peers: BTreeMap::new(),
-    })
+/// A kernel that does as it is told, if that is possible.
+pub fn apply(host: &mut HostState, change: &Change) -> Result<(), String> {
+    let mut machine = Machine(std::mem::take(host));
+    let result = machine.apply(change);
+    *host = machine.0;
+    result.map_err(|why| format!("{change}: {why}"))
 }

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use mesh::{
-    Node, Topology,
+    Node, PublicKey, Topology,
     prefix::{self, Family},
 };
 
@@ -28,16 +28,23 @@ impl Simulation {
         if topology.nodes().count() != nodes.len() {
             self.fail(&format!("{when}: a node is left out: {:#?}", topology.problems));
         }
+        let (known, keys, wanted) = (destinations(&topology), keys(&topology), outline(&topology));
         for agent in self.running() {
             if !agent.view.unhealthy.is_empty() {
                 self.fail(&format!("{when}: {} is not healthy: {:#?}", agent.name, agent.view.unhealthy));
             }
             let seen = agent.view.topology.as_deref().map(outline);
-            if seen.as_ref() != Some(&outline(&topology)) {
-                let wanted = outline(&topology);
+            if seen.as_ref() != Some(&wanted) {
                 self.fail(&format!("{when}: {} sees {seen:#?}, but it is {wanted:#?}", agent.name));
             }
-            self.check_leftovers(when, agent, &topology);
+            // No route to what is not there, no peer that is not there.
+            let state = &agent.machine.0;
+            if let Some(route) = state.routes.iter().find(|route| !known.contains(&route.destination)) {
+                self.fail(&format!("{when}: {} has a stale route {route}", agent.name));
+            }
+            if let Some(key) = agent.tunnels().find(|key| !keys.contains(*key)) {
+                self.fail(&format!("{when}: {} has a stale peer {key}", agent.name));
+            }
         }
         self.check_paths(when, &topology);
     }
@@ -54,24 +61,6 @@ impl Simulation {
 
     fn running(&self) -> impl Iterator<Item = &Agent> {
         self.agents.iter().filter(|agent| agent.is_running())
-    }
-
-    /// No route to what is not there, no peer that is not there.
-    fn check_leftovers(&self, when: &str, agent: &Agent, topology: &Topology) {
-        let of_segments = topology.segments.iter().flat_map(|segment| segment.all_allowed_ips());
-        let of_peers = topology.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        let internal =
-            topology.nodes().flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr()));
-        let known: BTreeSet<IpNet> = of_segments.chain(of_peers).map(IpNet::trunc).chain(internal).collect();
-        let state = &agent.machine.0;
-        if let Some(route) = state.routes.iter().find(|route| !known.contains(&route.destination)) {
-            self.fail(&format!("{when}: {} has a stale route {route}", agent.name));
-        }
-        let segments = topology.segments.iter().map(|segment| segment.key);
-        let keys: BTreeSet<_> = segments.chain(topology.peers.iter().map(|peer| peer.key)).collect();
-        if let Some(key) = agent.tunnels().find(|key| !keys.contains(*key)) {
-            self.fail(&format!("{when}: {} has a stale peer {key}", agent.name));
-        }
     }
 
     fn check_paths(&mut self, when: &str, topology: &Topology) {
@@ -119,6 +108,20 @@ impl Simulation {
         }
         self.summary.paths += paths;
     }
+}
+
+/// Everything that there may be a route to.
+fn destinations(topology: &Topology) -> BTreeSet<IpNet> {
+    let of_segments = topology.segments.iter().flat_map(|segment| segment.all_allowed_ips());
+    let of_peers = topology.peers.iter().flat_map(|peer| &peer.allowed_ips);
+    let internal = topology.nodes().flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr()));
+    of_segments.chain(of_peers).map(IpNet::trunc).chain(internal).collect()
+}
+
+/// Everyone with whom there may be a tunnel.
+fn keys(topology: &Topology) -> BTreeSet<PublicKey> {
+    let segments = topology.segments.iter().map(|segment| segment.key);
+    segments.chain(topology.peers.iter().map(|peer| peer.key)).collect()
 }
 
 /// What all agents have to agree on.

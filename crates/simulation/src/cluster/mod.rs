@@ -77,7 +77,7 @@ pub struct Summary {
 /// When anything is not as it should be; the message says how to run it again.
 pub fn run(scenario: Scenario) -> Summary {
     let mut simulation = Simulation::new(scenario);
-    simulation.settle("the start");
+    simulation.settle("the start", Duration::from_secs(70));
     for round in 0..scenario.rounds {
         simulation.round(round);
     }
@@ -192,12 +192,13 @@ impl Simulation {
             self.pass(pause);
         }
         self.heal();
-        self.settle(&format!("round {round}"));
+        // A session that was is believed for three minutes.
+        self.settle(&format!("round {round}"), Duration::from_secs(270));
     }
 
-    /// After long enough all is as it should be, and stays so.
-    fn settle(&mut self, when: &str) {
-        self.pass(Duration::from_secs(270));
+    /// After long enough all is as it should be, and stays so over two looks at the host.
+    fn settle(&mut self, when: &str, enough: Duration) {
+        self.pass(enough);
         let before = self.changes();
         self.pass(Duration::from_secs(65));
         self.check(when, &before);
@@ -211,7 +212,7 @@ impl Simulation {
         self.pass(Duration::from_secs(200));
         self.check_unchanged("the API is away", &before);
         self.api.away = false;
-        self.pass(Duration::from_secs(150));
+        self.pass(Duration::from_secs(100));
         self.check("the API is back", &before);
     }
 
