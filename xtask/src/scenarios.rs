@@ -50,6 +50,8 @@ const TUNNEL_TESTS: Tests = Tests { package: "tunnel", names: &["kernel"], featu
 
 const MESH_TESTS: Tests = Tests { package: "kilo-lab", names: &["mesh", "repair", "restart"], features: &[] };
 
+const CLIENT_TESTS: Tests = Tests { package: "kilo-lab", names: &["connect"], features: &[] };
+
 const PROGRAMS: &[&str] = &["kg", "kgctl", "kilo-lab"];
 
 /// All scenarios, in the order in which they run.
@@ -106,6 +108,16 @@ pub const SCENARIOS: &[Scenario] = &[
         run: Run::Tests(MESH_TESTS),
         binaries: PROGRAMS,
         tools: &[],
+        environment: &[("RUST_TEST_THREADS", "1"), ("KILO_LAB_PATIENCE", "4")],
+        memory: "2G",
+        minutes: 15,
+    },
+    Scenario {
+        name: "connect",
+        shows: "kgctl connect with the kernel's WireGuard, for a while and once",
+        run: Run::Tests(CLIENT_TESTS),
+        binaries: PROGRAMS,
+        tools: &["setpriv"],
         environment: &[("RUST_TEST_THREADS", "1"), ("KILO_LAB_PATIENCE", "4")],
         memory: "2G",
         minutes: 15,
