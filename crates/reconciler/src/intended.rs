@@ -27,7 +27,9 @@ impl Intended {
         facts: &HostFacts,
         config: RenderConfig,
     ) -> Self {
-        let Rendered { state, problems } = render(perspective, facts, &config);
+        let Rendered { mut state, problems } = render(perspective, facts, &config);
+        // In the form that the kernel shows, so that most looks only compare.
+        state.firewall = state.firewall.map(|firewall| firewall.normalised());
         Self { topology: topology.clone(), facts: facts.clone(), config, state, problems }
     }
 
