@@ -47,7 +47,14 @@ fn main() -> ExitCode {
         println!("five_thousand_live_peers: test");
         return ExitCode::SUCCESS;
     }
+    println!("\nrunning 1 test");
+    let start = Instant::now();
     five_thousand_live_peers();
+    println!("test five_thousand_live_peers ... ok\n");
+    println!(
+        "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+        start.elapsed().as_secs_f64()
+    );
     ExitCode::SUCCESS
 }
 
@@ -72,10 +79,13 @@ fn five_thousand_live_peers() {
     for group in (1..PEERS).collect::<Vec<_>>().chunks(WINDOW as usize) {
         greet(&network, group);
     }
-    let live = device.client().get().expect("the device answers").peers;
-    let live = live.iter().filter(|peer| peer.last_handshake.is_some()).count();
-    assert_eq!(live, PEERS as usize, "peers with a session");
-    println!("{live} sessions in {:.1} s", start.elapsed().as_secs_f64());
+    // The last keepalives, which confirm their sessions, may be on their way yet.
+    eventually("every peer has a session", || {
+        let peers = device.client().get().expect("the device answers").peers;
+        let live = peers.iter().filter(|peer| peer.last_handshake.is_some()).count();
+        if live == PEERS as usize { Ok(()) } else { Err(format!("{live} of {PEERS} peers")) }
+    });
+    println!("{PEERS} sessions in {:.1} s", start.elapsed().as_secs_f64());
 
     let done = AtomicBool::new(false);
     let mut times = thread::scope(|scope| {

@@ -48,12 +48,11 @@ impl Key {
     /// As on a processor that can only do one message at a time.
     #[cfg(test)]
     fn singly(key: &[u8; 32]) -> Self {
-        let mut key = Self::new(key);
-        #[cfg(target_arch = "x86_64")]
-        {
-            key.wide = None;
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            wide: None,
+            ..Self::new(key)
         }
-        key
     }
 
     /// Seals at most [`BATCH`] texts in place and writes their tags behind them. False when a text is too long for the
