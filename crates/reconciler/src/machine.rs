@@ -136,7 +136,7 @@ pub(crate) struct StatusState {
 }
 
 /// Events that follow each other this closely lead to one reconcile.
-pub(crate) const GATHER: Duration = Duration::from_millis(30);
+pub(crate) const GATHER: Duration = Duration::from_millis(10);
 
 impl Reconciler {
     /// A machine that knows nothing yet.

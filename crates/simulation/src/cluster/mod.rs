@@ -25,7 +25,7 @@ use crate::{
     synthetic::{self, Size, Stack},
 };
 
-/// The step of time. Reconcilers gather events for 30 ms.
+/// The step of time. Reconcilers gather events for 10 ms.
 const STEP: Duration = Duration::from_millis(50);
 
 /// How often WireGuard sessions are tried.
