@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use hostnet::{Encapsulation, LinkName};
 use ipnet::IpNet;
 use mesh::{Granularity, allocation::Subnets};
+use program::{flags::duration, log};
 use reconciler::Mtu;
 
 /// The agent of Kilo, a multi-cloud network overlay: run it on every node.
@@ -100,10 +101,10 @@ pub struct Agent {
     pub local: bool,
     /// The form of log lines.
     #[arg(long, default_value = "text", value_enum)]
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
     /// Which log lines are written.
     #[arg(long, default_value = "info", value_enum)]
-    pub log_level: LogLevel,
+    pub log_level: log::Level,
     /// The URL of the Kubernetes API; overrides the kubeconfig's.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,
@@ -146,32 +147,6 @@ pub enum Backend {
     Kubernetes,
 }
 
-/// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
-}
-
-/// Which log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    /// All there are.
-    All,
-    /// What was decided and done.
-    Debug,
-    /// What an operator wants to know.
-    Info,
-    /// What is wrong with objects.
-    Warn,
-    /// What does not work.
-    Error,
-    /// None.
-    None,
-}
-
 /// Which WireGuard is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WireguardChoice {
@@ -199,41 +174,9 @@ fn mtu(text: &str) -> Result<Mtu, String> {
         .ok_or_else(|| "an MTU is \"auto\" or a number of bytes from 576 to 65535".to_owned())
 }
 
-/// Reads what Go's `time.ParseDuration` reads of whole units: `90s`, `1m30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let error = || "a duration is written like 30s, 1m30s or 500ms, and is not zero".to_owned();
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| error())?;
-        rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let milliseconds = match &rest[..end] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(error()),
-        };
-        total += Duration::from_millis(number.checked_mul(milliseconds).ok_or_else(error)?);
-        rest = &rest[end..];
-    }
-    if total.is_zero() { Err(error()) } else { Ok(total) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("1h1m500ms"), Ok(Duration::from_millis(3_660_500)));
-        for text in ["", "30", "s", "-1s", "0s", "1d", "99999999999999999999s"] {
-            assert!(duration(text).is_err(), "{text:?} was accepted");
-        }
-    }
 
     #[test]
     fn boolean_flags_take_a_value_after_the_equals_sign() {

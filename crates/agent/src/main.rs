@@ -7,10 +7,8 @@ mod cli;
 mod cni;
 mod http;
 mod key;
-mod logging;
 mod metrics;
 mod report;
-mod resolver;
 mod runtime;
 mod setup;
 mod svg;
@@ -19,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
+use program::log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -32,11 +31,11 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some(Command::Tunnel { interface }) => {
-            logging::start(cli.agent.log_level, cli.agent.log_format);
+            log::start("kg", cli.agent.log_level, cli.agent.log_format);
             tunnel::run_foreground(interface.as_str()).map_err(Into::into)
         }
         None => {
-            logging::start(cli.agent.log_level, cli.agent.log_format);
+            log::start("kg", cli.agent.log_level, cli.agent.log_format);
             run(cli.agent)
         }
     };

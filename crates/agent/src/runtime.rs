@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -18,10 +18,14 @@ use kubernetes::{
     encode::AgentFacts,
     watch::{Update, Updates, WatchConfig, watch},
 };
-use reconciler::{Action, NodeUpdate, Now, PeerUpdate, Reconciler, Removal, Status, View, Watch};
+use program::{
+    Resolver,
+    clock::{now, sleep_until},
+};
+use reconciler::{Action, NodeUpdate, PeerUpdate, Reconciler, Removal, Status, View, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{cli, cni, http, report, resolver::Resolver, setup};
+use crate::{cli, cni, http, report, setup};
 
 /// What a task in the background came to.
 enum Done {
@@ -372,15 +376,3 @@ impl Runtime {
 
 /// An API that does not answer must not hold up the end for longer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-    Now { instant: Instant::now(), unix }
-}

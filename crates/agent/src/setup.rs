@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use dataplane::WireguardChoice;
 use hostnet::{RenderConfig, Responsible};
 use mesh::{PrivateKey, TopologyConfig};
@@ -27,7 +27,7 @@ impl Setup {
     pub fn of(flags: cli::Agent) -> Result<Self> {
         let node = match &flags.hostname {
             Some(name) => name.clone(),
-            None => own_name().context("cannot read the host's name; give --hostname")?,
+            None => program::host_name().context("give --hostname")?,
         };
         let private_key = private_key(&flags)?;
         let responsible = |ours: bool| if ours { Responsible::Kilo } else { Responsible::Other };
@@ -84,11 +84,4 @@ fn private_key(flags: &cli::Agent) -> Result<PrivateKey> {
         return Ok(found.unwrap_or_else(|| PrivateKey::from_random(rand::random())));
     }
     key::load_or_create(&flags.state_dir)
-}
-
-fn own_name() -> Result<String> {
-    let name = rustix::system::uname();
-    let name = name.nodename().to_str().map_err(|_| anyhow!("it is not UTF-8"))?;
-    // As the kubelet does with the name it registers.
-    Ok(name.trim().to_lowercase())
 }

@@ -1,10 +1,6 @@
 //! The cluster as it is now: read once, decoded, computed.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
 use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
@@ -47,7 +43,7 @@ impl Cluster {
 
         let config =
             TopologyConfig { granularity: granularity(global, &decoded)?, subnets: subnets(&decoded) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let now = program::clock::unix_seconds();
         let ready = |node: &Node| node.lacks().is_empty() && node.seen_within(SILENT_FOR, now);
         let nodes: BTreeMap<String, Arc<Node>> =
             decoded.into_iter().filter(ready).map(|node| (node.name.clone(), Arc::new(node))).collect();

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     net::IpAddr,
     pin::Pin,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,11 +20,14 @@ use kubernetes::{
     registration,
     watch::{Update, WatchConfig, watch},
 };
-use reconciler::{Client, ClientAction, ClientSettings, NodeUpdate, Now, PeerUpdate, Watch};
+use program::{
+    Resolver,
+    clock::{now, sleep_until},
+};
+use reconciler::{Client, ClientAction, ClientSettings, NodeUpdate, PeerUpdate, Watch};
 
 use super::{
     identity::{self, Registration},
-    names::Resolver,
     tell::Teller,
 };
 
@@ -225,16 +228,4 @@ fn take(machine: &mut Client, update: Update) {
         Update::Broken(problem) => machine.handle_watch(Watch::Broken(problem.message), now),
         Update::Access(problems) => machine.handle_access(problems),
     }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-    Now { instant: Instant::now(), unix }
 }

@@ -5,7 +5,6 @@
 
 mod follow;
 mod identity;
-mod logging;
 mod names;
 mod signals;
 mod tell;
@@ -25,7 +24,7 @@ use identity::{Identity, Known};
 use ipnet::IpNet;
 use kubernetes::registration;
 use mesh::PrivateKey;
-use names::Resolver;
+use program::{Resolver, flags::duration, log};
 use reconciler::ClientSettings;
 
 use crate::{Global, Granularity};
@@ -57,7 +56,7 @@ pub struct Connect {
     liveness_timeout: Duration,
     /// Which log lines are written.
     #[arg(long, default_value = "info", value_enum)]
-    log_level: logging::LogLevel,
+    log_level: log::Level,
     /// The MTU of the WireGuard interface in bytes.
     #[arg(long, default_value_t = 1420, value_parser = clap::value_parser!(u32).range(576..=65_535))]
     mtu: u32,
@@ -78,8 +77,8 @@ pub struct Connect {
 /// Connects, and stays connected until a signal comes.
 pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     let mut signals = signals::Signals::listen().context("cannot listen to signals")?;
-    logging::start(flags.log_level);
-    let host = own_name().context("cannot read the host's name")?;
+    log::start("kgctl", flags.log_level, log::Format::Text);
+    let host = program::host_name()?;
     let name = flags.peer.clone().unwrap_or_else(|| host.clone());
     check_name(&name)?;
     let given_key = flags.private_key.as_deref().map(read_key).transpose()?;
@@ -195,12 +194,6 @@ fn check_name(name: &str) -> Result<()> {
     bail!("{name:?} cannot be the name of a Peer: up to 253 lower-case letters, digits, '-' and '.'")
 }
 
-fn own_name() -> Result<String> {
-    let name = rustix::system::uname();
-    let name = name.nodename().to_str().map_err(|_| anyhow!("it is not UTF-8"))?;
-    Ok(name.trim().to_lowercase())
-}
-
 /// An address, with or without the length of its prefix on the interface.
 fn own_address(text: &str) -> Result<IpNet, String> {
     let net = match text.parse::<IpNet>() {
@@ -213,30 +206,6 @@ fn own_address(text: &str) -> Result<IpNet, String> {
         return Err(format!("{net} is a network; name this host's own address in it"));
     }
     Ok(net)
-}
-
-/// Reads what Go's `time.ParseDuration` reads of whole units: `90s`, `1m30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let error = || "a duration is written like 30s, 1m30s or 500ms, and is not zero".to_owned();
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| error())?;
-        rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let milliseconds = match &rest[..end] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(error()),
-        };
-        let part = Duration::from_millis(number.checked_mul(milliseconds).ok_or_else(error)?);
-        total = total.checked_add(part).ok_or_else(error)?;
-        rest = &rest[end..];
-    }
-    if total.is_zero() { Err(error()) } else { Ok(total) }
 }
 
 #[cfg(test)]
@@ -259,14 +228,6 @@ mod tests {
         assert!(check_name("my-laptop.example").is_ok());
         for name in ["", "Laptop", "a/b", "-a", "a..b", "a_b"] {
             assert!(check_name(name).is_err(), "{name:?} was accepted");
-        }
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        for text in ["", "0s", "30", "1d", "18446744073709551615h"] {
-            assert!(duration(text).is_err(), "{text:?} was accepted");
         }
     }
 }

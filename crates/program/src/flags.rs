@@ -1,0 +1,41 @@
+//! Values of flags in the form that Go's programs take.
+
+use std::time::Duration;
+
+/// Reads what Go's `time.ParseDuration` reads of whole units: `90s`, `1m30s`, `500ms`. Zero is refused.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let error = || "a duration is written like 30s, 1m30s or 500ms, and is not zero".to_owned();
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| error())?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let milliseconds = match &rest[..end] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(error()),
+        };
+        let part = Duration::from_millis(number.checked_mul(milliseconds).ok_or_else(error)?);
+        total = total.checked_add(part).ok_or_else(error)?;
+        rest = &rest[end..];
+    }
+    if total.is_zero() { Err(error()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1h1m500ms"), Ok(Duration::from_millis(3_660_500)));
+        for text in ["", "30", "s", "-1s", "0s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(text).is_err(), "{text:?} was accepted");
+        }
+    }
+}
