@@ -18,8 +18,8 @@ use hostnet::{Change, HostState, render::client::ClientConfig};
 use mesh::{Granularity, Problem, Topology};
 
 use crate::{
-    NodeUpdate, Now, PeerUpdate, Watch, endpoints::Endpoints, liveness::Liveness, machine::GATHER,
-    machine::Phase, names::Names, objects::Objects,
+    NodeUpdate, Now, PeerUpdate, Watch, endpoints::Endpoints, liveness::Liveness, names::Names,
+    objects::Objects, rounds::Rounds,
 };
 
 /// What does not change while a client runs.
@@ -81,11 +81,7 @@ pub struct Client {
     rendered: Vec<Problem>,
     /// What was asked for by the changes that are being applied.
     asked: Option<HostState>,
-    phase: Phase,
-    cycle_at: Option<Instant>,
-    attempts: u32,
-    failed_in_a_row: u32,
-    not_before: Option<Instant>,
+    rounds: Rounds,
     /// What failed; `None`: no reconcile has ended yet.
     failures: Option<Vec<String>>,
     settled: bool,
@@ -98,6 +94,7 @@ impl Client {
     pub fn new(settings: ClientSettings) -> Self {
         Self {
             liveness: Liveness::new(settings.liveness_timeout),
+            rounds: Rounds::new(settings.resync_period),
             settings,
             objects: Objects::default(),
             watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
@@ -108,11 +105,6 @@ impl Client {
             topology: None,
             rendered: Vec::new(),
             asked: None,
-            phase: Phase::Idle,
-            cycle_at: None,
-            attempts: 0,
-            failed_in_a_row: 0,
-            not_before: None,
             failures: None,
             settled: false,
             actions: VecDeque::new(),
@@ -161,7 +153,7 @@ impl Client {
                 if !self.synced {
                     self.synced = true;
                     self.see_all(now);
-                    self.cycle_at = Some(now.instant);
+                    self.rounds.look_now(now.instant);
                 }
             }
             Watch::Broken(reason) => {
@@ -180,7 +172,7 @@ impl Client {
 
     /// Something on the host may have changed.
     pub fn handle_notice(&mut self, now: Now) {
-        self.cycle_within(GATHER, now);
+        self.rounds.look_soon(now.instant);
     }
 
     /// The addresses of a name, or why there are none.
@@ -199,19 +191,14 @@ impl Client {
         if let Some(name) = self.names.next(now.instant) {
             return Some(ClientAction::Resolve(name));
         }
-        if self.synced && self.phase == Phase::Idle && self.cycle_at.is_some_and(|at| at <= now.instant) {
-            self.phase = Phase::Observing;
-            self.cycle_at = None;
-            return Some(ClientAction::Observe);
-        }
-        None
+        (self.synced && self.rounds.begin(now.instant)).then_some(ClientAction::Observe)
     }
 
     /// When [`Client::poll_action`] may have something to do although nothing happened. An action that has not been
     /// reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let cycle = self.cycle_at.filter(|_| self.synced && self.phase == Phase::Idle);
-        [cycle, self.names.timeout()].into_iter().flatten().min()
+        let round = self.rounds.timeout().filter(|_| self.synced);
+        [round, self.names.timeout()].into_iter().flatten().min()
     }
 
     /// The changes that remove a client's interface, with all that goes through it, from a host that was last seen as
@@ -235,14 +222,7 @@ impl Client {
     fn mesh_changed(&mut self, now: Now) {
         self.topology = None;
         self.settled = false;
-        // What failed before may be what has just been put right.
-        self.not_before = None;
-        self.cycle_within(GATHER, now);
-    }
-
-    fn cycle_within(&mut self, delay: Duration, now: Now) {
-        let at = (now.instant + delay).max(self.not_before.unwrap_or(now.instant));
-        self.cycle_at = Some(self.cycle_at.map_or(at, |before| before.min(at)));
+        self.rounds.look_anew(now.instant);
     }
 
     fn publish(&mut self) {

@@ -9,7 +9,7 @@ use crate::{
     Now, Status,
     discovery::{Discovered, discover},
     intended::Intended,
-    machine::{Action, Mtu, Phase, Reconciler},
+    machine::{Action, Mtu, Reconciler},
     nat::Located,
     view::{Counts, View},
 };
@@ -20,19 +20,15 @@ const WIREGUARD_OVERHEAD: u32 = 80;
 /// The smallest MTU that IPv6 works with (RFC 8200, section 5).
 const MIN_MTU: u32 = 1280;
 
-/// Applies whose outcome is looked at before the host is given up on for a while.
-const ATTEMPTS: u32 = 4;
-
-/// The first pause after a failure; it doubles up to the resync period.
+/// How long after a failure the others are told again, at most.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     /// What was seen on the host, or why nothing could be seen.
     pub fn handle_observation(&mut self, observed: Result<Observation, String>, now: Now) {
-        if self.phase != Phase::Observing {
+        if !self.rounds.observed() {
             return;
         }
-        self.phase = Phase::Idle;
         match observed {
             Ok(observation) => self.reconcile(observation, now),
             Err(error) => self.fail(vec![format!("the host's network cannot be read: {error}")], now),
@@ -42,17 +38,16 @@ impl Reconciler {
 
     /// The changes have been tried; what failed, as text.
     pub fn handle_applied(&mut self, failures: Vec<String>, now: Now) {
-        if self.phase != Phase::Applying {
+        if !self.rounds.applied() {
             return;
         }
-        self.phase = Phase::Idle;
         self.last.failed_changes += failures.len() as u64;
         if failures.is_empty() {
             if let Some(intended) = &self.intended {
                 intended.remember(&mut self.endpoints);
             }
             // Look again at once: what was applied has to be there.
-            self.cycle_at = Some(now.instant);
+            self.rounds.look_now(now.instant);
         } else {
             self.fail(failures, now);
             self.publish();
@@ -90,43 +85,24 @@ impl Reconciler {
         let changes = intended.plan(&host, &handshakes, &self.endpoints);
         self.intended = Some(intended);
         if changes.is_empty() {
-            self.succeed(now);
-        } else if self.attempts >= ATTEMPTS {
-            let first = changes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            self.fail(
-                vec![format!(
-                    "{} changes do not stick, something else on the host undoes them; among them: {first}",
-                    changes.len()
-                )],
-                now,
-            );
-        } else {
-            self.attempts += 1;
-            self.phase = Phase::Applying;
-            self.actions.push_back(Action::Apply(changes));
+            return self.succeed(now);
+        }
+        match self.rounds.apply(&changes) {
+            Ok(()) => self.actions.push_back(Action::Apply(changes)),
+            Err(why) => self.fail(vec![why], now),
         }
     }
 
     fn succeed(&mut self, now: Now) {
-        self.attempts = 0;
-        self.failed_in_a_row = 0;
-        self.not_before = None;
         self.last.failures = Some(Vec::new());
         self.last.reconciles += 1;
         let missing = self.last.somebody_missing && self.last.role == Some(Role::Leader);
-        let pause = self.behind_nat.next_look(missing).unwrap_or(self.config.resync_period);
-        self.cycle_within(pause.min(self.config.resync_period), now);
+        self.rounds.succeed(self.behind_nat.next_look(missing), now.instant);
     }
 
-    /// Gives up for a while that doubles with every failure; notices do not shorten it, so that a fight with
-    /// something else on the host does not become a busy loop.
     fn fail(&mut self, failures: Vec<String>, now: Now) {
-        self.attempts = 0;
-        let pause = (RETRY * 2u32.pow(self.failed_in_a_row.min(5))).min(self.config.resync_period);
-        self.failed_in_a_row += 1;
         self.last.failures = Some(failures);
-        self.not_before = Some(now.instant + pause);
-        self.cycle_at = self.not_before;
+        self.rounds.fail(now.instant);
     }
 
     fn compute_topology(&mut self, local: Arc<Node>) {

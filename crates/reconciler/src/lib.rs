@@ -18,6 +18,7 @@ mod machine;
 mod names;
 mod nat;
 mod objects;
+mod rounds;
 mod view;
 
 pub use client::{Client, ClientAction, ClientSettings, ClientView};

@@ -12,7 +12,8 @@ use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
-    intended::Intended, liveness::Liveness, names::Names, nat::BehindNat, objects::Objects, view::View,
+    intended::Intended, liveness::Liveness, names::Names, nat::BehindNat, objects::Objects, rounds::Rounds,
+    view::View,
 };
 
 /// How the MTU of the WireGuard interface is found.
@@ -69,14 +70,6 @@ pub enum Action {
     Publish(Box<View>),
 }
 
-/// Where in a reconcile the machine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    Idle,
-    Observing,
-    Applying,
-}
-
 /// The state machine.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -97,15 +90,7 @@ pub struct Reconciler {
     pub(crate) names: Names,
     pub(crate) behind_nat: BehindNat,
     pub(crate) endpoints: Endpoints,
-    pub(crate) phase: Phase,
-    /// When the next look at the host is due.
-    pub(crate) cycle_at: Option<Instant>,
-    /// Applies without an empty plan since the last success.
-    pub(crate) attempts: u32,
-    /// Reconciles that ended badly since the last one that ended well.
-    pub(crate) failed_in_a_row: u32,
-    /// After a failure: when to try again at the earliest.
-    pub(crate) not_before: Option<Instant>,
+    pub(crate) rounds: Rounds,
     pub(crate) last: Outcome,
     pub(crate) status: StatusState,
     pub(crate) actions: VecDeque<Action>,
@@ -135,14 +120,12 @@ pub(crate) struct StatusState {
     pub next: Option<Instant>,
 }
 
-/// Events that follow each other this closely lead to one reconcile.
-pub(crate) const GATHER: Duration = Duration::from_millis(10);
-
 impl Reconciler {
     /// A machine that knows nothing yet.
     pub fn new(config: Config) -> Self {
         let mut machine = Self {
             liveness: Liveness::new(config.liveness_timeout),
+            rounds: Rounds::new(config.resync_period),
             key: config.render.private_key.public_key(),
             config,
             objects: Objects::default(),
@@ -156,11 +139,6 @@ impl Reconciler {
             names: Names::default(),
             behind_nat: BehindNat::default(),
             endpoints: Endpoints::default(),
-            phase: Phase::Idle,
-            cycle_at: None,
-            attempts: 0,
-            failed_in_a_row: 0,
-            not_before: None,
             last: Outcome::default(),
             status: StatusState::default(),
             actions: VecDeque::new(),
@@ -215,7 +193,7 @@ impl Reconciler {
                 self.watch = Ok(());
                 if !self.synced {
                     self.synced = true;
-                    self.cycle_at = Some(now.instant);
+                    self.rounds.look_now(now.instant);
                 }
             }
             Watch::Broken(reason) => {
@@ -234,7 +212,7 @@ impl Reconciler {
 
     /// Something on the host may have changed.
     pub fn handle_notice(&mut self, now: Now) {
-        self.cycle_within(GATHER, now);
+        self.rounds.look_soon(now.instant);
     }
 
     /// The addresses of a name, or why there are none.
@@ -249,7 +227,7 @@ impl Reconciler {
     pub fn handle_hostname(&mut self, addresses: Vec<IpAddr>, now: Now) {
         if self.config.discovery.hostname_addresses != addresses {
             self.config.discovery.hostname_addresses = addresses;
-            self.cycle_within(GATHER, now);
+            self.rounds.look_soon(now.instant);
         }
     }
 
@@ -264,20 +242,15 @@ impl Reconciler {
         if let Some(status) = self.next_patch(now) {
             return Some(Action::Patch(status));
         }
-        if self.synced && self.phase == Phase::Idle && self.cycle_at.is_some_and(|at| at <= now.instant) {
-            self.phase = Phase::Observing;
-            self.cycle_at = None;
-            return Some(Action::Observe);
-        }
-        None
+        (self.synced && self.rounds.begin(now.instant)).then_some(Action::Observe)
     }
 
     /// When [`Reconciler::poll_action`] may have something to do although nothing happened. An action that has not
     /// been reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let cycle = self.cycle_at.filter(|_| self.synced && self.phase == Phase::Idle);
+        let round = self.rounds.timeout().filter(|_| self.synced);
         let patch = self.status.next.filter(|_| self.status.wanted.is_some() && !self.status.patching);
-        [cycle, patch, self.names.timeout()].into_iter().flatten().min()
+        [round, patch, self.names.timeout()].into_iter().flatten().min()
     }
 
     /// The mesh as it was last computed.
@@ -304,14 +277,7 @@ impl Reconciler {
     fn mesh_changed(&mut self, now: Now) {
         self.topology = None;
         self.behind_nat.expect();
-        // What failed before may be what has just been put right.
-        self.not_before = None;
-        self.cycle_within(GATHER, now);
-    }
-
-    pub(crate) fn cycle_within(&mut self, delay: Duration, now: Now) {
-        let at = (now.instant + delay).max(self.not_before.unwrap_or(now.instant));
-        self.cycle_at = Some(self.cycle_at.map_or(at, |before| before.min(at)));
+        self.rounds.look_anew(now.instant);
     }
 
     /// Everything that is wrong with objects.

@@ -1,6 +1,6 @@
 //! One reconcile of a client: look, compute, plan, apply, look again until nothing is left to do.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use hostnet::{
     HostState, Observation, Rendered,
@@ -11,21 +11,14 @@ use mesh::{
 };
 
 use super::{Client, ClientAction};
-use crate::{Now, endpoints::asked, machine::Phase};
-
-/// Applies whose outcome is looked at before the host is given up on for a while.
-const ATTEMPTS: u32 = 4;
-
-/// The first pause after a failure; it doubles up to the resync period.
-const RETRY: Duration = Duration::from_secs(1);
+use crate::{Now, endpoints::asked};
 
 impl Client {
     /// What was seen on the host, or why nothing could be seen.
     pub fn handle_observation(&mut self, observed: Result<Observation, String>, now: Now) {
-        if self.phase != Phase::Observing {
+        if !self.rounds.observed() {
             return;
         }
-        self.phase = Phase::Idle;
         let result = match observed {
             Ok(observation) => self.reconcile(&observation, now),
             Err(error) => Err(format!("the host's network cannot be read: {error}")),
@@ -38,17 +31,16 @@ impl Client {
 
     /// The changes have been tried; what failed, as text.
     pub fn handle_applied(&mut self, failures: Vec<String>, now: Now) {
-        if self.phase != Phase::Applying {
+        if !self.rounds.applied() {
             return;
         }
-        self.phase = Phase::Idle;
         let applied = self.asked.take();
         if failures.is_empty() {
             if let Some(wireguard) = applied.and_then(|state| state.wireguard) {
                 self.endpoints.remember(asked(&wireguard));
             }
             // Look again at once: what was applied has to be there.
-            self.cycle_at = Some(now.instant);
+            self.rounds.look_now(now.instant);
         } else {
             self.fail(failures, now);
             self.publish();
@@ -75,15 +67,8 @@ impl Client {
         let changes = hostnet::plan(&observed, &desired);
         if changes.is_empty() {
             self.succeed(&state, now);
-        } else if self.attempts >= ATTEMPTS {
-            let first = changes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            return Err(format!(
-                "{} changes do not stick, something else on the host undoes them; among them: {first}",
-                changes.len()
-            ));
         } else {
-            self.attempts += 1;
-            self.phase = Phase::Applying;
+            self.rounds.apply(&changes)?;
             self.asked = Some(state);
             self.actions.push_back(ClientAction::Apply(changes));
         }
@@ -91,9 +76,6 @@ impl Client {
     }
 
     fn succeed(&mut self, state: &HostState, now: Now) {
-        self.attempts = 0;
-        self.failed_in_a_row = 0;
-        self.not_before = None;
         self.failures = Some(Vec::new());
         if let Some(wireguard) = &state.wireguard {
             self.endpoints.remember(asked(wireguard));
@@ -101,18 +83,13 @@ impl Client {
         let resolved = self.names.resolved();
         let known = |name: &String| resolved.contains_key(name) || self.names.error(name).is_some();
         self.settled = self.dns_names().iter().all(known);
-        self.cycle_within(self.settings.resync_period, now);
+        self.rounds.succeed(None, now.instant);
     }
 
-    /// Gives up for a while that doubles with every failure.
     fn fail(&mut self, failures: Vec<String>, now: Now) {
-        self.attempts = 0;
-        let pause = (RETRY * 2u32.pow(self.failed_in_a_row.min(5))).min(self.settings.resync_period);
-        self.failed_in_a_row += 1;
         self.settled = false;
         self.failures = Some(failures);
-        self.not_before = Some(now.instant + pause);
-        self.cycle_at = self.not_before;
+        self.rounds.fail(now.instant);
     }
 
     /// The mesh of those who are alive, computed when it is not known.

@@ -1,0 +1,216 @@
+//! When the host is looked at and changed: after events, at least once in a period, again after every change until nothing
+//! is left to do, and less and less often while it does not work out. What is looked for and changed is not known here.
+
+use std::time::{Duration, Instant};
+
+use hostnet::Change;
+
+/// Events that follow each other this closely lead to one round.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Applies whose outcome is looked at before the host is given up on for a while.
+const ATTEMPTS: u32 = 4;
+
+/// The first pause after a failure; it doubles up to the resync period.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where in a round the machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Observing,
+    Applying,
+}
+
+/// The order of looks and changes.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    /// The host is looked at at least this often.
+    resync_period: Duration,
+    phase: Phase,
+    /// When the next look is due.
+    next: Option<Instant>,
+    /// Applies without an empty plan since the last success.
+    attempts: u32,
+    /// Rounds that ended badly since the last one that ended well.
+    failed_in_a_row: u32,
+    /// After a failure: when to try again at the earliest.
+    not_before: Option<Instant>,
+}
+
+impl Rounds {
+    pub fn new(resync_period: Duration) -> Self {
+        Self {
+            resync_period,
+            phase: Phase::Idle,
+            next: None,
+            attempts: 0,
+            failed_in_a_row: 0,
+            not_before: None,
+        }
+    }
+
+    /// A look is due at once.
+    pub fn look_now(&mut self, now: Instant) {
+        self.next = Some(now);
+    }
+
+    /// Something on the host may have changed. This does not shorten the pause after a failure, so that a fight with
+    /// something else on the host does not become a busy loop.
+    pub fn look_soon(&mut self, now: Instant) {
+        self.look_within(GATHER, now);
+    }
+
+    /// The mesh has changed: what failed before may be what has just been put right.
+    pub fn look_anew(&mut self, now: Instant) {
+        self.not_before = None;
+        self.look_within(GATHER, now);
+    }
+
+    fn look_within(&mut self, delay: Duration, now: Instant) {
+        let at = (now + delay).max(self.not_before.unwrap_or(now));
+        self.next = Some(self.next.map_or(at, |before| before.min(at)));
+    }
+
+    /// Whether to look at the host now; if so, [`Rounds::observed`] is waited for.
+    pub fn begin(&mut self, now: Instant) -> bool {
+        let due = self.phase == Phase::Idle && self.next.is_some_and(|at| at <= now);
+        if due {
+            self.phase = Phase::Observing;
+            self.next = None;
+        }
+        due
+    }
+
+    /// When [`Rounds::begin`] will say yes; `None` while an outcome is waited for.
+    pub fn timeout(&self) -> Option<Instant> {
+        self.next.filter(|_| self.phase == Phase::Idle)
+    }
+
+    /// The host was looked at. Whether this was waited for.
+    pub fn observed(&mut self) -> bool {
+        self.end(Phase::Observing)
+    }
+
+    /// Changes were applied. Whether this was waited for.
+    pub fn applied(&mut self) -> bool {
+        self.end(Phase::Applying)
+    }
+
+    fn end(&mut self, phase: Phase) -> bool {
+        let expected = self.phase == phase;
+        if expected {
+            self.phase = Phase::Idle;
+        }
+        expected
+    }
+
+    /// Changes, at least one, are about to be applied; [`Rounds::applied`] is waited for. An error says that they have
+    /// been tried too often.
+    pub fn apply(&mut self, changes: &[Change]) -> Result<(), String> {
+        if self.attempts >= ATTEMPTS {
+            let first = changes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            return Err(format!(
+                "{} changes do not stick, something else on the host undoes them; among them: {first}",
+                changes.len()
+            ));
+        }
+        self.attempts += 1;
+        self.phase = Phase::Applying;
+        Ok(())
+    }
+
+    /// The host is as it should be. The next look comes after the resync period, or `sooner`.
+    pub fn succeed(&mut self, sooner: Option<Duration>, now: Instant) {
+        self.attempts = 0;
+        self.failed_in_a_row = 0;
+        self.not_before = None;
+        let period = self.resync_period;
+        self.look_within(sooner.map_or(period, |pause| pause.min(period)), now);
+    }
+
+    /// Gives up for a while that doubles with every failure.
+    pub fn fail(&mut self, now: Instant) {
+        self.attempts = 0;
+        let pause = (RETRY * 2u32.pow(self.failed_in_a_row.min(5))).min(self.resync_period);
+        self.failed_in_a_row += 1;
+        self.not_before = Some(now + pause);
+        self.next = self.not_before;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostnet::Change;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(30);
+
+    fn change() -> Change {
+        Change::SetUp("kilo0".parse().expect("a name"), true)
+    }
+
+    #[test]
+    fn events_that_follow_closely_are_one_round() {
+        let (mut rounds, start) = (Rounds::new(PERIOD), Instant::now());
+        for millisecond in 0..8 {
+            rounds.look_soon(start + Duration::from_millis(millisecond));
+        }
+        assert!(!rounds.begin(start + GATHER - Duration::from_nanos(1)));
+        assert!(rounds.begin(start + GATHER));
+        assert_eq!(rounds.timeout(), None, "the outcome is waited for");
+        assert!(!rounds.applied() && rounds.observed() && !rounds.observed());
+    }
+
+    #[test]
+    fn what_does_not_stick_is_tried_four_times_and_then_seldom() {
+        let (mut rounds, mut now) = (Rounds::new(PERIOD), Instant::now());
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            for _ in 0..ATTEMPTS {
+                assert_eq!(rounds.apply(&[change()]), Ok(()));
+                assert!(rounds.applied());
+            }
+            assert!(rounds.apply(&[change()]).is_err_and(|error| error.contains("do not stick")));
+            rounds.fail(now);
+            rounds.look_soon(now);
+            assert_eq!(rounds.timeout(), Some(now + Duration::from_secs(pause)), "a notice shortens nothing");
+            now += Duration::from_secs(pause);
+            assert!(rounds.begin(now) && rounds.observed());
+        }
+        rounds.fail(now);
+        rounds.look_anew(now);
+        assert_eq!(rounds.timeout(), Some(now + GATHER), "another mesh is another chance");
+    }
+
+    proptest! {
+        /// Whatever happens, a machine that reports its outcomes looks again within the period.
+        #[test]
+        fn a_look_is_always_due_within_the_period(events in proptest::collection::vec(0u8..6, 1..60)) {
+            let (mut rounds, mut now) = (Rounds::new(PERIOD), Instant::now());
+            rounds.look_now(now);
+            for event in events {
+                match event {
+                    0 => rounds.look_soon(now),
+                    1 => rounds.look_anew(now),
+                    2 => now += Duration::from_millis(700),
+                    _ => {
+                        now = rounds.timeout().expect("idle").max(now);
+                        prop_assert!(rounds.begin(now) && rounds.observed());
+                        match event {
+                            3 => rounds.succeed(None, now),
+                            4 => rounds.fail(now),
+                            _ if rounds.apply(&[change()]).is_ok() => {
+                                prop_assert!(rounds.applied());
+                                rounds.look_now(now);
+                            }
+                            _ => rounds.fail(now),
+                        }
+                    }
+                }
+                prop_assert!(rounds.timeout().is_some_and(|at| at <= now + PERIOD));
+            }
+        }
+    }
+}
