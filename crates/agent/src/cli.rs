@@ -45,6 +45,8 @@ pub enum Command {
         /// The interface to make.
         interface: LinkName,
     },
+    /// Answer API servers over TLS whether a Peer may be stored.
+    Webhook(crate::webhook::Flags),
 }
 
 /// The agent's flags.
@@ -159,7 +161,7 @@ pub enum WireguardChoice {
 }
 
 /// `:1107` listens on all addresses of both families.
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
     full.parse().map_err(|_| "an address is written ADDRESS:PORT or :PORT".to_owned())
 }

@@ -12,6 +12,7 @@ mod report;
 mod runtime;
 mod setup;
 mod svg;
+mod webhook;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
             log::start("kg", cli.agent.log_level, cli.agent.log_format);
             tunnel::run_foreground(interface.as_str()).map_err(Into::into)
         }
+        Some(Command::Webhook(flags)) => {
+            log::start("kg", flags.log_level, flags.log_format);
+            run_webhook(flags)
+        }
         None => {
             log::start("kg", cli.agent.log_level, cli.agent.log_format);
             run(cli.agent)
@@ -53,4 +58,9 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn run(agent: cli::Agent) -> anyhow::Result<()> {
     runtime::Runtime::start(setup::Setup::of(agent)?).await?.run().await
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run_webhook(flags: webhook::Flags) -> anyhow::Result<()> {
+    webhook::run(flags).await
 }

@@ -11,6 +11,7 @@ use mesh::{Object, Problem};
 
 pub use node::{decode_forced, decode_node, missing_pod_subnet};
 pub use peer::decode_peer;
+pub(crate) use peer::examine;
 
 /// Collects what is wrong with one object.
 struct Problems {
@@ -34,7 +35,7 @@ impl Problems {
 }
 
 /// Values come from outside and may be of any length; a message holds the beginning.
-fn shortened(value: &str) -> String {
+pub(crate) fn shortened(value: &str) -> String {
     const LONGEST: usize = 100;
     if value.chars().count() <= LONGEST {
         return value.to_owned();

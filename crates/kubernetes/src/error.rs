@@ -37,6 +37,9 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// A request that is no AdmissionReview, or one that cannot be answered.
+    #[error("the request is no AdmissionReview that can be answered: {0}")]
+    Review(String),
     /// The API did not do what it was asked for.
     #[error("cannot {verb} {object}: {}", explanation.message)]
     Request {

@@ -3,6 +3,7 @@
 //! The objects become [`mesh::Node`] and [`mesh::Peer`]; nothing that belongs to Kubernetes goes further than this
 //! crate. It decides nothing about the mesh.
 
+pub mod admission;
 pub mod annotations;
 pub mod client;
 pub mod decode;

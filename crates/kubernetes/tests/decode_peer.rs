@@ -86,6 +86,7 @@ fn endpoints() {
 fn what_is_wrong_is_listed_whole() {
     refuse(|spec| spec["allowedIPs"] = json!(["10.5.0.9"]), &["\"10.5.0.9\"", "write 10.5.0.9/32"]);
     refuse(|spec| spec["allowedIPs"] = json!(["nonsense", "10.5.0.10/32"]), &["\"nonsense\""]);
+    refuse(|spec| spec["allowedIPs"] = json!(["010.5.0.1/32"]), &["\"010.5.0.1/32\""]);
     refuse(|spec| spec["allowedIPs"] = json!([]), &["allowedIPs is empty"]);
     refuse(|spec| spec["persistentKeepalive"] = json!(-1), &["persistentKeepalive is -1"]);
     refuse(|spec| spec["persistentKeepalive"] = json!(65_536), &["persistentKeepalive is 65536"]);

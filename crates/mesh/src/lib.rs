@@ -6,6 +6,7 @@
 
 pub mod allocation;
 pub mod conf;
+pub mod conflict;
 pub mod endpoint;
 pub mod graph;
 pub mod key;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use mesh::{Endpoint, Host, Object, Peer, PresharedKey, Problem, PublicKey};
+use mesh::{Endpoint, Host, Object, Peer, PresharedKey, Problem, PublicKey, key::KeyError};
 
 use super::{Problems, shortened};
 use crate::{
@@ -16,20 +16,46 @@ use crate::{
 /// implementation leaves it out.
 pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
     let mut problems = Problems::of(Object::Peer(object.name().to_owned()));
+    let examined = examine(object);
+    if let Some(why) = examined.preshared_key {
+        let message = format!(
+            "spec.presharedKey is no key and is left out, so the peer has to do without as well: {why}; `wg genpsk` \
+             makes one"
+        );
+        problems.add("InvalidPresharedKey", message);
+    }
+    if !examined.faults.is_empty() {
+        problems.add("InvalidPeer", format!("is left out; {}", examined.faults.join("; ")));
+    }
+    (examined.peer, problems.found)
+}
+
+/// What there is in a Peer object.
+pub(crate) struct Examined {
+    /// The peer, when nothing is wrong but perhaps the preshared key.
+    pub peer: Option<Peer>,
+    /// What is wrong, each in a sentence with the field, the value and what to write.
+    pub faults: Vec<String>,
+    /// Why the preshared key is none.
+    pub preshared_key: Option<String>,
+}
+
+/// The one place that says what is a valid Peer, for agents and for admission.
+pub(crate) fn examine(object: &PeerObject) -> Examined {
     let spec = match &object.spec {
         Ok(spec) => spec,
         Err(why) => {
-            problems.add("InvalidPeer", format!("is left out; its spec cannot be read: {why}"));
-            return (None, problems.found);
+            let faults = vec![format!("its spec cannot be read: {why}")];
+            return Examined { peer: None, faults, preshared_key: None };
         }
     };
-    let preshared_key = preshared_key(&spec.preshared_key, &mut problems);
+    let (preshared_key, why) = match preshared_key(&spec.preshared_key) {
+        Ok(key) => (key, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     let mut faults = Vec::new();
     let peer = decode_spec(object.name(), spec, preshared_key, &mut faults);
-    if !faults.is_empty() {
-        problems.add("InvalidPeer", format!("is left out; {}", faults.join("; ")));
-    }
-    (peer, problems.found)
+    Examined { peer, faults, preshared_key: why }
 }
 
 fn decode_spec(
@@ -70,19 +96,26 @@ fn allowed_ips(texts: &[String], faults: &mut Vec<String>) -> Vec<IpNet> {
     }
     let mut cidrs = Vec::with_capacity(texts.len());
     for text in texts {
-        match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
-            (Ok(cidr), _) => cidrs.push(cidr),
-            (Err(_), Ok(address)) => faults.push(format!(
+        match (cidr(text), text.parse::<IpAddr>()) {
+            (Some(cidr), _) => cidrs.push(cidr),
+            (None, Ok(address)) => faults.push(format!(
                 "spec.allowedIPs holds {text:?}, an address without a length: write {}",
                 IpNet::from(address)
             )),
-            (Err(_), Err(_)) => faults.push(format!(
+            (None, Err(_)) => faults.push(format!(
                 "spec.allowedIPs holds {:?}: write CIDRs such as 10.5.0.1/32",
                 shortened(text)
             )),
         }
     }
     cidrs
+}
+
+/// `010.5.0.1/32` is none: some programs read its first number as 8, and a Go agent refuses it.
+fn cidr(text: &str) -> Option<IpNet> {
+    let (address, _) = text.split_once('/')?;
+    address.parse::<IpAddr>().ok()?;
+    text.parse().ok()
 }
 
 fn decode_endpoint(endpoint: &PeerEndpoint, faults: &mut Vec<String>) -> Option<Endpoint> {
@@ -123,19 +156,11 @@ fn decode_endpoint(endpoint: &PeerEndpoint, faults: &mut Vec<String>) -> Option<
     Some(Endpoint { host: dns.or(ip)?, port: port? })
 }
 
-fn preshared_key(text: &Secret, problems: &mut Problems) -> Option<PresharedKey> {
+fn preshared_key(text: &Secret) -> Result<Option<PresharedKey>, KeyError> {
     if text.is_empty() {
-        return None;
+        return Ok(None);
     }
-    let key: Result<PresharedKey, _> = without_newlines(text.expose()).parse();
-    if let Err(error) = &key {
-        let message = format!(
-            "spec.presharedKey is no key and is left out, so the peer has to do without as well: {error}; `wg genpsk` \
-             makes one"
-        );
-        problems.add("InvalidPresharedKey", message);
-    }
-    key.ok()
+    without_newlines(text.expose()).parse().map(Some)
 }
 
 /// Go's base64 reads over line ends, and a YAML block leaves one at the end of a key.

@@ -1,0 +1,190 @@
+//! Whether a Peer may be stored: what `kg webhook` answers.
+//!
+//! A Peer is refused when an agent would leave it out, by the very function that the agents use, and when it has a key
+//! or addresses that a node or another Peer has. What an update leaves as it is is not held against it: an object that
+//! was stored before there were rules can still be labelled, deleted and mended bit by bit. No request is received
+//! here and no connection known; [`review`] reads and writes the bytes.
+
+mod review;
+mod surroundings;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use mesh::{Object, Peer, conflict::Conflict};
+use serde_json::Value;
+
+pub use review::{Operation, Request};
+pub use surroundings::Surroundings;
+
+use crate::{
+    PeerObject,
+    decode::{examine, shortened},
+    peer::PeerSpec,
+};
+
+/// How many of the conflicts of one Peer are told. A prefix that is far too wide overlaps everything.
+const TOLD: usize = 8;
+
+/// What to answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why the object is refused; empty: it is allowed.
+    pub faults: Vec<String>,
+    /// What whoever made the request should know, although it is no reason to refuse it.
+    pub warnings: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether the object may be stored.
+    pub fn is_allowed(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    fn with_warning(text: &str) -> Self {
+        Self { faults: Vec::new(), warnings: vec![text.to_owned()] }
+    }
+}
+
+/// Judges a request by what is known of the cluster.
+///
+/// Only Peers that are created or updated are judged. Anything else is allowed, with a warning when it should not have
+/// come here: a wrong rule in a webhook configuration must not lock a cluster.
+///
+/// # Errors
+/// [`Error::Review`](crate::Error::Review) when a Peer is to be stored and there is none in the request.
+pub fn judge(request: &Request, surroundings: &Surroundings) -> Result<Verdict, crate::Error> {
+    if !request.is_for_peers() {
+        return Ok(Verdict::with_warning(&format!(
+            "kg webhook judges peers.kilo.squat.ai only, not {}; correct the rules of its ValidatingWebhookConfiguration",
+            request.resource
+        )));
+    }
+    match request.operation {
+        Operation::Create | Operation::Update => {}
+        Operation::Delete | Operation::Connect => return Ok(Verdict::default()),
+        Operation::Other => {
+            return Ok(Verdict::with_warning(
+                "kg webhook judges CREATE and UPDATE only; correct the rules of its ValidatingWebhookConfiguration",
+            ));
+        }
+    }
+    let (object, old) = request.objects()?;
+    Ok(judge_peer(object, old, surroundings))
+}
+
+/// Judges a Peer as it is to be stored; `old` is what it replaces.
+fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) -> Verdict {
+    let peer: PeerObject = match serde_json::from_value(object.clone()) {
+        Ok(peer) => peer,
+        Err(error) => {
+            return Verdict { faults: vec![format!("it cannot be read: {error}")], ..Verdict::default() };
+        }
+    };
+    let examined = examine(&peer);
+    let mut faults = examined.faults;
+    if let Some(why) = examined.preshared_key {
+        faults.push(format!("spec.presharedKey is no key: {why}; `wg genpsk` makes one"));
+    }
+    if let Ok(spec) = &peer.spec {
+        faults.extend(forms(spec));
+    }
+    let mut warnings = Vec::new();
+    if let Some(peer) = &examined.peer {
+        let earlier = Earlier::of(old);
+        let (new, known): (Vec<_>, Vec<_>) = surroundings
+            .conflicts(peer)
+            .into_iter()
+            .partition(|conflict| earlier.lacks(conflict, object, peer));
+        match surroundings.gap() {
+            None => faults.extend(told(&new)),
+            // What is known may be outdated, and what is missing is not known: neither is a reason to refuse.
+            Some(gap) => {
+                warnings.push(format!("overlaps with nodes and other Peers are not checked for now: {gap}"));
+                warnings.extend(told(&new));
+            }
+        }
+        warnings.extend(told(&known));
+    }
+    if old.is_some_and(|old| old.get("spec") == object.get("spec")) {
+        faults.append(&mut warnings);
+        return Verdict { faults: Vec::new(), warnings: faults };
+    }
+    Verdict { faults, warnings }
+}
+
+/// Forms that agents read, but that mean something else to other programs or, as IPv4 addresses in the clothes of
+/// IPv6, match no packet. They are told apart here only, so that what is stored in them is still read.
+fn forms(spec: &PeerSpec) -> Vec<String> {
+    let mut faults = Vec::new();
+    for text in &spec.allowed_ips {
+        let (Some((address, length)), Ok(_)) = (text.split_once('/'), text.parse::<IpNet>()) else {
+            continue;
+        };
+        if is_mapped(address) {
+            faults.push(format!("spec.allowedIPs holds {:?}: write it as IPv4", shortened(text)));
+        } else if length.len() > 1 && length.starts_with('0') {
+            faults.push(format!(
+                "spec.allowedIPs holds {:?}: write its length without a leading 0",
+                shortened(text)
+            ));
+        }
+    }
+    if let Some(endpoint) = spec.endpoint.as_ref().filter(|endpoint| is_mapped(&endpoint.dns_or_ip.ip)) {
+        let ip = shortened(&endpoint.dns_or_ip.ip);
+        faults.push(format!("spec.endpoint.dnsOrIP.ip is {ip:?}: write it as IPv4"));
+    }
+    faults
+}
+
+/// `::ffff:192.0.2.1` (RFC 4291, section 2.5.5.2).
+fn is_mapped(address: &str) -> bool {
+    matches!(address.parse(), Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some())
+}
+
+/// What an object had before.
+struct Earlier<'a> {
+    key: Option<&'a Value>,
+    allowed_ips: BTreeSet<&'a str>,
+}
+
+impl<'a> Earlier<'a> {
+    fn of(old: Option<&'a Value>) -> Self {
+        let spec = old.and_then(|old| old.get("spec"));
+        let allowed_ips = spec.and_then(|spec| spec.get("allowedIPs")?.as_array()).into_iter().flatten();
+        Self {
+            key: spec.and_then(|spec| spec.get("publicKey")),
+            allowed_ips: allowed_ips.filter_map(Value::as_str).collect(),
+        }
+    }
+
+    /// Whether what is in conflict was not there before. Texts are compared, as the API stores them.
+    fn lacks(&self, conflict: &Conflict, object: &Value, peer: &Peer) -> bool {
+        let spec = &object["spec"];
+        match conflict {
+            Conflict::Key { .. } => self.key != spec.get("publicKey"),
+            Conflict::Overlap { allowed_ip, .. } => {
+                let texts = spec["allowedIPs"].as_array().into_iter().flatten();
+                let mut same = texts.zip(&peer.allowed_ips).filter(|(_, ip)| *ip == allowed_ip);
+                !same.any(|(text, _)| text.as_str().is_some_and(|text| self.allowed_ips.contains(text)))
+            }
+        }
+    }
+}
+
+/// Conflicts in words, with what to do.
+fn told(conflicts: &[Conflict]) -> Vec<String> {
+    let mut texts: Vec<String> = conflicts
+        .iter()
+        .take(TOLD)
+        .map(|conflict| match conflict {
+            Conflict::Key { owner: Object::Node(_) } => format!("{conflict}; give the peer one of its own"),
+            Conflict::Key { .. } => format!("{conflict}; give each a key of its own"),
+            Conflict::Overlap { .. } => format!("{conflict}; write addresses that nobody has"),
+        })
+        .collect();
+    if conflicts.len() > TOLD {
+        texts.push(format!("and {} more of this kind", conflicts.len() - TOLD));
+    }
+    texts
+}
