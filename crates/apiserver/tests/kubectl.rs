@@ -1,115 +1,16 @@
 //! The real `kubectl` against the server: everything a user does with Nodes and Peers.
-//!
-//! It is taken from `$KUBECTL`, else from the `PATH`; `scripts/install-kubectl` installs one.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
-
-use apiserver::Server;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use common::{Cluster, peer_definition};
+use common::peer_definition;
+use common::shell::{PATIENCE, Shell, table};
 
 const KEY: &str = "WJU+zTmzCKYVdXYNn9qRjJqHMaHWQqL3tOBnVJG5t3Q=";
-
-/// How long one command may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A cluster and a user at its command line.
-struct Shell {
-    cluster: Cluster,
-    home: TempDir,
-    kubectl: PathBuf,
-}
-
-/// What a command printed, if it succeeded.
-struct Output {
-    success: bool,
-    stdout: String,
-    stderr: String,
-}
-
-impl Shell {
-    async fn new() -> Shell {
-        let cluster = Cluster::start(Server::new()).await;
-        let home = tempfile::tempdir().unwrap();
-        let kubeconfig = Server::kubeconfig(&cluster.address.to_string());
-        std::fs::write(home.path().join("kubeconfig"), kubeconfig).unwrap();
-        Shell { cluster, home, kubectl: find_kubectl() }
-    }
-
-    /// A cluster with Peers, a Node and a Peer.
-    async fn with_objects() -> Shell {
-        let shell = Shell::new().await;
-        for object in [peer_definition(), node("n1"), peer("p1", "10.5.0.1/32")] {
-            shell.cluster.server.apply_object(object).unwrap();
-        }
-        shell
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.kubectl);
-        command.args(arguments).kill_on_drop(true);
-        command.env("HOME", self.home.path()).env("KUBECONFIG", self.home.path().join("kubeconfig"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Runs a command with `input` as standard input.
-    async fn run(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = self.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(input.as_bytes()).await.unwrap();
-        drop(stdin);
-        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-        let output = output.unwrap_or_else(|_| panic!("kubectl {arguments:?} did not end")).unwrap();
-        Output {
-            success: output.status.success(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    /// Runs a command that must succeed without a warning; its standard output.
-    async fn ok(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.run(arguments, input).await;
-        assert!(output.success, "kubectl {arguments:?}: {}", output.stderr);
-        assert!(!output.stderr.contains("Warning"), "kubectl {arguments:?}: {}", output.stderr);
-        output.stdout
-    }
-
-    /// Runs a command that must fail; its standard error.
-    async fn fails(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.run(arguments, input).await;
-        assert!(!output.success, "kubectl {arguments:?} succeeded: {}", output.stdout);
-        output.stderr
-    }
-
-    fn get(&self, resource: &str, name: &str) -> Value {
-        let found = self.cluster.server.get(resource, name);
-        (*found.unwrap_or_else(|| panic!("{resource} {name} is missing"))).clone()
-    }
-}
-
-fn find_kubectl() -> PathBuf {
-    if let Some(path) = std::env::var_os("KUBECTL").map(PathBuf::from) {
-        assert!(path.is_file(), "KUBECTL is {}, which is no file", path.display());
-        return path;
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|file| file.is_file());
-    found.expect(
-        "kubectl is neither in $KUBECTL nor on the PATH; run KUBECTL=$(scripts/install-kubectl) cargo test",
-    )
-}
 
 fn node(name: &str) -> Value {
     json!({
@@ -131,14 +32,18 @@ fn peer(name: &str, allowed: &str) -> Value {
     })
 }
 
-/// Lines of a table, their columns separated by single spaces.
-fn table(text: &str) -> Vec<String> {
-    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+/// A cluster with Peers, a Node and a Peer.
+async fn with_objects() -> Shell {
+    let shell = Shell::new().await;
+    for object in [peer_definition(), node("n1"), peer("p1", "10.5.0.1/32")] {
+        shell.cluster.server.apply_object(object).unwrap();
+    }
+    shell
 }
 
 #[tokio::test]
 async fn get_prints_tables_and_objects() {
-    let shell = Shell::with_objects().await;
+    let shell = with_objects().await;
     let nodes = table(&shell.ok(&["get", "nodes"], "").await);
     assert_eq!(nodes[0], "NAME STATUS ROLES AGE VERSION");
     assert!(nodes[1].starts_with("n1 Ready <none> ") && nodes[1].ends_with(" v1.36.0"), "{nodes:?}");
@@ -163,7 +68,7 @@ async fn get_prints_tables_and_objects() {
 
 #[tokio::test]
 async fn describe_shows_objects_and_their_events() {
-    let shell = Shell::with_objects().await;
+    let shell = with_objects().await;
     let event = json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": { "generateName": "n1-", "namespace": "default" },
         "eventTime": "2026-11-23T15:00:00.000000Z", "reason": "PeerRejected", "action": "Reconcile",
@@ -185,7 +90,7 @@ async fn describe_shows_objects_and_their_events() {
 
 #[tokio::test]
 async fn annotate_label_and_patch_change_objects() {
-    let shell = Shell::with_objects().await;
+    let shell = with_objects().await;
     shell.ok(&["annotate", "node", "n1", "kilo.squat.ai/leader=true"], "").await;
     shell.ok(&["annotate", "node", "n1", "kilo.squat.ai/location-"], "").await;
     shell.ok(&["label", "peer", "p1", "team=x"], "").await;
@@ -246,7 +151,7 @@ async fn apply_on_the_client_side() {
 
 #[tokio::test]
 async fn apply_on_the_server_side() {
-    let shell = Shell::with_objects().await;
+    let shell = with_objects().await;
     let server_side = ["apply", "--server-side", "-f", "-"];
     shell.ok(&server_side, &peer("p2", "10.5.0.2/32").to_string()).await;
     shell.ok(&server_side, &peer("p2", "10.5.0.3/32").to_string()).await;
@@ -267,7 +172,7 @@ async fn apply_on_the_server_side() {
 
 #[tokio::test]
 async fn delete_and_replace() {
-    let shell = Shell::with_objects().await;
+    let shell = with_objects().await;
     let mut replaced = shell.get("peers", "p1");
     replaced["spec"]["persistentKeepalive"] = json!(3);
     shell.ok(&["replace", "-f", "-"], &replaced.to_string()).await;
@@ -287,7 +192,7 @@ async fn delete_and_replace() {
 
 #[tokio::test]
 async fn discovery_names_all_resources() {
-    let shell = Shell::with_objects().await;
+    let shell = with_objects().await;
     let resources = table(&shell.ok(&["api-resources"], "").await);
     for expected in [
         "nodes no v1 false Node",
@@ -306,7 +211,7 @@ async fn discovery_names_all_resources() {
 
 #[tokio::test]
 async fn get_watch_sees_changes() {
-    let shell = Shell::with_objects().await;
+    let shell = with_objects().await;
     let mut child = shell.command(&["get", "peers", "-w", "-o", "name"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = async || {

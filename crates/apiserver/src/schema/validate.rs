@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::is_embedded;
 use crate::status::Cause;
 
-/// Everything that is wrong with an object, in the order of its fields.
-pub(crate) fn validate(schema: &Value, object: &Value) -> Vec<Cause> {
+/// Everything that is wrong with an object, in the order of its fields. What an update leaves as it is in `old` is not
+/// looked at: a real API server lets pass what was stored before a rule was made.
+pub(crate) fn validate(schema: &Value, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     if let (Some(map), Some(properties)) = (object.as_object(), schema["properties"].as_object()) {
         required(schema, object, "", &mut causes);
@@ -18,14 +19,17 @@ pub(crate) fn validate(schema: &Value, object: &Value) -> Vec<Cause> {
             if let Some(property) = properties.get(name)
                 && name != "metadata"
             {
-                check(property, field, name, &mut causes);
+                check(property, field, old.and_then(|old| old.get(name)), name, &mut causes);
             }
         }
     }
     causes
 }
 
-fn check(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+fn check(schema: &Value, value: &Value, old: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
+    if old == Some(value) {
+        return;
+    }
     if value.is_null() && schema["nullable"] == Value::Bool(true) {
         return;
     }
@@ -34,8 +38,8 @@ fn check(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
         return;
     }
     match value {
-        Value::Object(_) => check_object(schema, value, path, causes),
-        Value::Array(list) => check_list(schema, list, path, causes),
+        Value::Object(_) => check_object(schema, value, old, path, causes),
+        Value::Array(list) => check_list(schema, list, old, path, causes),
         Value::String(text) => check_text(schema, text, path, causes),
         Value::Number(_) => check_number(schema, value, path, causes),
         Value::Bool(_) | Value::Null => {}
@@ -88,7 +92,7 @@ fn required(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) 
     }
 }
 
-fn check_object(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+fn check_object(schema: &Value, value: &Value, old: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
     required(schema, value, path, causes);
     let Some(map) = value.as_object() else { return };
     count(schema, ("minProperties", "maxProperties", "properties"), map.len(), path, causes);
@@ -96,25 +100,23 @@ fn check_object(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Caus
         if is_embedded(schema) && name == "metadata" {
             continue;
         }
+        let before = old.and_then(|old| old.get(name));
         if let Some(property) = schema["properties"].get(name) {
-            check(property, field, &join(path, name), causes);
+            check(property, field, before, &join(path, name), causes);
         } else if schema["additionalProperties"].is_object() {
-            check(&schema["additionalProperties"], field, &join(path, name), causes);
+            check(&schema["additionalProperties"], field, before, &join(path, name), causes);
         }
     }
 }
 
-fn check_list(schema: &Value, list: &[Value], path: &str, causes: &mut Vec<Cause>) {
+fn check_list(schema: &Value, list: &[Value], old: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
     count(schema, ("minItems", "maxItems", "items"), list.len(), path, causes);
-    for (index, element) in list.iter().enumerate() {
-        check(&schema["items"], element, &format!("{path}[{index}]"), causes);
-    }
     let keys = match schema["x-kubernetes-list-type"].as_str() {
-        Some("set") => None,
-        Some("map") => schema["x-kubernetes-list-map-keys"].as_array(),
-        _ => return,
+        Some("set") => Some(None),
+        Some("map") => Some(schema["x-kubernetes-list-map-keys"].as_array()),
+        _ => None,
     };
-    let identity = |element: &Value| match keys {
+    let identity = |element: &Value| match keys.flatten() {
         Some(keys) => keys
             .iter()
             .filter_map(Value::as_str)
@@ -123,6 +125,15 @@ fn check_list(schema: &Value, list: &[Value], path: &str, causes: &mut Vec<Cause
             .join(","),
         None => element.to_string(),
     };
+    // Only the elements of a map can be told from those that were there before.
+    let olds = old.filter(|_| keys.flatten().is_some()).and_then(Value::as_array).into_iter().flatten();
+    for (index, element) in list.iter().enumerate() {
+        let before = olds.clone().find(|old| identity(old) == identity(element));
+        check(&schema["items"], element, before, &format!("{path}[{index}]"), causes);
+    }
+    if keys.is_none() {
+        return;
+    }
     for (index, element) in list.iter().enumerate() {
         if list[..index].iter().any(|other| identity(other) == identity(element)) {
             let message = format!("Duplicate value: {element}");
@@ -255,12 +266,12 @@ fn check_enum(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>
 fn check_logic(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     let fits = |schema: &Value| {
         let mut found = Vec::new();
-        check(schema, value, path, &mut found);
+        check(schema, value, None, path, &mut found);
         found.is_empty()
     };
     let fitting = |key: &str| schema[key].as_array().map(|list| list.iter().filter(|s| fits(s)).count());
     for each in schema["allOf"].as_array().into_iter().flatten() {
-        check(each, value, path, causes);
+        check(each, value, None, path, causes);
     }
     let mut fail = |why: &str| {
         causes.push(Cause::invalid(path, &value.to_string(), &format!("{path:?} {why}")));

@@ -109,7 +109,7 @@ impl Inner {
             remove(&mut value, "status");
         }
         let warnings = conform(kind, &mut value, options.validation)?;
-        validate(kind, &value)?;
+        validate(kind, &value, None)?;
         set_system_fields(kind, &mut value);
         let owners = new.owners.unwrap_or_else(|| created_owners(kind, &value, &options.manager));
         ownership::encode(&mut value, owners);

@@ -31,7 +31,7 @@ pub(super) fn next_version(
         Part::Status => keep_all_but_status(kind, live, &mut value),
         Part::Main | Part::Whole => {}
     }
-    validate(kind, &value)?;
+    validate(kind, &value, Some(live))?;
     if definition::is_definition(kind) {
         definition::note_stored_versions(&mut value);
     }
@@ -80,10 +80,11 @@ pub(super) fn conform(
     Ok(warnings)
 }
 
-pub(super) fn validate(kind: &Kind, value: &Value) -> Result<(), Status> {
+/// `live` is what the object replaces.
+pub(super) fn validate(kind: &Kind, value: &Value, live: Option<&Value>) -> Result<(), Status> {
     let mut causes: Vec<Cause> = meta::validate(kind, value);
     if let Some(custom) = &kind.custom {
-        causes.extend(schema::validate(&custom.schema, value));
+        causes.extend(schema::validate(&custom.schema, value, live));
     } else if definition::is_definition(kind) {
         causes.extend(definition::validate(value));
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of this")]
 
+pub mod shell;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
