@@ -11,6 +11,7 @@ use kubernetes::{
     watch::{WatchedNode, WatchedPeer},
 };
 use mesh::{Object, Problem};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const KEY: &str = "rEzswSMXSD5vdP615McU88sC0C8vm29cjELTG+RKVK4=";
@@ -267,4 +268,22 @@ fn nothing_secret_is_in_an_answer() {
     let request = Request::decode(review("CREATE", &object, &Value::Null).to_string().as_bytes()).unwrap();
     let answer = request.answer(&judge(&request, &cluster()).unwrap()).to_string();
     assert!(!answer.contains("X5iEdx2"), "{answer}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is sent is answered or refused with a reason.
+    #[test]
+    fn no_request_is_too_odd(at in any::<proptest::sample::Index>(), bytes in proptest::collection::vec(any::<u8>(), 0..8)) {
+        let good = review("UPDATE", &peer("new", KEY, &["10.5.0.2/32"]), &peer("new", KEY, &[])).to_string();
+        let mut body = good.into_bytes();
+        let at = at.index(body.len());
+        let end = (at + bytes.len()).min(body.len());
+        body.splice(at..end, bytes);
+        match Request::decode(&body).and_then(|request| judge(&request, &cluster()).map(|verdict| request.answer(&verdict))) {
+            Ok(answer) => prop_assert_eq!(&answer["kind"], "AdmissionReview"),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
 }

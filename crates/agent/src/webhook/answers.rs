@@ -53,7 +53,7 @@ async fn review(webhook: &Webhook, request: HttpRequest) -> Result<String, (Stat
     };
     let bad = |error: kubernetes::Error| (StatusCode::BAD_REQUEST, error.to_string());
     let review = Request::decode(&body).map_err(bad)?;
-    let verdict = judge(&review, &webhook.surroundings()).map_err(bad)?;
+    let verdict = judge(&review, &webhook.cluster.surroundings()).map_err(bad)?;
     let response = if verdict.is_allowed() { metrics::Response::Allowed } else { metrics::Response::Denied };
     webhook.metrics.review(review.operation.name(), response);
     tracing::debug!(
@@ -101,7 +101,7 @@ async fn health(State(webhook): State<Arc<Webhook>>) -> Response {
         None => format!("healthy\nthe certificate is valid until {}\n", webhook.certificate.not_after()),
         Some(trouble) => format!("unhealthy\n- {trouble}\n"),
     };
-    if let Some(gap) = webhook.surroundings().gap() {
+    if let Some(gap) = webhook.cluster.surroundings().gap() {
         text.push_str(&format!("overlaps with nodes and other Peers are not checked: {gap}\n"));
     }
     (status, text).into_response()

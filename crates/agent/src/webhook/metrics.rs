@@ -1,6 +1,6 @@
 //! What the webhook's `/metrics` tells: the Go webhook's metrics, and ours.
 
-use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, atomic::AtomicI64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -8,9 +8,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// The metrics of a webhook.
+/// The metrics of a webhook. A clone is the same metrics.
+#[derive(Clone)]
 pub struct Metrics {
-    registry: Registry,
+    registry: Arc<Registry>,
     reviews: Family<ReviewLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     errors: Counter,
@@ -44,33 +45,30 @@ pub enum Response {
 impl Metrics {
     /// Metrics of a webhook that was asked nothing yet.
     pub fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::default(),
-            reviews: Family::default(),
-            requests: Family::default(),
-            errors: Counter::default(),
-            not_after: Gauge::default(),
-            complete: Gauge::default(),
-        };
-        let registry = &mut metrics.registry;
+        let mut registry = Registry::default();
+        let reviews = Family::default();
+        let requests = Family::default();
+        let errors = Counter::default();
+        let not_after = Gauge::default();
+        let complete = Gauge::default();
         registry.register(
             "admission_requests",
             "The number of received admission reviews requests",
-            metrics.reviews.clone(),
+            Family::clone(&reviews),
         );
-        registry.register("http_requests", "The number of received http requests", metrics.requests.clone());
-        registry.register("errors", "The total number of errors", metrics.errors.clone());
+        registry.register("http_requests", "The number of received http requests", Family::clone(&requests));
+        registry.register("errors", "The total number of errors", Counter::clone(&errors));
         registry.register(
             "kilo_webhook_certificate_not_after_seconds",
             "Until when the certificate is valid, in Unix seconds",
-            metrics.not_after.clone(),
+            Gauge::clone(&not_after),
         );
         registry.register(
             "kilo_webhook_overlaps_checked",
             "Whether all Nodes and Peers are known, so that overlaps are refused",
-            metrics.complete.clone(),
+            Gauge::clone(&complete),
         );
-        metrics
+        Self { registry: Arc::new(registry), reviews, requests, errors, not_after, complete }
     }
 
     /// Counts a review that was answered.

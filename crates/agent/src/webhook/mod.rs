@@ -5,21 +5,22 @@
 
 mod answers;
 mod certificate;
+mod cluster;
 mod connections;
 mod metrics;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kubernetes::{ApiAccess, Credentials, WatchConfig, admission::Surroundings, connect, watch};
-use tokio::signal::unix::{SignalKind, signal};
+use kubernetes::ApiAccess;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 
 use crate::cli::listen_address;
+use cluster::Cluster;
 use metrics::Metrics;
 
 /// The flags of `kg webhook`.
@@ -54,7 +55,7 @@ pub struct Flags {
 /// What all requests share.
 struct Webhook {
     certificate: certificate::Shown,
-    surroundings: Mutex<Surroundings>,
+    cluster: Arc<Cluster>,
     metrics: Metrics,
 }
 
@@ -63,16 +64,22 @@ struct Webhook {
 /// # Errors
 /// When the certificate, the credentials or an address cannot be used at the beginning.
 pub async fn run(flags: Flags) -> Result<()> {
-    let files = certificate::Files { certificate: flags.cert_file.clone(), key: flags.key_file.clone() };
+    let mut end = pin!(signalled()?);
+    let files = certificate::Files { certificate: flags.cert_file, key: flags.key_file };
     let webhook = Arc::new(Webhook {
         certificate: certificate::Shown::start(files)?,
-        surroundings: Mutex::new(Surroundings::unknown("Nodes and Peers have not been read yet")),
+        cluster: Arc::new(Cluster::new()),
         metrics: Metrics::new(),
     });
     webhook.show_certificate();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let follow_cluster = webhook.clone().follow_cluster(&flags).await?;
+    let user_agent = concat!("kg-webhook/", env!("CARGO_PKG_VERSION"));
+    let access = ApiAccess::from_flags(flags.kubeconfig, flags.master, user_agent);
+    let mut tasks = JoinSet::new();
+    webhook.cluster.follow(&access, webhook.metrics.clone(), &mut tasks).await?;
+    tokio::select! {
+        () = &mut end => return Ok(()),
+        () = webhook.cluster.settled() => {}
+    }
     let listener = connections::listen(flags.listen, "--listen").await?;
     let metrics_listener = connections::listen(flags.listen_metrics, "--listen-metrics").await?;
     let tls = connections::acceptor(webhook.clone())?;
@@ -82,72 +89,32 @@ pub async fn run(flags: Flags) -> Result<()> {
         not_after = %webhook.certificate.not_after(),
         "the webhook listens"
     );
-    let end = async {
-        let signal = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal, "ending");
-    };
+    let measurements = axum::serve(metrics_listener, answers::measurements(webhook.clone()));
     tokio::select! {
         () = connections::serve(listener, tls, answers::reviews(webhook.clone()), end) => {}
-        served = axum::serve(metrics_listener, answers::measurements(webhook.clone())) => served.context("the HTTP server has ended")?,
+        served = measurements => served.context("the HTTP server has ended")?,
         () = webhook.certificate.follow(|| webhook.show_certificate()) => {}
-        () = follow_cluster => {}
     }
     tracing::info!("ended");
     Ok(())
 }
 
-impl Webhook {
-    /// Prepares to keep what is known of the cluster up to date; what comes of it does not end.
-    ///
-    /// Without an API there is still the shape of Peers to judge, as the Go implementation does, which needs no
-    /// credentials. Only credentials that were asked for have to work.
-    async fn follow_cluster(self: Arc<Self>, flags: &Flags) -> Result<impl Future<Output = ()> + use<>> {
-        let user_agent = concat!("kg-webhook/", env!("CARGO_PKG_VERSION"));
-        let access = ApiAccess::from_flags(flags.kubeconfig.clone(), flags.master.clone(), user_agent);
-        let client = match connect(&access).await {
-            Ok(client) => Some(client),
-            Err(error) if access.credentials == Credentials::ServiceAccount => {
-                tracing::warn!("overlaps with nodes and other Peers are not checked: {error}");
-                *self.surroundings() = Surroundings::unknown(error.to_string());
-                None
-            }
-            Err(error) => return Err(error.into()),
+/// Waits for SIGTERM or SIGINT.
+fn signalled() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    Ok(async move {
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
         };
-        Ok(async move {
-            let Some(client) = client else { return std::future::pending().await };
-            let config = WatchConfig {
-                topology_label: kubernetes::annotations::REGION_LABEL.to_owned(),
-                own_node: None,
-            };
-            let mut updates = watch(&client, config);
-            let mut told = None;
-            loop {
-                let update = updates.next().await;
-                self.surroundings().take(update);
-                let gap = self.surroundings().gap().map(str::to_owned);
-                self.metrics.overlaps_checked(gap.is_none());
-                if gap != told {
-                    match &gap {
-                        None => tracing::info!("overlaps with nodes and other Peers are checked"),
-                        Some(gap) => {
-                            tracing::warn!("overlaps with nodes and other Peers are not checked: {gap}")
-                        }
-                    }
-                    told = gap;
-                }
-            }
-        })
-    }
+        tracing::info!(signal, "ending");
+    })
+}
 
+impl Webhook {
     fn show_certificate(&self) {
         self.metrics.certificate(self.certificate.not_after().as_second());
-    }
-
-    fn surroundings(&self) -> std::sync::MutexGuard<'_, Surroundings> {
-        self.surroundings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
