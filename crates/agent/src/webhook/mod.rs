@@ -36,10 +36,10 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Where /validate and /health are served over TLS: ADDRESS:PORT or :PORT.
-    #[arg(long, default_value = ":8443", value_parser = listen_address)]
+    #[arg(long, default_value = ":8443", value_parser = listen_address, value_name = "ADDRESS")]
     listen: SocketAddr,
     /// Where /metrics and /health are served without TLS: ADDRESS:PORT or :PORT.
-    #[arg(long, default_value = ":1107", value_parser = listen_address)]
+    #[arg(long, default_value = ":1107", value_parser = listen_address, value_name = "ADDRESS")]
     listen_metrics: SocketAddr,
     /// The form of log lines.
     #[arg(long, default_value = "text", value_enum)]
