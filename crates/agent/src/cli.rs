@@ -47,6 +47,8 @@ pub enum Command {
     },
     /// Answer API servers over TLS whether a Peer may be stored.
     Webhook(crate::webhook::Flags),
+    /// Put the CNI plugins and the network configuration onto the host; what init containers run.
+    InstallCni(crate::install_cni::Flags),
 }
 
 /// The agent's flags.

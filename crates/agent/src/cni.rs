@@ -3,7 +3,12 @@
 //! Only `ipam.ranges` (or `ipam.subnet`) of plugins with `host-local` address management is touched. A file that is
 //! missing, is not JSON or has no such plugin is left as it is, and says so.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs::{self, File, Permissions},
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -39,18 +44,55 @@ pub fn set_subnets(path: &Path, subnets: &[IpNet]) -> Result<Option<bool>> {
         bail!("{} has no plugin with host-local address management and is left untouched", path.display());
     }
     if changed {
-        replace(path, &format!("{}\n", serde_json::to_string_pretty(&list)?))
+        let text = format!("{}\n", serde_json::to_string_pretty(&list)?);
+        replace(path, text.as_bytes(), mode(path).unwrap_or(0o644))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(Some(changed))
 }
 
+/// The ranges of the first plugin with `host-local` address management in the list at `path`, if there are any.
+pub fn ranges(path: &Path) -> Option<Value> {
+    let list: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    let mut plugins = list.get("plugins")?.as_array()?.iter();
+    plugins.find_map(|plugin| plugin.pointer("/ipam/ranges").filter(|_| is_host_local(plugin)).cloned())
+}
+
+/// Sets the ranges of all plugins with `host-local` address management that have none.
+pub fn set_missing_ranges(list: &mut Value, ranges: &Value) {
+    for plugin in list.get_mut("plugins").and_then(Value::as_array_mut).into_iter().flatten() {
+        if !is_host_local(plugin) {
+            continue;
+        }
+        let ipam = plugin.get_mut("ipam").and_then(Value::as_object_mut);
+        if let Some(ipam) = ipam.filter(|ipam| !ipam.contains_key("ranges") && !ipam.contains_key("subnet")) {
+            ipam.insert("ranges".to_owned(), ranges.clone());
+        }
+    }
+}
+
+fn is_host_local(plugin: &Value) -> bool {
+    plugin.pointer("/ipam/type").and_then(Value::as_str) == Some("host-local")
+}
+
+/// The permissions of a file, if there is one.
+pub fn mode(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o7777)
+}
+
 /// Written beside and renamed: a container runtime never reads half a file.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension(format!("kilo-new-{}", std::process::id()));
-    fs::write(&temporary, text)?;
-    fs::set_permissions(&temporary, fs::metadata(path)?.permissions())?;
-    fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
+    // Runtimes read files by their endings, and this is none of them.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".kilo-new-{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || {
+        fs::write(&temporary, content)?;
+        fs::set_permissions(&temporary, Permissions::from_mode(mode))?;
+        File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
 #[cfg(test)]

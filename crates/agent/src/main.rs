@@ -6,6 +6,7 @@
 mod cli;
 mod cni;
 mod http;
+mod install_cni;
 mod key;
 mod metrics;
 mod report;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
         Some(Command::Webhook(flags)) => {
             log::start("kg", flags.log_level, flags.log_format);
             run_webhook(flags)
+        }
+        Some(Command::InstallCni(flags)) => {
+            install_cni::run(&flags).map(|done| done.iter().for_each(|line| println!("{line}")))
         }
         None => {
             log::start("kg", cli.agent.log_level, cli.agent.log_format);
