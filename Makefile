@@ -1,5 +1,5 @@
 # The entry points. Each works from a fresh clone on Debian 12 with Rust; each says what it installs.
-.PHONY: build demo test lint unit test-kernel bench bench-tunnel deps-demo deps-test deps-kernel
+.PHONY: build demo test lint unit test-kernel image bench bench-tunnel deps-demo deps-test deps-kernel deps-image
 
 # All programs, as they are released: target/release/{kg,kgctl,kilo-lab}.
 build:
@@ -26,6 +26,12 @@ unit:
 test-kernel: deps-kernel
 	cargo run --quiet --locked -p xtask -- test-kernel
 
+# The container image, without a container daemon: target/image and target/kilo-image.tar. PROFILE=vm shares its build with
+# test-kernel. Needs root to check that what is in it runs.
+PROFILE ?= release
+image: deps-image
+	cargo run --quiet --locked -p xtask -- image --profile $(PROFILE)
+
 # What decoding and computing cost, up to 10,000 nodes.
 bench:
 	cargo bench --locked -p simulation -p kubernetes
@@ -42,3 +48,5 @@ deps-test:
 	./scripts/install-packages test
 deps-kernel:
 	./scripts/install-packages demo kernel
+deps-image:
+	./scripts/install-packages image

@@ -2,6 +2,7 @@
 //! machine.
 
 mod dependencies;
+mod image;
 mod scenarios;
 mod statics;
 mod test_kernel;
@@ -30,6 +31,12 @@ enum Task {
         /// Packages to build; kg, kgctl and kilo-lab when nothing is named.
         #[arg(long = "package", short = 'p')]
         packages: Vec<String>,
+        /// The cargo profile.
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
+    /// Build the container image from static programs, without a container daemon, and check that it runs.
+    Image {
         /// The cargo profile.
         #[arg(long, default_value = "release")]
         profile: String,
@@ -105,6 +112,7 @@ fn run(task: Task) -> Result<u8> {
             }
             Ok(0)
         }
+        Task::Image { profile } => image::run(&profile).map(|()| 0),
         Task::CheckDependencies => dependencies::check().map(|()| 0),
         Task::Vm(args) => machine(args)?.run(),
         Task::TestKernel { list: true, .. } => {

@@ -105,7 +105,8 @@ fn executable(message: &str, kind: Kind) -> Option<Program> {
     Some(Program { name: message["target"]["name"].as_str()?.to_owned(), path: path.into() })
 }
 
-fn check_static(program: &Path) -> Result<()> {
+/// An error unless the program needs no shared library.
+pub fn check_static(program: &Path) -> Result<()> {
     match linkage(program)? {
         Some(Linkage::Static) => Ok(()),
         Some(Linkage::Dynamic(libraries)) => {

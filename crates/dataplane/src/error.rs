@@ -82,7 +82,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// A kernel setting could not be written.
-    #[error("writing 1 to {path}: {source}; set it on the host, or mount its /proc/sys/net writable at /host/proc/sys/net")]
+    #[error(
+        "writing 1 to {path}: {source}; set it on the host, or mount its /proc/sys/net writable at /host/proc/sys/net"
+    )]
     Setting {
         /// The file in `/proc/sys`.
         path: &'static str,
