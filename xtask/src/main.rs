@@ -3,6 +3,7 @@
 
 mod dependencies;
 mod image;
+mod manifests;
 mod scenarios;
 mod statics;
 mod test_kernel;
@@ -41,6 +42,8 @@ enum Task {
         #[arg(long, default_value = "release")]
         profile: String,
     },
+    /// Write the manifests.
+    Manifests,
     /// Check that pure crates are pure, and that every dependency has a permissive licence.
     CheckDependencies,
     /// Run one command on Debian's stock kernel in QEMU (software emulation) and exit with its status.
@@ -113,6 +116,7 @@ fn run(task: Task) -> Result<u8> {
             Ok(0)
         }
         Task::Image { profile } => image::run(&profile).map(|()| 0),
+        Task::Manifests => manifests::write(&workspace().join("manifests")).map(|()| 0),
         Task::CheckDependencies => dependencies::check().map(|()| 0),
         Task::Vm(args) => machine(args)?.run(),
         Task::TestKernel { list: true, .. } => {

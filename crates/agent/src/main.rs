@@ -8,6 +8,8 @@ mod cni;
 mod http;
 mod install_cni;
 mod key;
+#[cfg(test)]
+mod manifests;
 mod metrics;
 mod report;
 mod runtime;
