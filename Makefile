@@ -1,5 +1,5 @@
 # The entry points. Each works from a fresh clone on Debian 12 with Rust; each says what it installs.
-.PHONY: build demo test lint unit test-kernel image bench bench-tunnel deps-demo deps-test deps-kernel deps-image
+.PHONY: build demo test lint unit test-kernel image bench bench-tunnel docs deps-demo deps-test deps-kernel deps-image
 
 # All programs, as they are released: target/release/{kg,kgctl,kilo-lab}.
 build:
@@ -31,6 +31,10 @@ test-kernel: deps-kernel
 PROFILE ?= release
 image: deps-image
 	cargo run --quiet --locked -p xtask -- image --profile $(PROFILE)
+
+# The reference pages of kg and kgctl, from what --help is printed from.
+docs:
+	cargo run --quiet --locked -p xtask -- docs
 
 # What decoding and computing cost, up to 10,000 nodes.
 bench:

@@ -2,6 +2,7 @@
 //! machine.
 
 mod dependencies;
+mod documents;
 mod image;
 mod manifests;
 mod scenarios;
@@ -46,6 +47,8 @@ enum Task {
     Manifests,
     /// Check that pure crates are pure, and that every dependency has a permissive licence.
     CheckDependencies,
+    /// Write the reference pages docs/kg.md and docs/kgctl.md from the programs' command lines.
+    Docs,
     /// Run one command on Debian's stock kernel in QEMU (software emulation) and exit with its status.
     Vm(VmArgs),
     /// Run the scenarios that need a stock kernel, each in a virtual machine of its own.
@@ -118,6 +121,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Image { profile } => image::run(&profile).map(|()| 0),
         Task::Manifests => manifests::write(&workspace().join("manifests")).map(|()| 0),
         Task::CheckDependencies => dependencies::check().map(|()| 0),
+        Task::Docs => documents::write().map(|()| 0),
         Task::Vm(args) => machine(args)?.run(),
         Task::TestKernel { list: true, .. } => {
             test_kernel::list();

@@ -40,6 +40,9 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Print the reference page, docs/kg.md.
+    #[command(hide = true)]
+    Reference,
     /// Run the embedded WireGuard device alone, in the foreground.
     Tunnel {
         /// The interface to make.
@@ -181,6 +184,12 @@ fn mtu(text: &str) -> Result<Mtu, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reference_page_says_what_help_says() {
+        let page = program::reference::markdown(<Cli as clap::CommandFactory>::command());
+        assert!(page == include_str!("../../../docs/kg.md"), "docs/kg.md is out of date: run make docs");
+    }
 
     #[test]
     fn boolean_flags_take_a_value_after_the_equals_sign() {

@@ -34,6 +34,10 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "kg", &mut std::io::stdout());
             Ok(())
         }
+        Some(Command::Reference) => {
+            print!("{}", program::reference::markdown(Cli::command()));
+            Ok(())
+        }
         Some(Command::Tunnel { interface }) => {
             log::start("kg", cli.agent.log_level, cli.agent.log_format);
             tunnel::run_foreground(interface.as_str()).map_err(Into::into)

@@ -77,6 +77,9 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Print the reference page, docs/kgctl.md.
+    #[command(hide = true)]
+    Reference,
 }
 
 #[derive(Args)]
@@ -133,6 +136,7 @@ async fn run(cli: Cli) -> Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "kgctl", &mut std::io::stdout());
             Ok(())
         }
+        Command::Reference => print(&program::reference::markdown(Cli::command())),
         Command::Connect(flags) => connect::run(&cli.global, &flags).await,
         Command::Graph => print(&Cluster::read(&cli.global).await?.topology.to_dot()),
         Command::Showconf(request) => {
@@ -151,5 +155,19 @@ fn print(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_page_says_what_help_says() {
+        let page = program::reference::markdown(Cli::command());
+        assert!(
+            page == include_str!("../../../docs/kgctl.md"),
+            "docs/kgctl.md is out of date: run make docs"
+        );
     }
 }
