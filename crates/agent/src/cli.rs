@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
-use hostnet::{Encapsulation, LinkName};
+use hostnet::{Compatibility, Encapsulation, EncapsulationType, LinkName};
 use ipnet::IpNet;
 use mesh::{Granularity, allocation::Subnets};
 use program::{flags::duration, log};
@@ -72,6 +72,9 @@ pub struct Agent {
     /// The CNI configuration.
     #[arg(long, default_value = "/etc/cni/net.d/10-kilo.conflist", value_name = "FILE")]
     pub cni_path: PathBuf,
+    /// The container network that Kilo is an add-on to: flannel, cilium, calico; empty: none, Kilo is the only one.
+    #[arg(long, default_value = "", value_name = "CNI", value_parser = |text: &str| text.parse::<Compatibility>())]
+    pub compatibility: Compatibility,
     /// Make the WireGuard interface; otherwise one of this name has to exist.
     #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub create_interface: bool,
@@ -81,6 +84,9 @@ pub struct Agent {
     /// When packets inside of a location are encapsulated: never, crosssubnet, always.
     #[arg(long, default_value = "always", value_parser = |text: &str| text.parse::<Encapsulation>())]
     pub encapsulate: Encapsulation,
+    /// In what packets are encapsulated: ipip, or vxlan (UDP port 4790) where the kernel or the network refuses that.
+    #[arg(long, default_value = "ipip", value_name = "TYPE", value_parser = |text: &str| text.parse::<EncapsulationType>())]
+    pub encapsulation_type: EncapsulationType,
     /// The name of this node [default: the host's name].
     #[arg(long, value_name = "NODE")]
     pub hostname: Option<String>,

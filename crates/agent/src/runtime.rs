@@ -234,7 +234,7 @@ impl Runtime {
             granularity: status.granularity,
             last_seen: status.last_seen,
             discovered_endpoints: status.discovered_endpoints,
-            cni_compatibility_ip: None,
+            cni_compatibility_ips: status.cni_compatibility_ips,
         };
         let patch = kubernetes::encode::patch(&self.annotations, &facts);
         let (client, node) = (self.client.clone(), self.setup.reconciler.node.clone());

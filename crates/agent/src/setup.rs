@@ -38,6 +38,8 @@ impl Setup {
             private_key,
             listen_port: flags.port,
             encapsulation: flags.encapsulate,
+            encapsulation_type: flags.encapsulation_type,
+            compatibility: flags.compatibility,
             local_routes_by: responsible(flags.local),
             pod_nat_by: responsible(flags.cni),
             accept_forwarding: flags.iptables_forward_rules,

@@ -44,11 +44,23 @@ pub enum Error {
     /// The kernel cannot encapsulate.
     #[error(
         "the kernel cannot make the {kind} interface {link} ({source}): load the module {kind}, or start with \
-         --encapsulate=never"
+         --encapsulation-type=vxlan or --encapsulate=never"
     )]
     NoEncapsulation {
         /// `ipip` or `sit`.
         kind: &'static str,
+        /// The interface.
+        link: LinkName,
+        /// The kernel's answer.
+        source: Refusal,
+    },
+    /// The kernel cannot make our VXLAN interface.
+    #[error(
+        "the kernel cannot make the VXLAN interface {link} ({source}): load the module vxlan, see that nothing else \
+         listens on UDP port {}, or start with --encapsulate=never",
+        hostnet::VXLAN_PORT
+    )]
+    NoVxlan {
         /// The interface.
         link: LinkName,
         /// The kernel's answer.

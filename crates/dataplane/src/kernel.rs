@@ -66,7 +66,7 @@ impl Kernel {
     pub fn supports(&mut self, kind: LinkKind) -> Result<bool, Error> {
         match kind {
             LinkKind::Wireguard => Ok(true),
-            LinkKind::Ipip | LinkKind::Sit => {
+            LinkKind::Ipip | LinkKind::Sit | LinkKind::Vxlan => {
                 link::is_known(&mut self.route, kind).map_err(Error::observing("the kinds of interfaces"))
             }
         }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use hostnet::{
-    Address, HostFacts, HostState, Interface, KILO_TABLE, Leftover, Link, LinkKind, LinkName, MAIN_TABLE,
-    Observation, ROUTE_PROTOCOL, Route,
+    ADDON_TABLE, Address, HostFacts, HostState, Interface, KILO_TABLE, Leftover, Link, LinkKind, LinkName,
+    MAIN_TABLE, Observation, ROUTE_PROTOCOL, Route, VXLAN_LINK,
 };
 use mesh::prefix::Family;
 
@@ -25,8 +25,12 @@ use crate::{
     setting,
 };
 
-/// What the kernel names its own devices for encapsulation without a fixed remote.
-pub const TUNNELS: [(&str, LinkKind); 2] = [("tunl0", LinkKind::Ipip), ("sit0", LinkKind::Sit)];
+/// The kernel's own devices for encapsulation without a fixed remote: as it names them, and as Cilium renames the first.
+pub const TUNNELS: [(&str, LinkKind); 3] =
+    [("tunl0", LinkKind::Ipip), ("sit0", LinkKind::Sit), (CILIUM_TUNNEL, LinkKind::Ipip)];
+
+/// It is there when Cilium says so, which decides what is sent through it: so it is one of the facts, too.
+const CILIUM_TUNNEL: &str = "cilium_tunl";
 
 /// The interfaces of the host, ours told from others.
 struct Links {
@@ -45,7 +49,9 @@ impl Kernel {
         let addresses = address::all(&mut self.route)?;
         let mut routes = route::in_table(&mut self.route, MAIN_TABLE)?;
         let default_interface = links.default_interface(&routes);
-        routes.extend(route::in_table(&mut self.route, KILO_TABLE)?);
+        for table in [KILO_TABLE, ADDON_TABLE] {
+            routes.extend(route::in_table(&mut self.route, table)?);
+        }
         links.sort_routes(&routes, &mut host);
         for found in rule::all(&mut self.route)? {
             if found.protocol == ROUTE_PROTOCOL {
@@ -88,6 +94,8 @@ impl Kernel {
                 // A link of another kind is not ours; it is an error when one is to be made.
                 let own = configurable && kinds.contains(&found.kind.as_str());
                 own.then_some((LinkKind::Wireguard, self.manages_interface()))?
+            } else if found.name.as_str() == VXLAN_LINK && found.is_our_vxlan {
+                (LinkKind::Vxlan, true)
             } else {
                 (tunnel_kind(found)?, false)
             };
@@ -136,6 +144,7 @@ impl Links {
                 via: found.via,
                 link: link.name.clone(),
                 source: found.source,
+                outer: found.outer,
             };
             let go_device = link.name == self.interface || link.name.as_str() == TUNNELS[0].0;
             if found.protocol == ROUTE_PROTOCOL && found.metric == 0 {
@@ -168,7 +177,8 @@ impl Links {
         let foreign = self
             .all
             .values()
-            .filter(|link| !self.ours.contains_key(&link.index) && link.name != self.interface);
+            .filter(|link| !self.ours.contains_key(&link.index) || link.name.as_str() == CILIUM_TUNNEL)
+            .filter(|link| link.name != self.interface);
         let mut interfaces: BTreeMap<u32, (LinkName, Interface)> = foreign
             .map(|link| {
                 let (mtu, running, kind) = (link.mtu, link.running, link.kind.clone());

@@ -11,7 +11,7 @@ use std::{
     task::Poll,
 };
 
-use hostnet::{KILO_TABLE, LinkName, MAIN_TABLE, NFT_TABLE, ROUTE_PROTOCOL};
+use hostnet::{KILO_TABLE, LinkName, NFT_TABLE, ROUTE_PROTOCOL, TABLES};
 use tokio::io::unix::AsyncFd;
 
 use crate::{
@@ -265,5 +265,5 @@ fn route_matters(message: &Received<'_>) -> bool {
     let table = message.attributes(12).u32(RTA_TABLE).unwrap_or(u32::from(message.byte(4)));
     let replaces = message.kind == RTM_NEWROUTE && message.flags & NLM_F_REPLACE != 0;
     let default = message.byte(1) == 0;
-    matches!(table, MAIN_TABLE | KILO_TABLE) && (protocol == ROUTE_PROTOCOL || replaces || default)
+    TABLES.contains(&table) && (protocol == ROUTE_PROTOCOL || replaces || default)
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use dataplane::DataPlane;
-use hostnet::{Change, Firewall, HostState, Leftover, plan};
+use hostnet::{Change, EncapsulationFilter, Firewall, HostState, Leftover, Outer, plan};
 use ipnet::IpNet;
 use support::*;
 
@@ -40,11 +40,13 @@ fn full() -> Firewall {
             "fd02:1::/64",
             "ffff::/16",
         ]),
-        encapsulation_from: Some(
-            ["10.1.0.2".parse().unwrap(), "10.1.0.3".parse().unwrap(), "fd01::2".parse().unwrap()].into(),
-        ),
+        encapsulation: filter(Outer::Ip, &["10.1.0.2", "10.1.0.3", "fd01::2"]),
         forward: nets(&["10.2.1.0/24", "10.1.0.1/32", "fd02:1::/64"]),
     }
+}
+
+fn filter(outer: Outer, from: &[&str]) -> Option<EncapsulationFilter> {
+    Some(EncapsulationFilter { outer, from: from.iter().map(|text| text.parse().unwrap()).collect() })
 }
 
 async fn seen(plane: &mut DataPlane) -> Option<Firewall> {
@@ -60,8 +62,9 @@ fn a_firewall_reads_back() {
             never_masquerade: nets(&["0.0.0.0/1", "128.0.0.0/1", "8000::/1"]),
             ..Firewall::default()
         };
-        let strict = Firewall { encapsulation_from: Some(BTreeSet::new()), ..Firewall::default() };
-        let states = [full(), Firewall::default(), everything, strict];
+        let strict = Firewall { encapsulation: filter(Outer::Ip, &[]), ..Firewall::default() };
+        let vxlan = Firewall { encapsulation: filter(Outer::Vxlan, &["10.1.0.2"]), ..full() };
+        let states = [full(), Firewall::default(), everything, strict, vxlan];
         for from in &states {
             for to in &states {
                 reach(&mut plane, &with(from.clone())).await;
@@ -330,10 +333,8 @@ fn encapsulated_packets_of_strangers_are_dropped() {
     in_namespace(async || {
         let node = Node::new();
         let mut plane = open().await;
-        let firewall = Firewall {
-            encapsulation_from: Some(["198.51.100.2".parse().unwrap()].into()),
-            ..Firewall::default()
-        };
+        let firewall =
+            Firewall { encapsulation: filter(Outer::Ip, &["198.51.100.2"]), ..Firewall::default() };
         reach(&mut plane, &with(firewall)).await;
         for namespace in [&node.pod, &node.wan] {
             namespace.inside(|| {

@@ -4,7 +4,10 @@
 
 mod support;
 
-use hostnet::{Firewall, HostState, KILO_TABLE, Link, LinkKind, Route, Rule, state::Forwarding};
+use hostnet::{
+    EncapsulationFilter, Firewall, HostState, KILO_TABLE, Link, LinkKind, Outer, Route, Rule,
+    state::Forwarding,
+};
 use mesh::prefix::Family;
 use support::*;
 
@@ -23,7 +26,7 @@ fn encapsulating(far: u8) -> HostState {
         table: KILO_TABLE,
         family: Family::V4,
     };
-    let node = outer.parse().unwrap();
+    let filter = EncapsulationFilter { outer: Outer::Ip, from: [outer.parse().unwrap()].into() };
     HostState {
         links: [(name("tunl0"), tunnel(LinkKind::Ipip)), (name("sit0"), tunnel(LinkKind::Sit))].into(),
         routes: [
@@ -33,7 +36,7 @@ fn encapsulating(far: u8) -> HostState {
         ]
         .into(),
         rules: [rule].into(),
-        firewall: Some(Firewall { encapsulation_from: Some([node].into()), ..Firewall::default() }),
+        firewall: Some(Firewall { encapsulation: Some(filter), ..Firewall::default() }),
         forwarding: Forwarding { v4: true, v6: true },
         ..HostState::default()
     }

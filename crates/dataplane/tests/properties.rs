@@ -9,8 +9,8 @@ use std::{
 };
 
 use hostnet::{
-    Address, Firewall, HostState, KILO_TABLE, Link, LinkKind, MAIN_TABLE, Route, Rule, Wireguard,
-    WireguardPeer, state::Forwarding,
+    ADDON_TABLE, Address, EncapsulationFilter, Firewall, HostState, KILO_TABLE, Link, LinkKind, MAIN_TABLE,
+    Outer, Route, Rule, VXLAN_LINK, Wireguard, WireguardPeer, state::Forwarding,
 };
 use ipnet::IpNet;
 use mesh::{PresharedKey, PrivateKey, prefix::Family};
@@ -38,14 +38,16 @@ fn prefix() -> impl Strategy<Value = IpNet> {
 
 fn firewall() -> impl Strategy<Value = Firewall> {
     let nets = || btree_set(prefix(), 0..8);
-    let hosts = prop::option::of(btree_set(any::<u8>(), 0..4));
+    let hosts = prop::option::of((any::<bool>(), btree_set(any::<u8>(), 0..4)));
     (nets(), nets(), nets(), hosts, btree_set(prefix(), 0..3)).prop_map(
         |(masquerade_from, masquerade_to, never_masquerade, hosts, forward)| Firewall {
             masquerade_from,
             masquerade_to,
             never_masquerade,
-            encapsulation_from: hosts
-                .map(|hosts| hosts.into_iter().map(|last| [10, 1, 0, last].into()).collect()),
+            encapsulation: hosts.map(|(vxlan, hosts)| EncapsulationFilter {
+                outer: if vxlan { Outer::Vxlan } else { Outer::Ip },
+                from: hosts.into_iter().map(|last| [10, 1, 0, last].into()).collect(),
+            }),
             forward,
         },
     )
@@ -64,8 +66,8 @@ fn routes(tunnel: bool) -> impl Strategy<Value = BTreeSet<Route>> {
         "fd02::7/128",
         "2001:db8::/32",
     ]);
-    let keys = btree_set((select(destinations), select(vec![MAIN_TABLE, KILO_TABLE])), 0..10);
-    (keys, vec((0..4usize, any::<bool>()), 10)).prop_map(move |(keys, choices)| {
+    let keys = btree_set((select(destinations), select(vec![MAIN_TABLE, KILO_TABLE, ADDON_TABLE])), 0..10);
+    (keys, vec((0..6usize, any::<bool>()), 10)).prop_map(move |(keys, choices)| {
         keys.into_iter()
             .zip(choices)
             .map(|((destination, table), (way, with_source))| {
@@ -75,11 +77,14 @@ fn routes(tunnel: bool) -> impl Strategy<Value = BTreeSet<Route>> {
                     1 => (Some(if v4 { "10.1.0.3" } else { "fd01::3" }), "eth0"),
                     2 if tunnel => (Some(if v4 { "10.4.0.2" } else { "fd04::2" }), KILO),
                     3 if tunnel => (None, KILO),
+                    4 | 5 if tunnel => (None, VXLAN_LINK),
                     _ => (Some(if v4 { "172.16.0.1" } else { "fd77::1" }), "eth1"),
                 };
                 let source = with_source.then(|| if v4 { "10.1.0.1" } else { "fd01::1" }.parse().unwrap());
                 let via = via.map(|via| via.parse().unwrap());
-                Route { table, destination, via, link: name(link), source }
+                let outer = if way == 4 { "10.1.0.3" } else { "fd01::3" }.parse().unwrap();
+                let outer = (link == VXLAN_LINK).then_some(outer);
+                Route { table, destination, via, link: name(link), source, outer }
             })
             .collect()
     })
@@ -161,7 +166,9 @@ fn state() -> impl Strategy<Value = HostState> {
             let own = |via: Option<IpAddr>| addresses.iter().any(|address| Some(address.net.addr()) == via);
             routes.retain(|route| !own(route.via));
             let link = Link { kind: LinkKind::Wireguard, mtu: Some(mtu), up: true, managed: true };
-            let links = [(name(KILO), link)].into();
+            let vxlan = Link { kind: LinkKind::Vxlan, mtu: Some(mtu), up: true, managed: true };
+            let vxlan = routes.iter().any(|route| route.outer.is_some()).then(|| (name(VXLAN_LINK), vxlan));
+            let links = [(name(KILO), link)].into_iter().chain(vxlan).collect();
             HostState { links, addresses, routes, wireguard: Some(wireguard), ..HostState::default() }
         },
     );

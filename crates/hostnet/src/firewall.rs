@@ -21,11 +21,28 @@ pub struct Firewall {
     pub masquerade_to: BTreeSet<IpNet>,
     /// Traffic to these is never masqueraded: everything that is part of the mesh, and the services.
     pub never_masquerade: BTreeSet<IpNet>,
-    /// Encapsulated packets (protocols 4 and 41) are accepted from these addresses only. `None`: we do not
-    /// encapsulate, and do not care.
-    pub encapsulation_from: Option<BTreeSet<IpAddr>>,
+    /// Whose encapsulated packets are accepted. `None`: we do not encapsulate, and do not care.
+    pub encapsulation: Option<EncapsulationFilter>,
     /// Forwarding from and to these is accepted even where another table would drop it.
     pub forward: BTreeSet<IpNet>,
+}
+
+/// Whose encapsulated packets are accepted; those of others are dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncapsulationFilter {
+    /// Which packets are meant.
+    pub outer: Outer,
+    /// The sources that are accepted.
+    pub from: BTreeSet<IpAddr>,
+}
+
+/// What an encapsulated packet is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outer {
+    /// An IP packet of protocol 4 (IPv4 inside) or 41 (IPv6 inside).
+    Ip,
+    /// A UDP packet to [`crate::VXLAN_PORT`].
+    Vxlan,
 }
 
 impl Firewall {
@@ -36,7 +53,7 @@ impl Firewall {
             masquerade_from: aggregate(&self.masquerade_from),
             masquerade_to: aggregate(&self.masquerade_to),
             never_masquerade: aggregate(&self.never_masquerade),
-            encapsulation_from: self.encapsulation_from.clone(),
+            encapsulation: self.encapsulation.clone(),
             forward: aggregate(&self.forward),
         }
     }

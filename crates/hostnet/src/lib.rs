@@ -3,6 +3,7 @@
 //!
 //! Links are named; whoever applies a change finds their indices. Nothing here talks to a kernel.
 
+pub mod compatibility;
 pub mod firewall;
 pub mod link;
 pub mod observation;
@@ -13,11 +14,12 @@ mod show;
 pub mod state;
 pub mod wireguard;
 
-pub use firewall::Firewall;
+pub use compatibility::Compatibility;
+pub use firewall::{EncapsulationFilter, Firewall, Outer};
 pub use link::{Link, LinkKind, LinkName};
 pub use observation::{Handshake, HostFacts, Interface, Observation};
 pub use plan::{Change, plan};
-pub use render::{Encapsulation, RenderConfig, Rendered, Responsible, render};
+pub use render::{Encapsulation, EncapsulationType, RenderConfig, Rendered, Responsible, render};
 pub use route::{Route, Rule};
 pub use state::{Address, HostState, Leftover};
 pub use wireguard::{Wireguard, WireguardPeer};
@@ -29,8 +31,24 @@ pub const ROUTE_PROTOCOL: u8 = 107;
 /// The policy routing table for traffic that is encapsulated inside of a location; the Go implementation's number.
 pub const KILO_TABLE: u32 = 1107;
 
+/// The policy routing table for routes to pods that another CNI has routes to as well. It is looked up before the main
+/// table, so that neither undoes what the other does.
+pub const ADDON_TABLE: u32 = 1108;
+
+/// The name of our VXLAN interface.
+pub const VXLAN_LINK: &str = "kilo-vxlan";
+
+/// The UDP port of our VXLAN: that of VXLAN-GPE at IANA. Another CNI's VXLAN has 4789 or 8472.
+pub const VXLAN_PORT: u16 = 4790;
+
+/// The number of the network in our VXLAN packets (VNI).
+pub const VXLAN_NETWORK: u32 = 1107;
+
 /// The kernel's main routing table.
 pub const MAIN_TABLE: u32 = 254;
+
+/// All tables that we have routes in.
+pub const TABLES: [u32; 3] = [MAIN_TABLE, KILO_TABLE, ADDON_TABLE];
 
 /// The name of our nftables table, of family `inet`.
 pub const NFT_TABLE: &str = "kilo";

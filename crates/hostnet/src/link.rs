@@ -59,6 +59,9 @@ pub enum LinkKind {
     Ipip,
     /// IPv6 in IPv4 (protocol 41) without a fixed remote: the next hop `::a.b.c.d` names the outer destination.
     Sit,
+    /// Packets of both families in UDP, without Ethernet headers (VXLAN-GPE, draft-ietf-nvo3-vxlan-gpe) and without a fixed
+    /// remote: the route names the outer destination.
+    Vxlan,
 }
 
 /// An interface as it is or should be.

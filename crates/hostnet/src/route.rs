@@ -19,6 +19,8 @@ pub struct Route {
     pub link: LinkName,
     /// The source address that the host prefers for its own packets.
     pub source: Option<IpAddr>,
+    /// The destination of the outer packet, where the link encapsulates and cannot know it ([`crate::LinkKind::Vxlan`]).
+    pub outer: Option<IpAddr>,
 }
 
 impl Route {
@@ -33,7 +35,7 @@ impl Route {
 pub struct Rule {
     /// Order among all rules of the host; lower is earlier, 32766 is the main table.
     pub priority: u32,
-    /// Packets with a source in here; without host bits. At least one of `from` and `to` names the family.
+    /// Packets with a source in here; without host bits.
     pub from: Option<IpNet>,
     /// Packets to a destination in here; without host bits.
     pub to: Option<IpNet>,

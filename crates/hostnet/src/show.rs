@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::{Change, Firewall, Leftover, Link, LinkKind, MAIN_TABLE, Route, Rule, plan::PeerChange};
+use crate::{Change, Firewall, Leftover, Link, LinkKind, MAIN_TABLE, Outer, Route, Rule, plan::PeerChange};
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,6 +46,7 @@ impl fmt::Display for Link {
             LinkKind::Wireguard => "wireguard",
             LinkKind::Ipip => "ipip",
             LinkKind::Sit => "sit",
+            LinkKind::Vxlan => "vxlan",
         })?;
         self.mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
     }
@@ -80,6 +81,9 @@ fn prefixes<'a>(
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.destination)?;
+        if let Some(outer) = self.outer {
+            write!(f, " encap to {outer}")?;
+        }
         if let Some(via) = self.via {
             write!(f, " via {via}")?;
         }
@@ -138,9 +142,15 @@ impl fmt::Display for Difference<'_> {
                 separator = "; ";
             }
         }
-        if before.encapsulation_from != after.encapsulation_from {
-            match &after.encapsulation_from {
-                Some(from) => write!(f, "{separator}encapsulated packets from {from:?} only")?,
+        if before.encapsulation != after.encapsulation {
+            match &after.encapsulation {
+                Some(filter) => {
+                    let outer = match filter.outer {
+                        Outer::Ip => "IP",
+                        Outer::Vxlan => "VXLAN",
+                    };
+                    write!(f, "{separator}packets in {outer} from {:?} only", filter.from)?;
+                }
                 None => write!(f, "{separator}encapsulated packets from anywhere")?,
             }
         }

@@ -172,6 +172,7 @@ fn what_belongs_to_others_on_the_host_is_not_touched() {
         via: None,
         link: link.parse().unwrap(),
         source: None,
+        outer: None,
     };
     let of_agent = Address { link: "kilo9".parse().unwrap(), net: "10.4.0.1/16".parse().unwrap() };
     observed.addresses.insert(of_agent);

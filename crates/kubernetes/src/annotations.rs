@@ -42,10 +42,14 @@ pub const LAST_SEEN: &str = "kilo.squat.ai/last-seen";
 pub const DISCOVERED_ENDPOINTS: &str = "kilo.squat.ai/discovered-endpoints";
 /// By the agent: the CIDR of another CNI's device, or `""`.
 pub const CNI_COMPATIBILITY_IP: &str = "kilo.squat.ai/cni-compatibility-ip";
+/// By the agent of a node on which that device has several addresses: all of them, a comma list of CIDRs. It counts while
+/// it holds [`CNI_COMPATIBILITY_IP`].
+pub const CNI_COMPATIBILITY_IPS: &str = "kilo.squat.ai/cni-compatibility-ips";
 
 /// The annotations that an agent writes on its own node.
-pub const OF_AGENT: [&str; 10] = [
+pub const OF_AGENT: [&str; 11] = [
     CNI_COMPATIBILITY_IP,
+    CNI_COMPATIBILITY_IPS,
     DISCOVERED_ENDPOINTS,
     ENDPOINT,
     GRANULARITY,

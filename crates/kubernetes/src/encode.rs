@@ -33,8 +33,8 @@ pub struct AgentFacts {
     pub last_seen: i64,
     /// Endpoints of peers behind NAT, as the node's WireGuard sees them.
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
-    /// The address of another CNI's device.
-    pub cni_compatibility_ip: Option<IpNet>,
+    /// The addresses of another CNI's device, at most one per family. The first is the one that Go agents see.
+    pub cni_compatibility_ips: Vec<IpNet>,
 }
 
 impl AgentFacts {
@@ -48,7 +48,7 @@ impl AgentFacts {
             granularity: node.granularity?,
             last_seen: node.last_seen,
             discovered_endpoints: node.discovered_endpoints.clone(),
-            cni_compatibility_ip: node.cni_compatibility_ip,
+            cni_compatibility_ips: node.cni_compatibility_ips.clone(),
         })
     }
 }
@@ -67,7 +67,8 @@ pub fn encode(facts: &AgentFacts) -> BTreeMap<&'static str, Option<String>> {
         (name::GRANULARITY, Some(facts.granularity.to_string())),
         (name::LAST_SEEN, Some(facts.last_seen.to_string())),
         (name::DISCOVERED_ENDPOINTS, Some(encode_discovered_endpoints(&facts.discovered_endpoints))),
-        (name::CNI_COMPATIBILITY_IP, Some(text_of(facts.cni_compatibility_ip.as_ref()))),
+        (name::CNI_COMPATIBILITY_IP, Some(text_of(facts.cni_compatibility_ips.first()))),
+        (name::CNI_COMPATIBILITY_IPS, list_of_several(&facts.cni_compatibility_ips)),
     ])
 }
 

@@ -184,9 +184,9 @@ fn small_values() {
     for value in ["", "true", "false"] {
         assert!(accept(&[("leader", value)]).leader);
     }
-    let compatible = accept(&[("cni-compatibility-ip", "10.0.0.1/32")]).cni_compatibility_ip;
-    assert_eq!(compatible.unwrap().to_string(), "10.0.0.1/32");
-    assert_eq!(refuse(&[("cni-compatibility-ip", "x")], "InvalidAddress").cni_compatibility_ip, None);
+    let compatible = accept(&[("cni-compatibility-ip", "10.0.0.1/32")]).cni_compatibility_ips;
+    assert_eq!(compatible[0].to_string(), "10.0.0.1/32");
+    assert_eq!(refuse(&[("cni-compatibility-ip", "x")], "InvalidAddress").cni_compatibility_ips, []);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn facts() -> AgentFacts {
         granularity: Granularity::Location,
         last_seen: 1_700_000_000,
         discovered_endpoints: BTreeMap::new(),
-        cni_compatibility_ip: None,
+        cni_compatibility_ips: Vec::new(),
     }
 }
 
@@ -148,7 +148,7 @@ prop_compose! {
             granularity: if full { Granularity::Full } else { Granularity::Location },
             last_seen,
             discovered_endpoints,
-            cni_compatibility_ip: cni.first().copied(),
+            cni_compatibility_ips: cni,
         }
     }
 }

@@ -26,7 +26,7 @@ fn facts() -> AgentFacts {
         granularity: Granularity::Location,
         last_seen: 1_700_000_000,
         discovered_endpoints: BTreeMap::new(),
-        cni_compatibility_ip: None,
+        cni_compatibility_ips: Vec::new(),
     }
 }
 

@@ -77,8 +77,9 @@ pub struct Node {
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
     /// The granularity that the node's agent works with.
     pub granularity: Option<Granularity>,
-    /// The address of another CNI's device on the node, by which encapsulated packets may be sent.
-    pub cni_compatibility_ip: Option<IpNet>,
+    /// The addresses of another CNI's device on the node, at most one per family: how packets get to the node inside of
+    /// that CNI's network.
+    pub cni_compatibility_ips: Vec<IpNet>,
     /// Unix seconds, as the node's own clock last wrote them; 0 when never.
     pub last_seen: i64,
 }
@@ -99,7 +100,7 @@ impl Node {
             wireguard_ips: Vec::new(),
             discovered_endpoints: BTreeMap::new(),
             granularity: None,
-            cni_compatibility_ip: None,
+            cni_compatibility_ips: Vec::new(),
             last_seen: 0,
         }
     }

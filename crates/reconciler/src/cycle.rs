@@ -142,6 +142,7 @@ impl Reconciler {
         node.internal_ips = found.internal_ips.clone();
         node.key = Some(self.key);
         node.granularity = Some(self.config.topology.granularity);
+        node.cni_compatibility_ips = self.config.render.compatibility.addresses(&observation.facts);
         // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
         node.wireguard_ips = Vec::new();
         let located = self.locate(&observation.handshakes, now);
@@ -202,6 +203,7 @@ impl Reconciler {
             wireguard_ips,
             granularity: self.config.topology.granularity,
             discovered_endpoints: local.discovered_endpoints.clone(),
+            cni_compatibility_ips: local.cni_compatibility_ips.clone(),
             last_seen: now.unix,
         };
         let same = |before: &Status| Status { last_seen: now.unix, ..before.clone() } == status;

@@ -87,7 +87,7 @@ fn candidates(facts: &HostFacts, pod_subnets: &[IpNet], config: &DiscoveryConfig
 
 /// Interfaces that container networks make, by the names they give them.
 fn belongs_to_cni(name: &LinkName) -> bool {
-    const PREFIXES: [&str; 10] = [
+    const PREFIXES: [&str; 11] = [
         "cali",
         "cilium",
         "lxc",
@@ -98,6 +98,7 @@ fn belongs_to_cni(name: &LinkName) -> bool {
         "virbr",
         "nodelocaldns",
         "vxlan.calico",
+        "vxlan-v6.calico",
     ];
     PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
 }

@@ -96,6 +96,8 @@ pub struct Status {
     pub granularity: Granularity,
     /// Where it sees peers that are behind NAT.
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
+    /// Its addresses on another CNI's device.
+    pub cni_compatibility_ips: Vec<IpNet>,
     /// Unix seconds.
     pub last_seen: i64,
 }

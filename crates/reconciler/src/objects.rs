@@ -105,7 +105,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         wireguard_ips,
         discovered_endpoints,
         granularity,
-        cni_compatibility_ip,
+        cni_compatibility_ips,
         last_seen: _,
     } = before;
     *name == after.name
@@ -120,5 +120,5 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         && *wireguard_ips == after.wireguard_ips
         && *discovered_endpoints == after.discovered_endpoints
         && *granularity == after.granularity
-        && *cni_compatibility_ip == after.cni_compatibility_ip
+        && *cni_compatibility_ips == after.cni_compatibility_ips
 }

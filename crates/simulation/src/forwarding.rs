@@ -85,7 +85,7 @@ pub enum Way {
         /// Who it is handed to.
         to: IpAddr,
     },
-    /// Inside of an IPv4 packet to this address.
+    /// Inside of another packet to this address.
     Encapsulated {
         /// The destination of the outer packet.
         outer: IpAddr,
@@ -143,6 +143,7 @@ impl Kernel {
             via: None,
             link: link.parse().unwrap(),
             source: Some(net.addr()),
+            outer: None,
         });
     }
 
@@ -158,7 +159,14 @@ impl Kernel {
                 let via = Some(gateway.parse().unwrap());
                 let destination = destination.parse().unwrap();
                 let link = link.clone();
-                self.routes.push(Route { table: MAIN_TABLE, destination, via, link, source: None });
+                self.routes.push(Route {
+                    table: MAIN_TABLE,
+                    destination,
+                    via,
+                    link,
+                    source: None,
+                    outer: None,
+                });
             }
         }
     }
@@ -224,6 +232,9 @@ impl Kernel {
             return Way::Local;
         }
         let Some(route) = self.route(packet) else { return Way::NoRoute };
+        if let Some(outer) = route.outer {
+            return Way::Encapsulated { outer };
+        }
         let to = route.via.unwrap_or(packet.destination);
         match route.link.as_str() {
             "tunl0" => Way::Encapsulated { outer: to },

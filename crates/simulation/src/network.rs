@@ -101,7 +101,10 @@ impl Network {
                 Way::Link { link, .. } if link == "cni0" && at.name == to => return Ok(path),
                 Way::Link { link, to } if link == "eth0" => (self.neighbour(at, *to), "eth0"),
                 Way::Encapsulated { outer } => match self.neighbour(at, *outer) {
-                    Some(next) if !next.accepts_encapsulated(at) => return fail("outer source refused"),
+                    Some(next) if !next.accepts_encapsulated(at, *outer) => {
+                        return fail("outer source refused");
+                    }
+                    // Through which device it comes in does not matter to any rule.
                     next => (next, if packet.source.is_ipv4() { "tunl0" } else { "sit0" }),
                 },
                 Way::Tunnel { peer } => match self.by_key.get(peer).map(|index| &self.hosts[*index]) {
@@ -136,9 +139,11 @@ impl Network {
 }
 
 impl Host {
-    fn accepts_encapsulated(&self, sender: &Host) -> bool {
-        let outer = sender.internal_ips.iter().map(IpNet::addr).find(IpAddr::is_ipv4);
-        let accepted = self.firewall.encapsulation_from.as_ref();
-        outer.is_some_and(|outer| accepted.is_some_and(|from| from.contains(&outer)))
+    /// Whether packets in others to `outer` are accepted from a sender. Where nothing is encapsulated, nobody takes them out.
+    fn accepts_encapsulated(&self, sender: &Host, outer: IpAddr) -> bool {
+        let of_family = |address: &IpAddr| address.is_ipv4() == outer.is_ipv4();
+        let source = sender.internal_ips.iter().map(IpNet::addr).find(of_family);
+        let accepted = self.firewall.encapsulation.as_ref();
+        source.is_some_and(|source| accepted.is_some_and(|filter| filter.from.contains(&source)))
     }
 }

@@ -122,6 +122,8 @@ pub fn render_config(private_key: PrivateKey) -> RenderConfig {
         private_key,
         listen_port: 51820,
         encapsulation: Encapsulation::Always,
+        encapsulation_type: Default::default(),
+        compatibility: Default::default(),
         local_routes_by: Responsible::Kilo,
         pod_nat_by: Responsible::Kilo,
         accept_forwarding: true,

@@ -1,6 +1,6 @@
 //! Removing addresses, without what the kernel removes with them.
 
-use hostnet::{Address, Change, KILO_TABLE, MAIN_TABLE, ROUTE_PROTOCOL, Route};
+use hostnet::{Address, Change, ROUTE_PROTOCOL, Route, TABLES};
 use ipnet::IpNet;
 
 use super::{Application, unless};
@@ -50,8 +50,10 @@ impl Application<'_> {
 
     /// Our IPv4 routes through an interface that do not need the address that goes.
     fn own_routes(&mut self, index: u32, removed: IpNet) -> Result<Vec<KernelRoute>, Error> {
-        let mut routes = route::in_table(&mut self.kernel.route, MAIN_TABLE)?;
-        routes.extend(route::in_table(&mut self.kernel.route, KILO_TABLE)?);
+        let mut routes = Vec::new();
+        for table in TABLES {
+            routes.extend(route::in_table(&mut self.kernel.route, table)?);
+        }
         routes.retain(|route| {
             let v4 = matches!(route.destination, IpNet::V4(_));
             v4 && route.link == index
@@ -70,6 +72,7 @@ impl Application<'_> {
                 via: found.via,
                 link: removed.link.clone(),
                 source: found.source,
+                outer: found.outer,
             };
             route::push(&mut batch, Verb::Set, &route, found.link);
         }

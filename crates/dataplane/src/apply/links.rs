@@ -12,6 +12,7 @@ impl Application<'_> {
         let kind = match wanted.kind {
             LinkKind::Wireguard => "WireGuard",
             LinkKind::Ipip | LinkKind::Sit => link::kind_name(wanted.kind),
+            LinkKind::Vxlan => "VXLAN-GPE on Kilo's port with metadata",
         };
         let same = found.as_ref().is_some_and(|found| found.kind == link::kind_name(wanted.kind));
         match (found, wanted.kind) {
@@ -31,6 +32,10 @@ impl Application<'_> {
                 return kernel.wireguard.create(&mut kernel.route, wanted.mtu);
             }
             (None, LinkKind::Ipip | LinkKind::Sit) => self.create_tunnel(name, wanted.kind)?,
+            (None, LinkKind::Vxlan) => {
+                let result = link::create(&mut self.kernel.route, name, wanted.kind, wanted.mtu);
+                return result.map_err(|source| Error::NoVxlan { link: name.clone(), source });
+            }
         }
         let index = self.index(name)?;
         let Some(mtu) = wanted.mtu else { return Ok(()) };

@@ -26,6 +26,8 @@ pub enum Expression {
     Family(Family),
     /// Load the transport protocol and go on if it is this one.
     Protocol(u8),
+    /// Load the destination port of UDP or TCP and go on if it is this one.
+    Port(u16),
     /// Load an address of the packet and go on if the set holds it.
     InSet(Family, Direction, &'static str),
     /// Load an address of the packet and go on if it lies in the prefix.
@@ -55,6 +57,11 @@ fn one(list: &mut Writer<'_>, expression: &Expression) {
         Expression::Protocol(number) => {
             meta(list, NFT_META_L4PROTO);
             equals(list, &[*number]);
+        }
+        Expression::Port(port) => {
+            // The second field of both headers (RFC 768, RFC 9293).
+            payload(list, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+            equals(list, &port.to_be_bytes());
         }
         Expression::InSet(family, direction, set) => {
             load(list, *family, *direction);
@@ -110,9 +117,13 @@ fn load(list: &mut Writer<'_>, family: Family, direction: Direction) {
         (Family::V6, Direction::From) => (8, 16),
         (Family::V6, Direction::To) => (24, 16),
     };
+    payload(list, NFT_PAYLOAD_NETWORK_HEADER, offset, length);
+}
+
+fn payload(list: &mut Writer<'_>, base: u32, offset: u32, length: u32) {
     element(list, "payload", |data| {
         data.put_be32(NFTA_PAYLOAD_DREG, NFT_REG_1);
-        data.put_be32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER);
+        data.put_be32(NFTA_PAYLOAD_BASE, base);
         data.put_be32(NFTA_PAYLOAD_OFFSET, offset);
         data.put_be32(NFTA_PAYLOAD_LEN, length);
     });

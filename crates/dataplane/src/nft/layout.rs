@@ -1,5 +1,5 @@
 //! What our table looks like: its sets, its chains and their rules, as data. All of it but the elements of the sets is
-//! fixed, except that the chain `input` is only there when we encapsulate.
+//! fixed, except for the chain `input`: it is only there when we encapsulate, and depends on in what.
 //!
 //! Priorities. `postrouting` runs just before the chain of iptables and kube-proxy (`srcnat`, 100): chains of equal
 //! priority run in the order in which they were made, which nobody controls. A connection is translated by the first
@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hostnet::Firewall;
+use hostnet::{EncapsulationFilter, Firewall, Outer, VXLAN_PORT};
 use ipnet::IpNet;
 use mesh::prefix::Family;
 
@@ -80,7 +80,7 @@ pub type Elements = BTreeMap<&'static str, BTreeSet<IpNet>>;
 /// The elements that a firewall consists of. The firewall is normalised.
 pub fn elements(firewall: &Firewall) -> Elements {
     let encapsulation: BTreeSet<IpNet> =
-        firewall.encapsulation_from.iter().flatten().map(|address| IpNet::from(*address)).collect();
+        firewall.encapsulation.iter().flat_map(|filter| &filter.from).copied().map(IpNet::from).collect();
     SETS.iter()
         .map(|set| {
             let all = match set.purpose {
@@ -95,8 +95,8 @@ pub fn elements(firewall: &Firewall) -> Elements {
         .collect()
 }
 
-/// The firewall that these elements are. `encapsulating`: the chain `input` is there.
-pub fn firewall(elements: &Elements, encapsulating: bool) -> Firewall {
+/// The firewall that these elements are. `outer`: what the chain `input` filters, if it is there.
+pub fn firewall(elements: &Elements, outer: Option<Outer>) -> Firewall {
     let mut firewall = Firewall::default();
     let mut encapsulation = BTreeSet::new();
     for set in &SETS {
@@ -109,17 +109,17 @@ pub fn firewall(elements: &Elements, encapsulating: bool) -> Firewall {
             Purpose::Encapsulation => encapsulation.extend(found.map(IpNet::network)),
         }
     }
-    firewall.encapsulation_from = encapsulating.then_some(encapsulation);
+    firewall.encapsulation = outer.map(|outer| EncapsulationFilter { outer, from: encapsulation });
     firewall
 }
 
-/// The chains. `encapsulating`: we drop encapsulated packets of strangers.
-pub fn chains(encapsulating: bool) -> Vec<Chain> {
+/// The chains. `outer`: which encapsulated packets of strangers we drop.
+pub fn chains(outer: Option<Outer>) -> Vec<Chain> {
     let mut chains = vec![
         Chain { name: "postrouting", kind: "nat", hook: NF_INET_POST_ROUTING, priority: 99 },
         Chain { name: "forward", kind: "filter", hook: NF_INET_FORWARD, priority: -1 },
     ];
-    if encapsulating {
+    if outer.is_some() {
         chains.push(Chain { name: "input", kind: "filter", hook: NF_INET_LOCAL_IN, priority: -1 });
     }
     chains
@@ -127,9 +127,9 @@ pub fn chains(encapsulating: bool) -> Vec<Chain> {
 
 /// The rules, in their order. The number in a comment is raised when the rule's meaning changes, so that the table
 /// of an older version is made anew.
-pub fn rules(encapsulating: bool) -> Vec<Rule> {
+pub fn rules(outer: Option<Outer>) -> Vec<Rule> {
     use Direction::{From, To};
-    use Expression::{Accept, Counter, Drop, InSet, Masquerade, Protocol};
+    use Expression::{Accept, Counter, Drop, InSet, Masquerade};
     let mut rules = Vec::new();
     let mut rule = |chain, what: String, expressions| {
         rules.push(Rule { chain, comment: format!("kilo 1: {what}"), expressions });
@@ -157,16 +157,26 @@ pub fn rules(encapsulating: bool) -> Vec<Rule> {
         let expressions = vec![Expression::Family(family), set, Counter, Accept];
         rule("forward", format!("forward {way} {}", version(family)), expressions);
     }
-    // 4: IPv4, 41: IPv6, each in another IP packet (IANA protocol numbers).
-    for protocol in if encapsulating { vec![4, 41] } else { Vec::new() } {
+    for (what, packets) in outer.map_or_else(Vec::new, encapsulated) {
         for family in Family::ALL {
             let set = InSet(family, From, set_of(Purpose::Encapsulation, family));
-            let expressions = vec![Protocol(protocol), Expression::Family(family), set, Counter, Accept];
-            rule("input", format!("protocol {protocol} over {}", version(family)), expressions);
+            let expressions = [&packets[..], &[Expression::Family(family), set, Counter, Accept]].concat();
+            rule("input", format!("{what} over {}", version(family)), expressions);
         }
-        rule("input", format!("drop protocol {protocol}"), vec![Protocol(protocol), Counter, Drop]);
+        rule("input", format!("drop {what}"), [&packets[..], &[Counter, Drop]].concat());
     }
     rules
+}
+
+/// Which packets are encapsulated ones: their names, and how they are recognised.
+fn encapsulated(outer: Outer) -> Vec<(String, Vec<Expression>)> {
+    use Expression::{Port, Protocol};
+    match outer {
+        // 4: IPv4, 41: IPv6, each in another IP packet (IANA protocol numbers).
+        Outer::Ip => [4, 41].map(|number| (format!("protocol {number}"), vec![Protocol(number)])).into(),
+        // 17: UDP.
+        Outer::Vxlan => vec![(format!("UDP port {VXLAN_PORT}"), vec![Protocol(17), Port(VXLAN_PORT)])],
+    }
 }
 
 fn version(family: Family) -> &'static str {

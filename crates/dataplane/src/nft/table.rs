@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hostnet::{Firewall, NFT_TABLE};
+use hostnet::{Firewall, NFT_TABLE, Outer};
 use ipnet::IpNet;
 
 use super::{
@@ -33,7 +33,7 @@ pub struct Nft {
     /// The socket.
     pub socket: Socket,
     /// The elements as they were last seen or written; `None` when the table has to be made anew.
-    known: Option<(Elements, bool)>,
+    known: Option<(Elements, Option<Outer>)>,
 }
 
 impl Nft {
@@ -50,17 +50,17 @@ impl Nft {
         let forward = Forward::observe(&mut self.socket)?;
         self.known = None;
         let there = self.table_flags()?;
-        let encapsulating = if there == Some(0) { self.intact()? } else { None };
-        let Some(encapsulating) = encapsulating else {
+        let intact = if there == Some(0) { self.intact()? } else { None };
+        let Some(outer) = intact else {
             return Ok(Seen { firewall: None, damaged: there.is_some() || !forward.is_empty() });
         };
         let mut elements = Elements::new();
         for set in &SETS {
             elements.insert(set.name, self.elements(set)?);
         }
-        let mut firewall = layout::firewall(&elements, encapsulating);
+        let mut firewall = layout::firewall(&elements, outer);
         firewall.forward = forward.effective(&firewall.forward);
-        self.known = Some((elements, encapsulating));
+        self.known = Some((elements, outer));
         Ok(Seen { firewall: Some(firewall), damaged: false })
     }
 
@@ -70,7 +70,7 @@ impl Nft {
     /// The kernel's refusal; nothing has changed then.
     pub fn set(&mut self, firewall: &Firewall) -> Result<(), Refusal> {
         let firewall = firewall.normalised();
-        let (elements, encapsulating) = (layout::elements(&firewall), firewall.encapsulation_from.is_some());
+        let (elements, outer) = (layout::elements(&firewall), outer(&firewall));
         let forward = Forward::observe(&mut self.socket)?;
         let mut transaction = Transaction::begin(self.socket.batch());
         remove_table(&mut transaction);
@@ -79,10 +79,10 @@ impl Nft {
             add_set(&mut transaction, set);
             write_elements(&mut transaction, NFT_MSG_NEWSETELEM, set, elements[set.name].iter());
         }
-        add_chains_and_rules(&mut transaction, encapsulating);
+        add_chains_and_rules(&mut transaction, outer);
         forward.change(&firewall.forward, &mut transaction);
         self.commit(transaction)?;
-        self.known = Some((elements, encapsulating));
+        self.known = Some((elements, outer));
         Ok(())
     }
 
@@ -92,9 +92,9 @@ impl Nft {
     /// The kernel's refusal; nothing has changed then.
     pub fn update(&mut self, firewall: &Firewall) -> Result<(), Refusal> {
         let normalised = firewall.normalised();
-        let wanted = (layout::elements(&normalised), normalised.encapsulation_from.is_some());
+        let wanted = (layout::elements(&normalised), outer(&normalised));
         match self.known.take() {
-            Some((known, encapsulating)) if encapsulating == wanted.1 => {
+            Some((known, outer)) if outer == wanted.1 => {
                 let forward = Forward::observe(&mut self.socket)?;
                 let mut transaction = Transaction::begin(self.socket.batch());
                 for set in &SETS {
@@ -152,30 +152,12 @@ impl Nft {
         }
     }
 
-    /// Whether chains, rules and sets are as we make them; if so, whether we are encapsulating.
-    fn intact(&mut self) -> Result<Option<bool>, Refusal> {
-        let chains = self.chains()?;
-        let encapsulating = chains.iter().any(|chain| chain.starts_with("input "));
-        let wanted: BTreeSet<String> = layout::chains(encapsulating)
-            .iter()
-            .map(|chain| {
-                format!("{} {} {} {} policy {NF_ACCEPT}", chain.name, chain.kind, chain.hook, chain.priority)
-            })
-            .collect();
-        let sets: BTreeSet<String> =
-            SETS.iter().map(|set| format!("{} {} {NFT_SET_INTERVAL}", set.name, key_type(set))).collect();
-        let mut found = self.rules()?;
-        let mut rules: Vec<(String, String)> = layout::rules(encapsulating)
-            .into_iter()
-            .map(|rule| (rule.chain.to_owned(), rule.comment))
-            .collect();
-        // The order of rules counts within a chain, the order of chains does not; both sorts are stable.
-        found.sort_by(|a, b| a.0.cmp(&b.0));
-        rules.sort_by(|a, b| a.0.cmp(&b.0));
-        let intact = chains == wanted && found == rules && self.sets()? == sets;
-        Ok(intact.then_some(encapsulating))
+    /// Whether chains, rules and sets are as we make them; if so, which encapsulated packets are filtered.
+    fn intact(&mut self) -> Result<Option<Option<Outer>>, Refusal> {
+        let (chains, rules, sets) = (self.chains()?, self.rules()?, self.sets()?);
+        let possible = [None, Some(Outer::Ip), Some(Outer::Vxlan)];
+        Ok(possible.into_iter().find(|outer| is_as_made(*outer, &chains, &rules, &sets)))
     }
-
     fn chains(&mut self) -> Result<BTreeSet<String>, Refusal> {
         let ask = |writer: &mut Writer<'_>| header(writer, NFPROTO_INET, 0);
         let read = |message: &Received<'_>| {
@@ -239,6 +221,37 @@ impl Nft {
     }
 }
 
+/// Which encapsulated packets a firewall filters.
+fn outer(firewall: &Firewall) -> Option<Outer> {
+    firewall.encapsulation.as_ref().map(|filter| filter.outer)
+}
+
+/// Whether these are the chains, rules and sets that we make.
+fn is_as_made(
+    outer: Option<Outer>,
+    chains: &BTreeSet<String>,
+    rules: &[(String, String)],
+    sets: &BTreeSet<String>,
+) -> bool {
+    let wanted_chains: BTreeSet<String> = layout::chains(outer)
+        .iter()
+        .map(|chain| {
+            format!("{} {} {} {} policy {NF_ACCEPT}", chain.name, chain.kind, chain.hook, chain.priority)
+        })
+        .collect();
+    let wanted_sets: BTreeSet<String> =
+        SETS.iter().map(|set| format!("{} {} {NFT_SET_INTERVAL}", set.name, key_type(set))).collect();
+    // The order of rules counts within a chain, the order of chains does not; the sort is stable.
+    let sorted = |mut rules: Vec<(String, String)>| {
+        rules.sort_by(|a, b| a.0.cmp(&b.0));
+        rules
+    };
+    let wanted_rules = layout::rules(outer).into_iter().map(|rule| (rule.chain.to_owned(), rule.comment));
+    *chains == wanted_chains
+        && *sets == wanted_sets
+        && sorted(rules.to_vec()) == sorted(wanted_rules.collect())
+}
+
 fn key_type(set: &Set) -> u32 {
     match set.family {
         mesh::prefix::Family::V4 => TYPE_IPADDR,
@@ -271,8 +284,8 @@ fn add_set(transaction: &mut Transaction, set: &Set) {
     });
 }
 
-fn add_chains_and_rules(transaction: &mut Transaction, encapsulating: bool) {
-    for chain in layout::chains(encapsulating) {
+fn add_chains_and_rules(transaction: &mut Transaction, outer: Option<Outer>) {
+    for chain in layout::chains(outer) {
         transaction.push(NFT_MSG_NEWCHAIN, NLM_F_CREATE, NFPROTO_INET, |writer| {
             writer.put_text(NFTA_CHAIN_TABLE, NFT_TABLE);
             writer.put_text(NFTA_CHAIN_NAME, chain.name);
@@ -284,7 +297,7 @@ fn add_chains_and_rules(transaction: &mut Transaction, encapsulating: bool) {
             writer.put_text(NFTA_CHAIN_TYPE, chain.kind);
         });
     }
-    for rule in layout::rules(encapsulating) {
+    for rule in layout::rules(outer) {
         transaction.push(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, NFPROTO_INET, |writer| {
             writer.put_text(NFTA_RULE_TABLE, NFT_TABLE);
             writer.put_text(NFTA_RULE_CHAIN, rule.chain);

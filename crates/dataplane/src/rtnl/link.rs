@@ -1,10 +1,10 @@
 //! Network interfaces: reading them all, making, changing and removing one.
 
-use hostnet::{LinkKind, LinkName};
+use hostnet::{LinkKind, LinkName, VXLAN_PORT};
 
 use crate::{
     error::Error,
-    netlink::{Received, Refusal, Socket, Writer, constants::*},
+    netlink::{Attributes, Received, Refusal, Socket, Writer, constants::*},
 };
 
 /// Bytes of `struct ifinfomsg`.
@@ -20,6 +20,8 @@ pub struct KernelLink {
     pub mtu: u32,
     pub up: bool,
     pub running: bool,
+    /// Of kind `vxlan`, and set up as we do it; see [`vxlan`].
+    pub is_our_vxlan: bool,
 }
 
 /// The kernel's name for a kind of interface.
@@ -28,20 +30,38 @@ pub fn kind_name(kind: LinkKind) -> &'static str {
         LinkKind::Wireguard => "wireguard",
         LinkKind::Ipip => "ipip",
         LinkKind::Sit => "sit",
+        LinkKind::Vxlan => "vxlan",
     }
 }
 
 fn decode(message: &Received<'_>) -> Option<KernelLink> {
     let (index, flags) = (message.word(4), message.word(8));
     let attributes = message.attributes(HEADER);
+    let info = attributes.inside(IFLA_LINKINFO);
     Some(KernelLink {
         index,
         name: attributes.text(IFLA_IFNAME).parse().ok()?,
-        kind: attributes.inside(IFLA_LINKINFO).text(IFLA_INFO_KIND).to_owned(),
+        kind: info.text(IFLA_INFO_KIND).to_owned(),
         mtu: attributes.u32(IFLA_MTU).unwrap_or_default(),
         up: flags & IFF_UP != 0,
         running: flags & IFF_UP != 0 && flags & IFF_LOWER_UP != 0,
+        is_our_vxlan: info.text(IFLA_INFO_KIND) == kind_name(LinkKind::Vxlan)
+            && is_our_vxlan(info.inside(IFLA_INFO_DATA)),
     })
+}
+
+/// A VXLAN interface that carries IP packets without Ethernet headers, and takes the remote of each from its route.
+fn vxlan(data: &mut Writer<'_>) {
+    data.put_u8(IFLA_VXLAN_COLLECT_METADATA, 1);
+    data.put_u8(IFLA_VXLAN_LEARNING, 0);
+    data.put(IFLA_VXLAN_GPE, &[]);
+    data.put(IFLA_VXLAN_PORT, &VXLAN_PORT.to_be_bytes());
+}
+
+fn is_our_vxlan(data: Attributes<'_>) -> bool {
+    data.u8(IFLA_VXLAN_COLLECT_METADATA) == Some(1)
+        && data.get(IFLA_VXLAN_GPE).is_some()
+        && data.get(IFLA_VXLAN_PORT) == Some(&VXLAN_PORT.to_be_bytes())
 }
 
 /// `struct ifinfomsg`.
@@ -84,7 +104,12 @@ pub fn create(socket: &mut Socket, name: &LinkName, kind: LinkKind, mtu: Option<
         if let Some(mtu) = mtu {
             writer.put_u32(IFLA_MTU, mtu);
         }
-        writer.nest(IFLA_LINKINFO, |info| info.put_text(IFLA_INFO_KIND, kind_name(kind)));
+        writer.nest(IFLA_LINKINFO, |info| {
+            info.put_text(IFLA_INFO_KIND, kind_name(kind));
+            if kind == LinkKind::Vxlan {
+                info.nest(IFLA_INFO_DATA, vxlan);
+            }
+        });
     })
 }
 

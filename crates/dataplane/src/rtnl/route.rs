@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hostnet::{ROUTE_PROTOCOL, Route};
+use hostnet::{ROUTE_PROTOCOL, Route, VXLAN_NETWORK};
 use ipnet::IpNet;
 use mesh::prefix::Family;
 
@@ -25,6 +25,8 @@ pub struct KernelRoute {
     /// The index of the interface.
     pub link: u32,
     pub source: Option<IpAddr>,
+    /// The destination of the outer packet, where the route names one.
+    pub outer: Option<IpAddr>,
     /// Lower is better. The metric that the kernel gives to IPv6 routes on its own is 0 here, like IPv4's.
     pub metric: u32,
 }
@@ -66,6 +68,7 @@ fn decode_base<'a>(message: &Received<'a>) -> Option<(KernelRoute, Option<&'a [u
         via: None,
         link: 0,
         source: None,
+        outer: None,
         metric: 0,
     };
     let mut hops = None;
@@ -78,6 +81,7 @@ fn decode_base<'a>(message: &Received<'a>) -> Option<(KernelRoute, Option<&'a [u
             RTA_VIA => route.via = payload.get(2..).and_then(address),
             RTA_PREFSRC => route.source = address(payload),
             RTA_PRIORITY => route.metric = number(payload),
+            RTA_ENCAP => route.outer = Attributes::new(payload).get(LWTUNNEL_IP_DST).and_then(address),
             RTA_MULTIPATH => hops = Some(payload),
             _ => {}
         }
@@ -149,6 +153,9 @@ pub fn check(route: &Route) -> Result<(), &'static str> {
     if family == Family::V6 && route.via.is_some_and(|via| via.is_ipv4()) {
         return Err("an IPv6 destination cannot have an IPv4 next hop");
     }
+    if route.outer.is_some() && route.via.is_some() {
+        return Err("a route names the outer destination or a next hop, not both");
+    }
     if route.source.is_some_and(|source| Family::of(source) != family) {
         return Err("the preferred source is not of the destination's family");
     }
@@ -193,6 +200,18 @@ pub fn push(batch: &mut Batch, verb: Verb, route: &Route, link: u32) -> u32 {
         }
         if let Some(source) = route.source {
             writer.put(RTA_PREFSRC, &octets(source));
+        }
+        if let Some(outer) = route.outer {
+            let kind = if outer.is_ipv4() { LWTUNNEL_ENCAP_IP } else { LWTUNNEL_ENCAP_IP6 };
+            writer.put_u16(RTA_ENCAP_TYPE, kind);
+            writer.nest(RTA_ENCAP, |tunnel| {
+                tunnel.put_be64(LWTUNNEL_IP_ID, VXLAN_NETWORK.into());
+                tunnel.put(LWTUNNEL_IP_DST, &octets(outer));
+                // Over IPv6 a UDP packet without a checksum is refused (RFC 8200, section 8.1).
+                if outer.is_ipv6() {
+                    tunnel.put(LWTUNNEL_IP6_FLAGS, &TUNNEL_CSUM.to_be_bytes());
+                }
+            });
         }
     })
 }

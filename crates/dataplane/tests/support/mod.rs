@@ -129,6 +129,7 @@ pub fn route(destination: &str, via: Option<&str>, link: &str) -> Route {
         via: via.map(|via| via.parse().unwrap()),
         link: name(link),
         source: None,
+        outer: None,
     }
 }
 

@@ -192,7 +192,7 @@ fn route(destination: IpNet, config: &ClientConfig) -> Option<Route> {
     let source = config.addresses.iter().map(IpNet::addr).find(|address| Family::of(*address) == family)?;
     let link = config.interface.clone();
     // WireGuard finds the peer by the destination, so there is no next hop to name.
-    Some(Route { table: MAIN_TABLE, destination, via: None, link, source: Some(source) })
+    Some(Route { table: MAIN_TABLE, destination, via: None, link, source: Some(source), outer: None })
 }
 
 fn resolve(endpoint: &Endpoint, config: &ClientConfig) -> Option<SocketAddr> {

@@ -3,6 +3,7 @@
 //! A leader holds the WireGuard interface and sends what belongs to other segments through it; a member sends it to
 //! its leader. Both reach the nodes of their own location over the private network, encapsulated or not.
 
+mod carrier;
 pub mod client;
 mod local;
 mod nat;
@@ -19,9 +20,11 @@ use mesh::{
     prefix::{self, Family},
 };
 
+use carrier::Carrier;
+
 use crate::{
-    Address, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE, Route, Wireguard, WireguardPeer,
-    state::Forwarding,
+    ADDON_TABLE, Address, Compatibility, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE, Route,
+    Wireguard, WireguardPeer, state::Forwarding,
 };
 
 /// When packets inside of a location are encapsulated.
@@ -44,6 +47,28 @@ impl FromStr for Encapsulation {
             "crosssubnet" => Ok(Self::CrossSubnet),
             "always" => Ok(Self::Always),
             other => Err(format!("{other:?} is none of never, crosssubnet, always")),
+        }
+    }
+}
+
+/// In what packets are encapsulated inside of a location.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EncapsulationType {
+    /// IP, as the Go implementation does.
+    #[default]
+    Ipip,
+    /// UDP, where the kernel or the network refuses protocol 4.
+    Vxlan,
+}
+
+impl FromStr for EncapsulationType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "ipip" => Ok(Self::Ipip),
+            "vxlan" => Ok(Self::Vxlan),
+            other => Err(format!("{other:?} is none of ipip, vxlan")),
         }
     }
 }
@@ -72,6 +97,10 @@ pub struct RenderConfig {
     pub listen_port: u16,
     /// When packets inside of a location are encapsulated.
     pub encapsulation: Encapsulation,
+    /// In what they are encapsulated.
+    pub encapsulation_type: EncapsulationType,
+    /// The container network that takes care of the inside of a location, if Kilo does not.
+    pub compatibility: Compatibility,
     /// Who routes between the pods of one location (`--local`).
     pub local_routes_by: Responsible,
     /// Who masquerades what pods send out of the cluster (`--cni`).
@@ -101,6 +130,8 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         config,
         underlay: Underlay::of(perspective, facts),
         near: near(perspective),
+        carrier: Carrier::of(config, facts),
+        contested: contested(perspective, config),
         routes: Vec::new(),
         state: HostState::default(),
         problems: BTreeSet::new(),
@@ -112,6 +143,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         Role::Member => renderer.routes_through_leader(),
     }
     renderer.routes_inside_location();
+    renderer.addon_rules();
     renderer.state.firewall = Some(renderer.firewall());
     renderer.state.forwarding = Forwarding { v4: true, v6: renderer.uses_ipv6() };
     // Sorted once, which is much cheaper than keeping tens of thousands in order while they are made.
@@ -160,6 +192,18 @@ fn near(perspective: &Perspective<'_>) -> Vec<IpNet> {
     near
 }
 
+/// The destinations to which another container network has routes as well, sorted: it does not know locations, and has
+/// one to every node's pods.
+fn contested(perspective: &Perspective<'_>, config: &RenderConfig) -> Vec<IpNet> {
+    if config.compatibility == Compatibility::None {
+        return Vec::new();
+    }
+    let mut pods: Vec<_> =
+        perspective.topology.nodes().flat_map(|node| &node.pod_subnets).map(IpNet::trunc).collect();
+    pods.sort_unstable();
+    pods
+}
+
 /// A render in progress.
 struct Renderer<'a> {
     perspective: &'a Perspective<'a>,
@@ -167,6 +211,8 @@ struct Renderer<'a> {
     config: &'a RenderConfig,
     underlay: Underlay,
     near: Vec<IpNet>,
+    carrier: Carrier,
+    contested: Vec<IpNet>,
     routes: Vec<Route>,
     state: HostState,
     problems: BTreeSet<Problem>,
@@ -256,7 +302,13 @@ impl Renderer<'_> {
         // Otherwise the host would use its WireGuard address as source, which clouds do not know the way back to.
         let source = self.underlay.source(Family::of_prefix(&destination));
         let link = self.config.interface.clone();
-        self.routes.push(Route { table: MAIN_TABLE, destination, via, link, source });
+        let table = self.table(&destination);
+        self.routes.push(Route { table, destination, via, link, source, outer: None });
+    }
+
+    /// The table for a route to here.
+    fn table(&self, destination: &IpNet) -> u32 {
+        if self.contested.binary_search(destination).is_ok() { ADDON_TABLE } else { MAIN_TABLE }
     }
 
     /// A member's routes to other segments, to peers and to all WireGuard addresses.

@@ -1,15 +1,12 @@
 //! What the firewall of a host has to do.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use mesh::{
-    Role,
-    prefix::{self, Family},
-};
+use mesh::{Role, prefix};
 
-use super::{Encapsulation, Renderer, Responsible};
-use crate::Firewall;
+use super::{Encapsulation, Renderer, Responsible, carrier::Carrier};
+use crate::{EncapsulationFilter, Firewall, Outer};
 
 impl Renderer<'_> {
     /// What pods and peers send out of the mesh is masqueraded, what stays inside is not.
@@ -28,18 +25,26 @@ impl Renderer<'_> {
             masquerade_from,
             masquerade_to: segment.allowed_location_ips.iter().map(IpNet::trunc).collect(),
             never_masquerade: mesh.chain(peers()).chain(services).collect(),
-            encapsulation_from: self.encapsulation_from(),
+            encapsulation: self.encapsulation_filter(),
             forward: self.forward(),
         }
     }
 
-    /// Anyone who can send us protocol 4 or 41 could speak as any pod.
-    fn encapsulation_from(&self) -> Option<BTreeSet<IpAddr>> {
+    /// Anyone who can send us encapsulated packets could speak as any pod.
+    fn encapsulation_filter(&self) -> Option<EncapsulationFilter> {
         if self.config.encapsulation == Encapsulation::Never {
             return None;
         }
+        let outer = match self.carrier {
+            Carrier::Vxlan => Outer::Vxlan,
+            // Who takes care of the inside of the location may encapsulate in IP too, and filters that.
+            Carrier::Ipip(_) if self.config.local_routes_by == Responsible::Kilo => Outer::Ip,
+            Carrier::Ipip(_) | Carrier::Foreign(_) => return None,
+        };
         let nodes = &self.perspective.segment().nodes;
-        Some(nodes.iter().filter_map(|node| node.internal_ip(Family::V4)).collect())
+        let from = nodes.iter().flat_map(|node| node.internal_ips.iter().chain(&node.cni_compatibility_ips));
+        let from = from.map(IpNet::addr).filter(|address| outer == Outer::Vxlan || address.is_ipv4());
+        Some(EncapsulationFilter { outer, from: from.collect() })
     }
 
     /// A leader forwards for its whole location, a member for its own pods.

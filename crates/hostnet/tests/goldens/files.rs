@@ -61,6 +61,7 @@ fn route(line: &str) -> Route {
         via: None,
         link: "none".parse().unwrap(),
         source: None,
+        outer: None,
     };
     while let Some(word) = words.next() {
         match word {

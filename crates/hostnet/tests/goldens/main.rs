@@ -120,6 +120,8 @@ impl GoldenHost {
             // The Go agent listens on the port of its endpoint, which may be forced.
             listen_port: self.node.endpoint.as_ref().unwrap().port,
             encapsulation: flag("--encapsulate").unwrap().parse().unwrap(),
+            encapsulation_type: Default::default(),
+            compatibility: Default::default(),
             local_routes_by: responsible(flag("--local").as_deref() != Some("false")),
             pod_nat_by: responsible(flag("--cni").as_deref() != Some("false")),
             accept_forwarding: flag("--iptables-forward-rules").is_some(),
@@ -194,7 +196,7 @@ impl GoldenHost {
                 assert_eq!(ours, theirs, "{}: (NAT, forward) {source} to {destination}", self.name);
             }
         }
-        assert_eq!(firewall.encapsulation_from, None, "{}", self.name);
+        assert_eq!(firewall.encapsulation, None, "{}", self.name);
     }
 
     fn check_wireguard(&self, wireguard: &Wireguard) {

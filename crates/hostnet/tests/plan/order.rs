@@ -51,7 +51,7 @@ fn add(state: &mut HostState, words: &[&str]) {
         ["route", destination, link, rest @ ..] => {
             let table = if rest.is_empty() { MAIN_TABLE } else { KILO_TABLE };
             let (destination, link) = (destination.parse().unwrap(), link.parse().unwrap());
-            state.routes.insert(Route { table, destination, via: None, link, source: None });
+            state.routes.insert(Route { table, destination, via: None, link, source: None, outer: None });
         }
         ["rule", from] => {
             let from = Some(from.parse().unwrap());

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostnet::{
-    Address, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, LinkName, MAIN_TABLE, Route, Rule,
-    Wireguard, WireguardPeer, state::Forwarding,
+    Address, EncapsulationFilter, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, LinkName,
+    MAIN_TABLE, Outer, Route, Rule, Wireguard, WireguardPeer, state::Forwarding,
 };
 use ipnet::IpNet;
 use mesh::{PresharedKey, PrivateKey, prefix::Family};
@@ -56,7 +56,7 @@ fn routes(links: &BTreeMap<LinkName, Link>) -> impl Strategy<Value = BTreeSet<Ro
             let v4 = destination.addr().is_ipv4();
             let via = via.filter(|_| v4).map(|last| std::net::IpAddr::from([10, 1, 0, last]));
             let source = (source && v4).then(|| std::net::IpAddr::from([10, 1, 0, 9]));
-            set.insert(Route { table, destination, via, link, source });
+            set.insert(Route { table, destination, via, link, source, outer: None });
         }
         set
     })
@@ -91,8 +91,11 @@ prop_compose! {
         masquerade_from in nets(), masquerade_to in nets(), never_masquerade in nets(), forward in nets(),
         encapsulated in prop::option::of(1u8..4),
     ) -> Firewall {
-        let encapsulation_from = encapsulated.map(|last| BTreeSet::from([[10, 1, 0, last].into()]));
-        Firewall { masquerade_from, masquerade_to, never_masquerade, encapsulation_from, forward }
+        let encapsulation = encapsulated.map(|last| EncapsulationFilter {
+            outer: if last == 1 { Outer::Ip } else { Outer::Vxlan },
+            from: [[10, 1, 0, last].into()].into(),
+        });
+        Firewall { masquerade_from, masquerade_to, never_masquerade, encapsulation, forward }
     }
 }
 

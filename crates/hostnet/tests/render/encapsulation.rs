@@ -102,7 +102,7 @@ fn dual_stack() {
 fn accepted_from_the_location_alone() {
     let from = |host, encapsulation| {
         let firewall = Fixture::v4(host, encapsulation).rendered().state.firewall.unwrap();
-        firewall.encapsulation_from.map(|from| from.iter().map(ToString::to_string).collect::<Vec<_>>())
+        firewall.encapsulation.map(|filter| filter.from.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
     let location = ["10.1.0.1".to_owned(), "10.1.0.2".to_owned()];
     assert_eq!(from("a1", Encapsulation::Always).unwrap(), location);

@@ -83,6 +83,8 @@ impl Fixture {
             private_key: PrivateKey::from_random([1; 32]),
             listen_port: 51820,
             encapsulation,
+            encapsulation_type: Default::default(),
+            compatibility: Default::default(),
             local_routes_by: Responsible::Kilo,
             pod_nat_by: Responsible::Kilo,
             accept_forwarding: false,

@@ -31,7 +31,7 @@ pub fn decode_node(object: &NodeObject, topology_label: &str) -> (Node, Vec<Prob
             None => Default::default(),
         },
         granularity: reader.granularity(),
-        cni_compatibility_ip: reader.agent_cidr(name::CNI_COMPATIBILITY_IP),
+        cni_compatibility_ips: reader.agent_cidrs(name::CNI_COMPATIBILITY_IP, name::CNI_COMPATIBILITY_IPS),
         last_seen: reader.last_seen(),
     };
     (node, reader.problems.found)

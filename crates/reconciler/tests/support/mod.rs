@@ -230,6 +230,8 @@ pub fn config() -> Config {
             private_key: key(1),
             listen_port: 51820,
             encapsulation: Encapsulation::Never,
+            encapsulation_type: Default::default(),
+            compatibility: Default::default(),
             local_routes_by: Responsible::Kilo,
             pod_nat_by: Responsible::Kilo,
             accept_forwarding: false,

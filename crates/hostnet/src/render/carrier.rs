@@ -1,0 +1,204 @@
+//! What carries packets from node to node inside of a location, where they do not go bare over the private network: an
+//! encapsulation of ours, or the device of another container network.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use mesh::{Node, prefix::Family};
+
+use super::{EncapsulationType, RenderConfig, Renderer};
+use crate::{Compatibility, HostFacts, Link, LinkKind, LinkName, VXLAN_LINK};
+
+/// Bytes that an outer IPv4 header adds.
+const IPIP_OVERHEAD: u32 = 20;
+
+/// Bytes of the headers of UDP (8) and VXLAN (8); there is no Ethernet header inside.
+const VXLAN_OVERHEAD: u32 = 16;
+
+/// What the tunnel device is called when Cilium has taken over the kernel's (`enable-ipip-termination`).
+const CILIUM_TUNNEL: &str = "cilium_tunl";
+
+/// What carries packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// IPv4 in IPv4 through this device, IPv6 in IPv4 through the kernel's.
+    Ipip(LinkName),
+    /// Both families in UDP.
+    Vxlan,
+    /// The devices of another container network, IPv4's and IPv6's, as far as they are there.
+    Foreign([Option<LinkName>; 2]),
+}
+
+/// One hop inside of the location.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hop {
+    pub via: Option<IpAddr>,
+    pub link: LinkName,
+    pub source: Option<IpAddr>,
+    pub outer: Option<IpAddr>,
+}
+
+/// Why there is no hop: the reason and the message of a problem.
+pub(super) type NoHop = (&'static str, String);
+
+impl Carrier {
+    pub fn of(config: &RenderConfig, facts: &HostFacts) -> Self {
+        let there = |device: &str| facts.interfaces.keys().find(|name| name.as_str() == device).cloned();
+        if let Some(devices) = config.compatibility.devices() {
+            let found = devices.map(there);
+            // Calico has none where it encapsulates in IPIP, with the kernel's device, or not at all.
+            if config.compatibility == Compatibility::Flannel || found.iter().any(Option::is_some) {
+                return Self::Foreign(found);
+            }
+        }
+        match config.encapsulation_type {
+            EncapsulationType::Vxlan => Self::Vxlan,
+            EncapsulationType::Ipip => {
+                let renamed = (config.compatibility == Compatibility::Cilium).then(|| there(CILIUM_TUNNEL));
+                Self::Ipip(renamed.flatten().unwrap_or_else(|| name("tunl0")))
+            }
+        }
+    }
+}
+
+impl Renderer<'_> {
+    /// How packets of a family get to a node of the location.
+    pub(super) fn hop(&mut self, family: Family, node: &Node) -> Result<Hop, NoHop> {
+        if !self.encapsulates(node) {
+            return self.bare(family, node);
+        }
+        match self.carrier.clone() {
+            Carrier::Ipip(device) => self.in_ip(family, node, device),
+            Carrier::Vxlan => self.in_vxlan(family, node),
+            Carrier::Foreign(devices) => match &devices[family as usize] {
+                Some(device) => self.through(device, family, node),
+                None => {
+                    self.missing_device(family);
+                    self.bare(family, node)
+                }
+            },
+        }
+    }
+
+    /// Whether the carrier brings packets to a node by another way than its internal address: then also the way to that
+    /// address has to be the carrier's, or the answers would come back by another.
+    pub(super) fn is_overlaid(&self, node: &Node) -> bool {
+        let overlaid = match &self.carrier {
+            Carrier::Foreign(_) => true,
+            Carrier::Ipip(_) | Carrier::Vxlan => self.outer(node) != internal(node),
+        };
+        overlaid && self.encapsulates(node)
+    }
+
+    /// Over the private network as it is.
+    fn bare(&self, family: Family, node: &Node) -> Result<Hop, NoHop> {
+        let via = node.internal_ip(family).ok_or_else(|| no_address(node, family))?;
+        self.other_than_own(via, node)?;
+        // Go leaves the choice of the source to the kernel here: it is the private interface's own address.
+        Ok(Hop { via: Some(via), link: self.private_link(family)?, source: None, outer: None })
+    }
+
+    fn in_ip(&mut self, family: Family, node: &Node, device: LinkName) -> Result<Hop, NoHop> {
+        let Some(IpAddr::V4(outer)) = self.outer(node).filter(IpAddr::is_ipv4) else {
+            return Err(no_address(node, Family::V4));
+        };
+        self.other_than_own(outer.into(), node)?;
+        let (via, device, kind) = match family {
+            Family::V4 => (outer.into(), device, LinkKind::Ipip),
+            Family::V6 => (embed(outer).into(), name("sit0"), LinkKind::Sit),
+        };
+        let link = self.device(device, kind, IPIP_OVERHEAD);
+        Ok(Hop { via: Some(via), link, source: self.underlay.source(family), outer: None })
+    }
+
+    fn in_vxlan(&mut self, family: Family, node: &Node) -> Result<Hop, NoHop> {
+        let outer = self.outer(node).ok_or_else(|| no_address(node, Family::V4))?;
+        self.other_than_own(outer, node)?;
+        // Bytes of the outer header of IPv4 and IPv6.
+        let header = if outer.is_ipv4() { 20 } else { 40 };
+        let link = self.device(name(VXLAN_LINK), LinkKind::Vxlan, header + VXLAN_OVERHEAD);
+        Ok(Hop { via: None, link, source: self.underlay.source(family), outer: Some(outer) })
+    }
+
+    /// Through the device of another container network, in which the node has an address.
+    fn through(&self, device: &LinkName, family: Family, node: &Node) -> Result<Hop, NoHop> {
+        let of_family = |net: &&ipnet::IpNet| Family::of_prefix(net) == family;
+        let via = match self.config.compatibility {
+            // Flannel gives its device the first address of the node's pod subnet.
+            Compatibility::Flannel => node.pod_subnets.iter().find(of_family).map(ipnet::IpNet::network),
+            _ => node.cni_compatibility_ips.iter().find(of_family).map(ipnet::IpNet::addr),
+        };
+        let Some(via) = via else {
+            return Err((
+                "NoNextHop",
+                format!(
+                    "node {} of this location has not told its address on {device} yet, so that its pods cannot be \
+                     reached through it; is {device} there, and does its agent run with the same --compatibility?",
+                    node.name
+                ),
+            ));
+        };
+        Ok(Hop { via: Some(via), link: device.clone(), source: self.underlay.source(family), outer: None })
+    }
+
+    /// The destination of outer packets to a node. Inside of Cilium's network that is the node's address there: a cloud
+    /// that drops encapsulated packets lets Cilium's through.
+    pub(super) fn outer(&self, node: &Node) -> Option<IpAddr> {
+        let inside = (self.config.compatibility == Compatibility::Cilium)
+            .then(|| node.cni_compatibility_ips.iter().map(ipnet::IpNet::addr).find(IpAddr::is_ipv4));
+        inside.flatten().or_else(|| internal(node))
+    }
+
+    /// A device for encapsulation, which is added to the desired state.
+    fn device(&mut self, name: LinkName, kind: LinkKind, overhead: u32) -> LinkName {
+        let underlay = Family::ALL.into_iter().find_map(|family| self.underlay.link(family));
+        let underlay = underlay.and_then(|link| self.facts.interfaces.get(link));
+        let managed = kind == LinkKind::Vxlan;
+        // The kernel's own devices may be in use by the other container network, and are then as that wants them.
+        let ours = managed || self.config.compatibility == Compatibility::None;
+        let mtu = underlay.map(|interface| interface.mtu.saturating_sub(overhead)).filter(|_| ours);
+        self.state.links.entry(name.clone()).or_insert(Link { kind, mtu, up: true, managed });
+        name
+    }
+
+    fn missing_device(&mut self, family: Family) {
+        let Some(devices) = self.config.compatibility.devices() else { return };
+        let device = devices[family as usize];
+        self.problem(
+            "NoOverlay",
+            format!(
+                "there is no interface {device} on this host, so that the other nodes of the location are reached over \
+                 the private network; is the other CNI running? Where it does not encapsulate, use --encapsulate=never"
+            ),
+        );
+    }
+}
+
+/// The address by which a node is reached in the private network; IPv4, where it has one.
+fn internal(node: &Node) -> Option<IpAddr> {
+    Family::ALL.into_iter().find_map(|family| node.internal_ip(family))
+}
+
+pub(super) fn no_address(node: &Node, family: Family) -> NoHop {
+    let version = match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    (
+        "NoNextHop",
+        format!(
+            "node {} of this location has no internal {version} address, so its {version} pods cannot be reached; \
+             give it one, or use --encapsulate=always, which carries IPv6 over IPv4",
+            node.name
+        ),
+    )
+}
+
+fn name(text: &str) -> LinkName {
+    text.parse().expect("the name is a valid one")
+}
+
+/// The IPv4-compatible address `::a.b.c.d` by which a `sit` device without a remote is told the outer destination
+/// (`ipip6_tunnel_xmit` in net/ipv6/sit.c).
+fn embed(outer: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(u128::from(outer.to_bits()))
+}
