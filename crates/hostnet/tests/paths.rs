@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use hostnet::Encapsulation;
+use hostnet::{Encapsulation, EncapsulationType};
 use mesh::{Granularity, Node, prefix::Family};
 use proptest::{prelude::*, sample};
 
@@ -18,8 +18,9 @@ use simulation::{
     network::{Path, pod},
 };
 
-fn encapsulation() -> impl Strategy<Value = Encapsulation> {
-    sample::select(vec![Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always])
+fn encapsulation() -> impl Strategy<Value = (Encapsulation, EncapsulationType)> {
+    let when = vec![Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always];
+    (sample::select(when), sample::select(vec![EncapsulationType::Ipip, EncapsulationType::Vxlan]))
 }
 
 /// Ordered pairs of different nodes.
@@ -67,10 +68,10 @@ proptest! {
                 let Some((source, destination)) = pod(a, family).zip(pod(b, family)) else { continue };
                 let packet = Packet { source, destination, iif: Some("cni0") };
                 match mesh.path(&a.name, &b.name, packet) {
-                    Ok(path) => check_path(&cluster, encapsulation, (a, b), &path),
+                    Ok(path) => check_path(&cluster, encapsulation.0, (a, b), &path),
                     // The only thing that can be missing: IPv6 pods, IPv4 nodes, and no encapsulation.
                     Err(why) => {
-                        prop_assert!(family == Family::V6 && encapsulation != Encapsulation::Always, "{}", why);
+                        prop_assert!(family == Family::V6 && encapsulation.0 != Encapsulation::Always, "{}", why);
                         prop_assert!(problems.iter().any(|problem| problem.reason == "NoNextHop"), "{}", why);
                     }
                 }
@@ -95,8 +96,8 @@ proptest! {
 
     /// With `--encapsulate=crosssubnet` only what stays in the own prefix goes bare.
     #[test]
-    fn crosssubnet_goes_bare_inside_of_the_subnet_only(cluster in sound()) {
-        let mesh = Mesh::of(&cluster, Encapsulation::CrossSubnet);
+    fn crosssubnet_goes_bare_inside_of_the_subnet_only(cluster in sound(), (_, kind) in encapsulation()) {
+        let mesh = Mesh::of(&cluster, (Encapsulation::CrossSubnet, kind));
         for (a, b) in pairs(&cluster) {
             let Some((source, destination)) = pod(a, Family::V4).zip(pod(b, Family::V4)) else { continue };
             let path = mesh.path(&a.name, &b.name, Packet { source, destination, iif: Some("cni0") });

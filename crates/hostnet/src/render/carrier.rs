@@ -83,7 +83,7 @@ impl Renderer<'_> {
     /// address has to be the carrier's, or the answers would come back by another.
     pub(super) fn is_overlaid(&self, node: &Node) -> bool {
         let overlaid = match &self.carrier {
-            Carrier::Foreign(_) => true,
+            Carrier::Foreign(devices) => devices.iter().any(Option::is_some),
             Carrier::Ipip(_) | Carrier::Vxlan => self.outer(node) != internal(node),
         };
         overlaid && self.encapsulates(node)

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "every test uses a part of the model")]
 
-use hostnet::{Encapsulation, HostFacts, Interface, RenderConfig, Rendered, Responsible, render};
+use hostnet::{
+    Encapsulation, EncapsulationType, HostFacts, Interface, RenderConfig, Rendered, Responsible, render,
+};
 use ipnet::IpNet;
 use mesh::{Node, Perspective, PrivateKey, Topology};
 use simulation::{
@@ -14,7 +16,7 @@ use std::collections::BTreeMap;
 use crate::clusters::Cluster;
 
 /// How the operator set up all hosts.
-pub fn config(encapsulation: Encapsulation) -> RenderConfig {
+pub fn config((encapsulation, encapsulation_type): (Encapsulation, EncapsulationType)) -> RenderConfig {
     RenderConfig {
         interface: "kilo0".parse().unwrap(),
         interface_by: Responsible::Kilo,
@@ -22,7 +24,7 @@ pub fn config(encapsulation: Encapsulation) -> RenderConfig {
         private_key: PrivateKey::from_random([1; 32]),
         listen_port: 51820,
         encapsulation,
-        encapsulation_type: Default::default(),
+        encapsulation_type,
         compatibility: Default::default(),
         local_routes_by: Responsible::Kilo,
         pod_nat_by: Responsible::Kilo,
@@ -54,7 +56,7 @@ pub struct Mesh {
 
 impl Mesh {
     /// Renders every host.
-    pub fn of(cluster: &Cluster, encapsulation: Encapsulation) -> Self {
+    pub fn of(cluster: &Cluster, encapsulation: (Encapsulation, EncapsulationType)) -> Self {
         let topology = Topology::new(cluster.config.clone(), cluster.nodes.clone(), cluster.peers.clone());
         let host = |node: &std::sync::Arc<Node>| {
             let perspective = Perspective::of(&topology, &node.name).unwrap();

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use hostnet::{Encapsulation, HostState, plan, render};
+use hostnet::{Encapsulation, EncapsulationType, HostState, plan, render};
 use ipnet::IpNet;
 use mesh::{Perspective, PublicKey, Topology, prefix::Family};
 use proptest::{prelude::*, sample};
@@ -94,7 +94,11 @@ fn before_and_after() -> impl Strategy<Value = (Cluster, Cluster)> {
     })
 }
 
-fn rendered(cluster: &Cluster, name: &str, encapsulation: Encapsulation) -> Option<HostState> {
+fn rendered(
+    cluster: &Cluster,
+    name: &str,
+    encapsulation: (Encapsulation, EncapsulationType),
+) -> Option<HostState> {
     let topology = Topology::new(cluster.config.clone(), cluster.nodes.clone(), cluster.peers.clone());
     let perspective = Perspective::of(&topology, name)?;
     Some(render(&perspective, &facts(perspective.node), &config(encapsulation)).state)
@@ -126,13 +130,21 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// While a host changes, every packet goes the old way or the new one.
+    /// While a host changes, every packet goes the old way or the new one; also when what it is encapsulated in changes.
     #[test]
-    fn no_way_is_lost_on_the_way((before, after) in before_and_after(), encapsulation in sample::select(
-        vec![Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always]
-    )) {
+    fn no_way_is_lost_on_the_way(
+        (before, after) in before_and_after(),
+        when in sample::select(vec![Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always]),
+        kinds in sample::select(vec![
+            [EncapsulationType::Ipip, EncapsulationType::Ipip],
+            [EncapsulationType::Vxlan, EncapsulationType::Vxlan],
+            [EncapsulationType::Ipip, EncapsulationType::Vxlan],
+            [EncapsulationType::Vxlan, EncapsulationType::Ipip],
+        ]),
+    ) {
         for node in &after.nodes {
-            let states = rendered(&before, &node.name, encapsulation).zip(rendered(&after, &node.name, encapsulation));
+            let old = rendered(&before, &node.name, (when, kinds[0]));
+            let states = old.zip(rendered(&after, &node.name, (when, kinds[1])));
             let Some((from, to)) = states else { continue };
             let facts = facts(node);
             let packets: Vec<_> = packets(&before, &node.name).into_iter().collect();

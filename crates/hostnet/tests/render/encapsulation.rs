@@ -1,6 +1,6 @@
 //! `--encapsulate`: which packets inside of a location go through the tunnel devices.
 
-use hostnet::Encapsulation;
+use hostnet::{Encapsulation, EncapsulationType, Outer};
 
 use crate::Fixture;
 
@@ -94,6 +94,51 @@ fn dual_stack() {
         "rule 1107: from all iif kilo0 lookup 1107 V6",
         "rule 1107: from 10.2.1.0/24 lookup 1107 V4",
         "rule 1107: from fd00:2:0:1::/64 lookup 1107 V6",
+    ]);
+}
+
+/// In UDP both families go through one device, and the route names the outer destination.
+#[test]
+fn vxlan() {
+    let nodes = [
+        "a1 10.1.0.1/24 fd00:1::1/64 10.2.1.0/24 fd00:2:0:1::/64",
+        "a2 10.1.0.2/24 fd00:1::2/64 10.2.2.0/24 fd00:2:0:2::/64",
+    ];
+    let mut fixture = Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Always);
+    fixture.config.encapsulation_type = EncapsulationType::Vxlan;
+    fixture.check(&[
+        "link kilo-vxlan vxlan mtu 1464 up",
+        "link kilo0 wireguard mtu 1420 up",
+        "address 10.4.0.1/16 kilo0",
+        "route 10.2.2.0/24 encap to 10.1.0.2 dev kilo-vxlan src 10.1.0.1",
+        "route fd00:2:0:2::/64 encap to 10.1.0.2 dev kilo-vxlan src fd00:1::1",
+        "route 10.1.0.2/32 encap to 10.1.0.2 dev kilo-vxlan src 10.1.0.1 table 1107",
+        "route fd00:1::2/128 encap to 10.1.0.2 dev kilo-vxlan src fd00:1::1 table 1107",
+        "rule 1107: from all iif kilo0 lookup 1107 V4",
+        "rule 1107: from all iif kilo0 lookup 1107 V6",
+        "rule 1107: from 10.2.1.0/24 lookup 1107 V4",
+        "rule 1107: from fd00:2:0:1::/64 lookup 1107 V6",
+    ]);
+    let filter = fixture.rendered().state.firewall.unwrap().encapsulation.unwrap();
+    let from: Vec<_> = filter.from.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (filter.outer, from.join(" ")),
+        (Outer::Vxlan, "10.1.0.1 10.1.0.2 fd00:1::1 fd00:1::2".to_owned())
+    );
+}
+
+/// A private network of IPv6 alone carries it as well; the outer header is larger there.
+#[test]
+fn vxlan_over_ipv6() {
+    let nodes = ["a1 fd00:1::1/64 10.2.1.0/24", "a2 fd00:1::2/64 10.2.2.0/24"];
+    let mut fixture = Fixture::of("a2", &nodes, "10.4.0.0/16", Encapsulation::Always);
+    fixture.config.encapsulation_type = EncapsulationType::Vxlan;
+    fixture.check(&[
+        "link kilo-vxlan vxlan mtu 1444 up",
+        "link kilo0 wireguard mtu 1420 down",
+        "route 10.2.1.0/24 encap to fd00:1::1 dev kilo-vxlan",
+        "route 10.4.0.1/32 encap to fd00:1::1 dev kilo-vxlan",
+        "route fd00:1::1/128 encap to fd00:1::1 dev kilo-vxlan src fd00:1::2 table 1107",
     ]);
 }
 

@@ -8,6 +8,7 @@ use hostnet::{Encapsulation, HostFacts, Interface, RenderConfig, Rendered, Respo
 use ipnet::IpNet;
 use mesh::{Granularity, Node, Peer, Perspective, PrivateKey, PublicKey, Topology, TopologyConfig};
 
+mod compatibility;
 mod encapsulation;
 mod families;
 mod firewall;
