@@ -196,12 +196,21 @@ impl Links {
     }
 
     /// The addresses of our interfaces. On the kernel's own devices others (and the kernel itself) have addresses too;
-    /// there only those count that are marked as ours, which takes Linux 5.18.
+    /// there only those count that are marked as ours, which takes Linux 5.18, or that another interface has as well: that is
+    /// how we choose ours there.
     fn addresses(&self, addresses: &[KernelAddress]) -> BTreeSet<Address> {
         let link_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let elsewhere: BTreeSet<IpAddr> = addresses
+            .iter()
+            .filter(|address| !self.ours.contains_key(&address.link))
+            .map(|address| address.net.addr())
+            .collect();
         let ours = addresses.iter().filter_map(|address| {
             let link = self.ours.get(&address.link)?;
-            let marked = link.kind == LinkKind::Wireguard || address.protocol == ROUTE_PROTOCOL;
+            let marked = link.managed
+                || link.kind == LinkKind::Wireguard
+                || address.protocol == ROUTE_PROTOCOL
+                || elsewhere.contains(&address.net.addr());
             (marked && !link_local(address.net.addr()))
                 .then(|| Address { link: self.all[&address.link].name.clone(), net: address.net })
         });

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hostnet::{Change, HostFacts, HostState, RenderConfig};
+use hostnet::{Change, HostFacts, HostState, LinkKind, RenderConfig};
 use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
@@ -30,7 +30,7 @@ pub enum Mtu {
 pub enum Removal {
     /// Nothing: the next start takes over.
     Nothing,
-    /// Routes, rules, firewall and addresses.
+    /// Routes, rules, firewall, addresses and what encapsulates.
     AllButInterface,
     /// The interface too.
     Everything,
@@ -269,6 +269,8 @@ impl Reconciler {
             },
             Removal::Everything => HostState::default(),
         };
+        // Nobody configures this one beforehand, and the next start makes it anew.
+        desired.links.retain(|_, link| link.kind != LinkKind::Vxlan);
         // An interface that only has its addresses taken would still hold sessions and answer.
         desired.links.values_mut().for_each(|link| link.up &= !link.managed);
         hostnet::plan(observed, &desired)

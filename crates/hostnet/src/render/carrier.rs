@@ -3,10 +3,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use mesh::{Node, prefix::Family};
+use mesh::{
+    Node,
+    prefix::{self, Family},
+};
 
-use super::{EncapsulationType, RenderConfig, Renderer};
-use crate::{Compatibility, HostFacts, Link, LinkKind, LinkName, VXLAN_LINK};
+use super::{EncapsulationType, RenderConfig, Renderer, Responsible};
+use crate::{Address, Compatibility, HostFacts, Link, LinkKind, LinkName, VXLAN_LINK};
 
 /// Bytes that an outer IPv4 header adds.
 const IPIP_OVERHEAD: u32 = 20;
@@ -89,6 +92,18 @@ impl Renderer<'_> {
         overlaid && self.encapsulates(node)
     }
 
+    /// What a node of the location sends encapsulated is taken out here, also where nothing is sent to it that way.
+    pub(super) fn receive_from(&mut self, node: &Node) {
+        if !self.encapsulates(node) {
+            return;
+        }
+        match self.carrier.clone() {
+            Carrier::Ipip(device) => drop(self.device(device, LinkKind::Ipip, IPIP_OVERHEAD)),
+            Carrier::Vxlan => drop(self.device(name(VXLAN_LINK), LinkKind::Vxlan, self.vxlan_overhead(node))),
+            Carrier::Foreign(_) => {}
+        }
+    }
+
     /// Over the private network as it is.
     fn bare(&self, family: Family, node: &Node) -> Result<Hop, NoHop> {
         let via = node.internal_ip(family).ok_or_else(|| no_address(node, family))?;
@@ -113,10 +128,14 @@ impl Renderer<'_> {
     fn in_vxlan(&mut self, family: Family, node: &Node) -> Result<Hop, NoHop> {
         let outer = self.outer(node).ok_or_else(|| no_address(node, Family::V4))?;
         self.other_than_own(outer, node)?;
-        // Bytes of the outer header of IPv4 and IPv6.
-        let header = if outer.is_ipv4() { 20 } else { 40 };
-        let link = self.device(name(VXLAN_LINK), LinkKind::Vxlan, header + VXLAN_OVERHEAD);
+        let link = self.device(name(VXLAN_LINK), LinkKind::Vxlan, self.vxlan_overhead(node));
         Ok(Hop { via: None, link, source: self.underlay.source(family), outer: Some(outer) })
+    }
+
+    /// Bytes that our VXLAN adds to a packet to a node: the outer header, of IPv4 or IPv6, and the inner ones.
+    fn vxlan_overhead(&self, node: &Node) -> u32 {
+        let header = if self.outer(node).is_none_or(|outer| outer.is_ipv4()) { 20 } else { 40 };
+        header + VXLAN_OVERHEAD
     }
 
     /// Through the device of another container network, in which the node has an address.
@@ -157,7 +176,18 @@ impl Renderer<'_> {
         let ours = managed || self.config.compatibility == Compatibility::None;
         let mtu = underlay.map(|interface| interface.mtu.saturating_sub(overhead)).filter(|_| ours);
         self.state.links.entry(name.clone()).or_insert(Link { kind, mtu, up: true, managed });
+        self.address_for_other_answers(&name, kind);
         name
+    }
+
+    /// Where another container network routes inside of the location, what comes through the device is answered by another
+    /// way. From a device without an IPv4 address the kernel would not take that, even where it filters loosely
+    /// (`rp_filter` 2, `__fib_validate_source` in net/ipv4/fib_frontend.c). The own internal address is nobody else's.
+    fn address_for_other_answers(&mut self, device: &LinkName, kind: LinkKind) {
+        let needed = self.config.local_routes_by == Responsible::Other && kind != LinkKind::Sit;
+        if let Some(own) = self.underlay.source(Family::V4).filter(|_| needed) {
+            self.state.addresses.insert(Address { link: device.clone(), net: prefix::host(own) });
+        }
     }
 
     fn missing_device(&mut self, family: Family) {

@@ -38,6 +38,9 @@ impl Renderer<'_> {
             for subnet in node.pod_subnets.iter().filter(|_| local) {
                 self.routes_inside(Family::of_prefix(subnet), &[subnet.trunc()], node);
             }
+            if leads {
+                self.receive_from(node);
+            }
             // Where a member reaches its leader through another CNI's network, the answers go back through it too.
             if local || (leads && self.is_overlaid(node)) {
                 for net in &node.internal_ips {

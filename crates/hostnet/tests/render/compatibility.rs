@@ -75,6 +75,7 @@ fn cilium() {
     addon("a2", Compatibility::Cilium, &["cilium_host 10.2.2.200/32"]).check(&[
         "link kilo0 wireguard mtu 1420 down",
         "link tunl0 ipip up given",
+        "address 10.1.0.2/32 tunl0",
         "route 10.1.9.1/32 via 10.2.1.200 dev tunl0 src 10.1.0.2",
         "route 10.4.0.1/32 via 10.2.1.200 dev tunl0 src 10.1.0.2",
         "route 10.4.0.2/32 via 10.2.1.200 dev tunl0 src 10.1.0.2",
@@ -86,6 +87,7 @@ fn cilium() {
     addon("a1", Compatibility::Cilium, &renamed).check(&[
         "link cilium_tunl ipip up given",
         "link kilo0 wireguard mtu 1420 up",
+        "address 10.1.0.1/32 cilium_tunl",
         "address 10.4.0.1/16 kilo0",
         "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
         "route 10.1.0.2/32 via 10.2.2.200 dev cilium_tunl src 10.1.0.1 table 1107",
@@ -103,6 +105,7 @@ fn cilium_with_vxlan() {
     fixture.check(&[
         "link kilo-vxlan vxlan mtu 1464 up",
         "link kilo0 wireguard mtu 1420 down",
+        "address 10.1.0.2/32 kilo-vxlan",
         "route 10.1.9.1/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2",
         "route 10.4.0.1/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2",
         "route 10.4.0.2/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2",
@@ -124,6 +127,7 @@ fn cilium_without_an_address() {
     fixture.check(&[
         "link kilo0 wireguard mtu 1420 down",
         "link tunl0 ipip up given",
+        "address 10.1.0.2/32 tunl0",
         "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
         "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
         "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
@@ -147,6 +151,7 @@ fn calico() {
     addon("a2", Compatibility::Calico, &[]).check(&[
         "link kilo0 wireguard mtu 1420 down",
         "link tunl0 ipip up given",
+        "address 10.1.0.2/32 tunl0",
         "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
         "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
         "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",

@@ -17,7 +17,10 @@ fn local_routes_of_another_cni() {
         Encapsulation::Always,
         &[
             "link kilo0 wireguard mtu 1420 up",
+            // The other nodes send it what leaves the location.
+            "link tunl0 ipip mtu 1480 up given",
             "address 10.4.0.1/16 kilo0",
+            "address 10.1.0.1/32 tunl0",
             "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
             "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
         ],

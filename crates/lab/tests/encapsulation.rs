@@ -1,0 +1,48 @@
+//! Encapsulation inside of a location, with packets: in UDP, which every kernel can.
+
+mod common;
+
+use kilo_lab::Lab;
+
+/// Everything that two nodes of a location send to each other for pods is in UDP; nothing of it is bare.
+#[test]
+fn vxlan_carries_a_location() {
+    let mut spec = common::with_agents("vxlan");
+    spec.mesh.encapsulate = "always".into();
+    spec.mesh.agent_args.push("--encapsulation-type=vxlan".into());
+    let lab = common::up(spec);
+    // What a network that knows no pods would drop.
+    for node in ["a1", "a2", "b1", "b2"] {
+        run(
+            &lab,
+            node,
+            "nft 'add table netdev lan; \
+             add chain netdev lan in { type filter hook ingress device eth0 priority 0; }; \
+             add rule netdev lan in ip saddr 10.42.0.0/16 drop; \
+             add rule netdev lan in ip6 saddr fd42::/16 drop; \
+             add rule netdev lan in udp dport 4790 counter'",
+        );
+    }
+    common::assert_converges(&lab);
+    // A pod and a node of its location, too: through the tunnel there, and through it back.
+    let from_pod = |address: &str| run(&lab, "a2-p1", &format!("ping -n -c 2 -i 0.2 -W 2 {address}"));
+    from_pod("10.101.0.11");
+    from_pod("fd00:101::11");
+    // And a node of another location.
+    from_pod("10.102.0.12");
+    let counted = run(&lab, "a1", "nft list table netdev lan");
+    assert!(!counted.contains("packets 0 "), "{counted}");
+    let a2 = lab.node("a2").expect("the demo has it");
+    let link = a2.read(&["ip", "-d", "link", "show", "kilo-vxlan"]).expect("it has the interface");
+    assert!(link.contains("mtu 1464") && link.contains("gpe"), "{link}");
+    a2.stop_agent().unwrap_or_else(|error| panic!("{error}"));
+    let link = a2.exec(&["ip", "link", "show", "kilo-vxlan"]).expect("ip runs");
+    assert!(!link.status.success(), "it has stayed: {}", String::from_utf8_lossy(&link.stdout));
+}
+
+fn run(lab: &Lab, place: &str, script: &str) -> String {
+    let output = lab.exec(place, &["sh", "-ec", script]).expect("there is a shell");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{place}: {script}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
