@@ -42,13 +42,16 @@ pub struct Tests {
 
 const KERNEL_TESTS: Tests = Tests {
     package: "dataplane",
-    names: &["kernel_wireguard", "kernel_ipip", "routes", "firewall", "watch"],
+    names: &["kernel_wireguard", "kernel_ipip", "vxlan", "routes", "firewall", "watch"],
     features: &["stock-kernel"],
 };
 
 const TUNNEL_TESTS: Tests = Tests { package: "tunnel", names: &["kernel"], features: &["stock-kernel"] };
 
 const MESH_TESTS: Tests = Tests { package: "kilo-lab", names: &["mesh", "repair", "restart"], features: &[] };
+
+const ADDON_TESTS: Tests =
+    Tests { package: "kilo-lab", names: &["encapsulation", "addons"], features: &[] };
 
 const CLIENT_TESTS: Tests = Tests { package: "kilo-lab", names: &["connect"], features: &[] };
 
@@ -108,6 +111,16 @@ pub const SCENARIOS: &[Scenario] = &[
         run: Run::Tests(MESH_TESTS),
         binaries: PROGRAMS,
         tools: &[],
+        environment: &[("RUST_TEST_THREADS", "1"), ("KILO_LAB_PATIENCE", "4")],
+        memory: "2G",
+        minutes: 15,
+    },
+    Scenario {
+        name: "addons",
+        shows: "add-on to Flannel, Cilium and Calico, IPIP inside of Cilium's network and beside Calico's; VXLAN",
+        run: Run::Tests(ADDON_TESTS),
+        binaries: PROGRAMS,
+        tools: &["bridge"],
         environment: &[("RUST_TEST_THREADS", "1"), ("KILO_LAB_PATIENCE", "4")],
         memory: "2G",
         minutes: 15,
