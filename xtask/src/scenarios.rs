@@ -50,8 +50,7 @@ const TUNNEL_TESTS: Tests = Tests { package: "tunnel", names: &["kernel"], featu
 
 const MESH_TESTS: Tests = Tests { package: "kilo-lab", names: &["mesh", "repair", "restart"], features: &[] };
 
-const ADDON_TESTS: Tests =
-    Tests { package: "kilo-lab", names: &["encapsulation", "addons"], features: &[] };
+const ADDON_TESTS: Tests = Tests { package: "kilo-lab", names: &["encapsulation", "addons"], features: &[] };
 
 const CLIENT_TESTS: Tests = Tests { package: "kilo-lab", names: &["connect"], features: &[] };
 

@@ -141,10 +141,9 @@ impl Links {
             let route = Route {
                 table: found.table,
                 destination: found.destination,
-                via: found.via,
+                next_hop: found.next_hop,
                 link: link.name.clone(),
                 source: found.source,
-                outer: found.outer,
             };
             let go_device = link.name == self.interface || link.name.as_str() == TUNNELS[0].0;
             if found.protocol == ROUTE_PROTOCOL && found.metric == 0 {

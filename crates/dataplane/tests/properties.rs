@@ -10,7 +10,7 @@ use std::{
 
 use hostnet::{
     ADDON_TABLE, Address, EncapsulationFilter, Firewall, HostState, KILO_TABLE, Link, LinkKind, MAIN_TABLE,
-    Outer, Route, Rule, VXLAN_LINK, Wireguard, WireguardPeer, state::Forwarding,
+    NextHop, Outer, Route, Rule, VXLAN_LINK, Wireguard, WireguardPeer, state::Forwarding,
 };
 use ipnet::IpNet;
 use mesh::{PresharedKey, PrivateKey, prefix::Family};
@@ -83,8 +83,12 @@ fn routes(tunnel: bool) -> impl Strategy<Value = BTreeSet<Route>> {
                 let source = with_source.then(|| if v4 { "10.1.0.1" } else { "fd01::1" }.parse().unwrap());
                 let via = via.map(|via| via.parse().unwrap());
                 let outer = if way == 4 { "10.1.0.3" } else { "fd01::3" }.parse().unwrap();
-                let outer = (link == VXLAN_LINK).then_some(outer);
-                Route { table, destination, via, link: name(link), source, outer }
+                let next_hop = match via {
+                    _ if link == VXLAN_LINK => NextHop::Outer(outer),
+                    Some(via) => NextHop::Gateway(via),
+                    None => NextHop::Destination,
+                };
+                Route { table, destination, next_hop, link: name(link), source }
             })
             .collect()
     })
@@ -164,10 +168,13 @@ fn state() -> impl Strategy<Value = HostState> {
         |(wireguard, addresses, mut routes, mtu)| {
             // A host is not its own next hop. In the state before it may have had that address.
             let own = |via: Option<IpAddr>| addresses.iter().any(|address| Some(address.net.addr()) == via);
-            routes.retain(|route| !own(route.via));
+            routes.retain(|route| !own(route.next_hop.gateway()));
             let link = Link { kind: LinkKind::Wireguard, mtu: Some(mtu), up: true, managed: true };
             let vxlan = Link { kind: LinkKind::Vxlan, mtu: Some(mtu), up: true, managed: true };
-            let vxlan = routes.iter().any(|route| route.outer.is_some()).then(|| (name(VXLAN_LINK), vxlan));
+            let vxlan = routes
+                .iter()
+                .any(|route| route.next_hop.outer().is_some())
+                .then(|| (name(VXLAN_LINK), vxlan));
             let links = [(name(KILO), link)].into_iter().chain(vxlan).collect();
             HostState { links, addresses, routes, wireguard: Some(wireguard), ..HostState::default() }
         },

@@ -6,7 +6,7 @@ mod support;
 use std::net::IpAddr;
 
 use hostnet::{
-    EncapsulationFilter, Firewall, HostState, KILO_TABLE, Link, LinkKind, Outer, Route, VXLAN_LINK,
+    EncapsulationFilter, Firewall, HostState, KILO_TABLE, Link, LinkKind, NextHop, Outer, Route, VXLAN_LINK,
     VXLAN_PORT, state::Forwarding,
 };
 use support::*;
@@ -14,7 +14,8 @@ use support::*;
 /// A host that reaches the pods of the host with this number, over this address of it.
 fn encapsulating(far: u8, outer: &str) -> HostState {
     let outer: IpAddr = outer.parse().unwrap();
-    let through = |destination: &str| Route { outer: Some(outer), ..route(destination, None, VXLAN_LINK) };
+    let through =
+        |destination: &str| Route { next_hop: NextHop::Outer(outer), ..route(destination, None, VXLAN_LINK) };
     let filter = EncapsulationFilter { outer: Outer::Vxlan, from: [outer].into() };
     let link = Link { kind: LinkKind::Vxlan, mtu: Some(1444), up: true, managed: true };
     HostState {

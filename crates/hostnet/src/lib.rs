@@ -20,7 +20,7 @@ pub use link::{Link, LinkKind, LinkName};
 pub use observation::{Handshake, HostFacts, Interface, Observation};
 pub use plan::{Change, plan};
 pub use render::{Encapsulation, EncapsulationType, RenderConfig, Rendered, Responsible, render};
-pub use route::{Route, Rule};
+pub use route::{NextHop, Route, Rule};
 pub use state::{Address, HostState, Leftover};
 pub use wireguard::{Wireguard, WireguardPeer};
 

@@ -13,20 +13,42 @@ pub struct Route {
     pub table: u32,
     /// Where packets go to; without host bits.
     pub destination: IpNet,
-    /// The next hop, taken to be on the link even when no prefix of the link holds it (`RTNH_F_ONLINK`).
-    pub via: Option<IpAddr>,
+    /// Who they are handed to.
+    pub next_hop: NextHop,
     /// The interface that packets leave through.
     pub link: LinkName,
     /// The source address that the host prefers for its own packets.
     pub source: Option<IpAddr>,
-    /// The destination of the outer packet, where the link encapsulates and cannot know it ([`crate::LinkKind::Vxlan`]).
-    pub outer: Option<IpAddr>,
 }
 
 impl Route {
     /// What makes a route unique: a second one with the same key replaces the first.
     pub fn key(&self) -> (u32, IpNet) {
         (self.table, self.destination)
+    }
+}
+
+/// Who packets are handed to on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NextHop {
+    /// Their destination, which is on the link.
+    Destination,
+    /// A gateway, taken to be on the link even when no prefix of the link holds it (`RTNH_F_ONLINK`).
+    Gateway(IpAddr),
+    /// The host with this address, in another packet to it: the link encapsulates and cannot know where to
+    /// ([`crate::LinkKind::Vxlan`]).
+    Outer(IpAddr),
+}
+
+impl NextHop {
+    /// The gateway, if there is one.
+    pub fn gateway(self) -> Option<IpAddr> {
+        if let Self::Gateway(address) = self { Some(address) } else { None }
+    }
+
+    /// The destination of the outer packet, if there is one.
+    pub fn outer(self) -> Option<IpAddr> {
+        if let Self::Outer(address) = self { Some(address) } else { None }
     }
 }
 

@@ -4,7 +4,9 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::{Change, Firewall, Leftover, Link, LinkKind, MAIN_TABLE, Outer, Route, Rule, plan::PeerChange};
+use crate::{
+    Change, Firewall, Leftover, Link, LinkKind, MAIN_TABLE, NextHop, Outer, Route, Rule, plan::PeerChange,
+};
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,11 +83,10 @@ fn prefixes<'a>(
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.destination)?;
-        if let Some(outer) = self.outer {
-            write!(f, " encap to {outer}")?;
-        }
-        if let Some(via) = self.via {
-            write!(f, " via {via}")?;
+        match self.next_hop {
+            NextHop::Destination => {}
+            NextHop::Gateway(gateway) => write!(f, " via {gateway}")?,
+            NextHop::Outer(outer) => write!(f, " encap to {outer}")?,
         }
         write!(f, " dev {}", self.link)?;
         if let Some(source) = self.source {

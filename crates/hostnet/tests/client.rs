@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use hostnet::{
-    Address, HostFacts, HostState, Interface, Leftover, Rendered, Route,
+    Address, HostFacts, HostState, Interface, Leftover, NextHop, Rendered, Route,
     render::client::{ClientConfig, alone, own_part, render},
 };
 use ipnet::IpNet;
@@ -169,10 +169,9 @@ fn what_belongs_to_others_on_the_host_is_not_touched() {
     let route = |link: &str| Route {
         table: hostnet::MAIN_TABLE,
         destination: "10.2.1.0/24".parse().unwrap(),
-        via: None,
+        next_hop: NextHop::Destination,
         link: link.parse().unwrap(),
         source: None,
-        outer: None,
     };
     let of_agent = Address { link: "kilo9".parse().unwrap(), net: "10.4.0.1/16".parse().unwrap() };
     observed.addresses.insert(of_agent);

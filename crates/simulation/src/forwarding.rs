@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use hostnet::{Firewall, HostFacts, HostState, MAIN_TABLE, Route, Rule, WireguardPeer};
+use hostnet::{Firewall, HostFacts, HostState, MAIN_TABLE, NextHop, Route, Rule, WireguardPeer};
 use ipnet::IpNet;
 use mesh::{
     PublicKey,
@@ -140,10 +140,9 @@ impl Kernel {
         self.routes.push(Route {
             table: MAIN_TABLE,
             destination: net.trunc(),
-            via: None,
+            next_hop: NextHop::Destination,
             link: link.parse().unwrap(),
             source: Some(net.addr()),
-            outer: None,
         });
     }
 
@@ -156,17 +155,10 @@ impl Kernel {
         }
         if let Some(link) = &facts.default_interface {
             for (destination, gateway) in [("0.0.0.0/0", "192.0.2.254"), ("::/0", "fe80::1")] {
-                let via = Some(gateway.parse().unwrap());
+                let next_hop = NextHop::Gateway(gateway.parse().unwrap());
                 let destination = destination.parse().unwrap();
                 let link = link.clone();
-                self.routes.push(Route {
-                    table: MAIN_TABLE,
-                    destination,
-                    via,
-                    link,
-                    source: None,
-                    outer: None,
-                });
+                self.routes.push(Route { table: MAIN_TABLE, destination, next_hop, link, source: None });
             }
         }
     }
@@ -177,9 +169,10 @@ impl Kernel {
         let own = |address: &IpAddr| self.addresses.iter().any(|(_, net)| net.addr() == *address);
         let refused = |route: &&Route| {
             let family = Family::of_prefix(&route.destination);
-            let mut ends = route.source.iter().chain(&route.via);
+            let via = route.next_hop.gateway();
+            let mut ends = route.source.iter().chain(&via);
             route.source.is_some_and(|source| !own(&source))
-                || route.via.is_some_and(|via| own(&via))
+                || via.is_some_and(|via| own(&via))
                 || ends.any(|address| Family::of(*address) != family)
                 || route.destination != route.destination.trunc()
         };
@@ -232,10 +225,10 @@ impl Kernel {
             return Way::Local;
         }
         let Some(route) = self.route(packet) else { return Way::NoRoute };
-        if let Some(outer) = route.outer {
+        if let NextHop::Outer(outer) = route.next_hop {
             return Way::Encapsulated { outer };
         }
-        let to = route.via.unwrap_or(packet.destination);
+        let to = route.next_hop.gateway().unwrap_or(packet.destination);
         match route.link.as_str() {
             "tunl0" => Way::Encapsulated { outer: to },
             "sit0" => Way::Encapsulated { outer: embedded(to) },
@@ -270,7 +263,7 @@ impl Kernel {
         };
         let route = self.route(Packet { source: unspecified, destination, iif: None })?;
         let family = Family::of(destination);
-        let next = route.via.unwrap_or(destination);
+        let next = route.next_hop.gateway().unwrap_or(destination);
         let on_link = || {
             let mine = self
                 .addresses

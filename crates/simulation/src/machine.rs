@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use hostnet::{
-    Change, HostState, Leftover, LinkKind, LinkName, Route, Wireguard, WireguardPeer, plan::PeerChange,
+    Change, HostState, Leftover, LinkKind, LinkName, NextHop, Route, Wireguard, WireguardPeer,
+    plan::PeerChange,
 };
 use mesh::PublicKey;
 
@@ -114,7 +115,7 @@ impl Machine {
 /// The other routes to the same destination, found without looking at all.
 fn with_key_of(route: &Route, routes: &BTreeSet<Route>) -> Vec<Route> {
     let first: LinkName = "!".parse().unwrap();
-    let least = Route { via: None, link: first, source: None, ..route.clone() };
+    let least = Route { next_hop: NextHop::Destination, link: first, source: None, ..route.clone() };
     let same = routes.range(least..).take_while(|other| other.key() == route.key());
     same.filter(|other| *other != route).cloned().collect()
 }

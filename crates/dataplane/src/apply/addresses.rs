@@ -69,10 +69,9 @@ impl Application<'_> {
             let route = Route {
                 table: found.table,
                 destination: found.destination,
-                via: found.via,
+                next_hop: found.next_hop,
                 link: removed.link.clone(),
                 source: found.source,
-                outer: found.outer,
             };
             route::push(&mut batch, Verb::Set, &route, found.link);
         }

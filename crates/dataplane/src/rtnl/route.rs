@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hostnet::{ROUTE_PROTOCOL, Route, VXLAN_NETWORK};
+use hostnet::{NextHop, ROUTE_PROTOCOL, Route, VXLAN_NETWORK};
 use ipnet::IpNet;
 use mesh::prefix::Family;
 
@@ -21,12 +21,10 @@ pub struct KernelRoute {
     pub table: u32,
     pub protocol: u8,
     pub destination: IpNet,
-    pub via: Option<IpAddr>,
+    pub next_hop: NextHop,
     /// The index of the interface.
     pub link: u32,
     pub source: Option<IpAddr>,
-    /// The destination of the outer packet, where the route names one.
-    pub outer: Option<IpAddr>,
     /// Lower is better. The metric that the kernel gives to IPv6 routes on its own is 0 here, like IPv4's.
     pub metric: u32,
 }
@@ -47,8 +45,8 @@ fn decode(message: &Received<'_>) -> Decoded {
         Some((base, None)) => (Some(base).filter(|base| base.link != 0), Vec::new()),
         Some((base, Some(hops))) => {
             let hops = next_hops(hops).map(|(link, attributes)| {
-                let via = gateway(attributes);
-                KernelRoute { link, via, ..base.clone() }
+                let next_hop = gateway(attributes).map_or(NextHop::Destination, NextHop::Gateway);
+                KernelRoute { link, next_hop, ..base.clone() }
             });
             (None, hops.collect())
         }
@@ -65,27 +63,28 @@ fn decode_base<'a>(message: &Received<'a>) -> Option<(KernelRoute, Option<&'a [u
         table: u32::from(message.byte(4)),
         protocol: message.byte(5),
         destination: prefix(family, None, length)?,
-        via: None,
+        next_hop: NextHop::Destination,
         link: 0,
         source: None,
-        outer: None,
         metric: 0,
     };
-    let mut hops = None;
+    let (mut hops, mut gateway, mut outer) = (None, None, None);
     for (kind, payload) in message.attributes(HEADER) {
         match kind {
             RTA_DST => route.destination = prefix(family, Some(payload), length)?,
             RTA_TABLE => route.table = number(payload),
             RTA_OIF => route.link = number(payload),
-            RTA_GATEWAY => route.via = address(payload),
-            RTA_VIA => route.via = payload.get(2..).and_then(address),
+            RTA_GATEWAY => gateway = address(payload),
+            RTA_VIA => gateway = payload.get(2..).and_then(address),
             RTA_PREFSRC => route.source = address(payload),
             RTA_PRIORITY => route.metric = number(payload),
-            RTA_ENCAP => route.outer = Attributes::new(payload).get(LWTUNNEL_IP_DST).and_then(address),
+            RTA_ENCAP => outer = Attributes::new(payload).get(LWTUNNEL_IP_DST).and_then(address),
             RTA_MULTIPATH => hops = Some(payload),
             _ => {}
         }
     }
+    let next_hop = gateway.map(NextHop::Gateway).or(outer.map(NextHop::Outer));
+    route.next_hop = next_hop.unwrap_or(NextHop::Destination);
     if family == AF_INET6 && route.metric == IP6_RT_PRIO_USER {
         route.metric = 0;
     }
@@ -150,11 +149,8 @@ pub enum Verb {
 /// Why a route cannot be said to the kernel.
 pub fn check(route: &Route) -> Result<(), &'static str> {
     let family = Family::of_prefix(&route.destination);
-    if family == Family::V6 && route.via.is_some_and(|via| via.is_ipv4()) {
+    if family == Family::V6 && route.next_hop.gateway().is_some_and(|via| via.is_ipv4()) {
         return Err("an IPv6 destination cannot have an IPv4 next hop");
-    }
-    if route.outer.is_some() && route.via.is_some() {
-        return Err("a route names the outer destination or a next hop, not both");
     }
     if route.source.is_some_and(|source| Family::of(source) != family) {
         return Err("the preferred source is not of the destination's family");
@@ -172,10 +168,10 @@ pub fn push(batch: &mut Batch, verb: Verb, route: &Route, link: u32) -> u32 {
     let scope = match verb {
         // A wildcard when it is removed.
         Verb::Remove(_) => RT_SCOPE_NOWHERE,
-        Verb::Set if route.via.is_none() && family == Family::V4 => RT_SCOPE_LINK,
+        Verb::Set if route.next_hop.gateway().is_none() && family == Family::V4 => RT_SCOPE_LINK,
         Verb::Set => RT_SCOPE_UNIVERSE,
     };
-    let onlink = if route.via.is_some() && verb == Verb::Set { RTNH_F_ONLINK } else { 0 };
+    let onlink = if route.next_hop.gateway().is_some() && verb == Verb::Set { RTNH_F_ONLINK } else { 0 };
     batch.push(kind, NLM_F_REQUEST | flags, |writer| {
         let mut header = [0; HEADER];
         header[0] = family_number(family);
@@ -188,7 +184,7 @@ pub fn push(batch: &mut Batch, verb: Verb, route: &Route, link: u32) -> u32 {
         writer.put_u32(RTA_TABLE, route.table);
         writer.put(RTA_DST, &octets(route.destination.network()));
         writer.put_u32(RTA_OIF, link);
-        if let Some(via) = route.via {
+        if let Some(via) = route.next_hop.gateway() {
             if Family::of(via) == family {
                 writer.put(RTA_GATEWAY, &octets(via));
             } else {
@@ -201,7 +197,7 @@ pub fn push(batch: &mut Batch, verb: Verb, route: &Route, link: u32) -> u32 {
         if let Some(source) = route.source {
             writer.put(RTA_PREFSRC, &octets(source));
         }
-        if let Some(outer) = route.outer {
+        if let Some(outer) = route.next_hop.outer() {
             let kind = if outer.is_ipv4() { LWTUNNEL_ENCAP_IP } else { LWTUNNEL_ENCAP_IP6 };
             writer.put_u16(RTA_ENCAP_TYPE, kind);
             writer.nest(RTA_ENCAP, |tunnel| {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use dataplane::{Config, DataPlane, WireguardChoice};
-use hostnet::{Change, HostState, Link, LinkKind, LinkName, MAIN_TABLE, Route, plan};
+use hostnet::{Change, HostState, Link, LinkKind, LinkName, MAIN_TABLE, NextHop, Route, plan};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// The WireGuard interface of the tests.
@@ -126,10 +126,9 @@ pub fn route(destination: &str, via: Option<&str>, link: &str) -> Route {
     Route {
         table: MAIN_TABLE,
         destination: destination.parse().unwrap(),
-        via: via.map(|via| via.parse().unwrap()),
+        next_hop: via.map_or(NextHop::Destination, |via| NextHop::Gateway(via.parse().unwrap())),
         link: name(link),
         source: None,
-        outer: None,
     }
 }
 

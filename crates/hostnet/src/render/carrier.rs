@@ -9,7 +9,7 @@ use mesh::{
 };
 
 use super::{EncapsulationType, RenderConfig, Renderer, Responsible};
-use crate::{Address, Compatibility, HostFacts, Link, LinkKind, LinkName, VXLAN_LINK};
+use crate::{Address, Compatibility, HostFacts, Link, LinkKind, LinkName, NextHop, VXLAN_LINK};
 
 /// Bytes that an outer IPv4 header adds.
 const IPIP_OVERHEAD: u32 = 20;
@@ -34,10 +34,9 @@ pub(super) enum Carrier {
 /// One hop inside of the location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hop {
-    pub via: Option<IpAddr>,
+    pub next_hop: NextHop,
     pub link: LinkName,
     pub source: Option<IpAddr>,
-    pub outer: Option<IpAddr>,
 }
 
 /// Why there is no hop: the reason and the message of a problem.
@@ -109,7 +108,7 @@ impl Renderer<'_> {
         let via = node.internal_ip(family).ok_or_else(|| no_address(node, family))?;
         self.other_than_own(via, node)?;
         // Go leaves the choice of the source to the kernel here: it is the private interface's own address.
-        Ok(Hop { via: Some(via), link: self.private_link(family)?, source: None, outer: None })
+        Ok(Hop { next_hop: NextHop::Gateway(via), link: self.private_link(family)?, source: None })
     }
 
     fn in_ip(&mut self, family: Family, node: &Node, device: LinkName) -> Result<Hop, NoHop> {
@@ -122,14 +121,14 @@ impl Renderer<'_> {
             Family::V6 => (embed(outer).into(), name("sit0"), LinkKind::Sit),
         };
         let link = self.device(device, kind, IPIP_OVERHEAD);
-        Ok(Hop { via: Some(via), link, source: self.underlay.source(family), outer: None })
+        Ok(Hop { next_hop: NextHop::Gateway(via), link, source: self.underlay.source(family) })
     }
 
     fn in_vxlan(&mut self, family: Family, node: &Node) -> Result<Hop, NoHop> {
         let outer = self.outer(node).ok_or_else(|| no_address(node, Family::V4))?;
         self.other_than_own(outer, node)?;
         let link = self.device(name(VXLAN_LINK), LinkKind::Vxlan, self.vxlan_overhead(node));
-        Ok(Hop { via: None, link, source: self.underlay.source(family), outer: Some(outer) })
+        Ok(Hop { next_hop: NextHop::Outer(outer), link, source: self.underlay.source(family) })
     }
 
     /// Bytes that our VXLAN adds to a packet to a node: the outer header, of IPv4 or IPv6, and the inner ones.
@@ -156,7 +155,8 @@ impl Renderer<'_> {
                 ),
             ));
         };
-        Ok(Hop { via: Some(via), link: device.clone(), source: self.underlay.source(family), outer: None })
+        let next_hop = NextHop::Gateway(via);
+        Ok(Hop { next_hop, link: device.clone(), source: self.underlay.source(family) })
     }
 
     /// The destination of outer packets to a node. Inside of Cilium's network that is the node's address there: a cloud

@@ -16,7 +16,7 @@ use mesh::{
 
 use super::Rendered;
 use crate::{
-    Address, HostFacts, HostState, Leftover, Link, LinkKind, LinkName, MAIN_TABLE, Route, Wireguard,
+    Address, HostFacts, HostState, Leftover, Link, LinkKind, LinkName, MAIN_TABLE, NextHop, Route, Wireguard,
     WireguardPeer,
 };
 
@@ -192,7 +192,7 @@ fn route(destination: IpNet, config: &ClientConfig) -> Option<Route> {
     let source = config.addresses.iter().map(IpNet::addr).find(|address| Family::of(*address) == family)?;
     let link = config.interface.clone();
     // WireGuard finds the peer by the destination, so there is no next hop to name.
-    Some(Route { table: MAIN_TABLE, destination, via: None, link, source: Some(source), outer: None })
+    Some(Route { table: MAIN_TABLE, destination, next_hop: NextHop::Destination, link, source: Some(source) })
 }
 
 fn resolve(endpoint: &Endpoint, config: &ClientConfig) -> Option<SocketAddr> {

@@ -168,7 +168,7 @@ impl Renderer<'_> {
 
 impl Hop {
     fn route(&self, table: u32, destination: IpNet) -> Route {
-        let Self { via, link, source, outer } = self;
-        Route { table, destination, via: *via, link: link.clone(), source: *source, outer: *outer }
+        let Self { next_hop, link, source } = self;
+        Route { table, destination, next_hop: *next_hop, link: link.clone(), source: *source }
     }
 }

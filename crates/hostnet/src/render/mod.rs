@@ -23,8 +23,8 @@ use mesh::{
 use carrier::Carrier;
 
 use crate::{
-    ADDON_TABLE, Address, Compatibility, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE, Route,
-    Wireguard, WireguardPeer, state::Forwarding,
+    ADDON_TABLE, Address, Compatibility, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE, NextHop,
+    Route, Wireguard, WireguardPeer, state::Forwarding,
 };
 
 /// When packets inside of a location are encapsulated.
@@ -288,22 +288,22 @@ impl Renderer<'_> {
                 // WireGuard finds the peer by the destination alone; without an address of this family on the
                 // other side the route just names the device.
                 let via = segment.wireguard_ips.iter().copied().find(|ip| Family::of(*ip) == family);
-                self.tunnel_route(destination, via);
+                self.tunnel_route(destination, via.map_or(NextHop::Destination, NextHop::Gateway));
             }
         }
         for peer in &self.perspective.topology.peers {
             for destination in &peer.allowed_ips {
-                self.tunnel_route(destination.trunc(), None);
+                self.tunnel_route(destination.trunc(), NextHop::Destination);
             }
         }
     }
 
-    fn tunnel_route(&mut self, destination: IpNet, via: Option<IpAddr>) {
+    fn tunnel_route(&mut self, destination: IpNet, next_hop: NextHop) {
         // Otherwise the host would use its WireGuard address as source, which clouds do not know the way back to.
         let source = self.underlay.source(Family::of_prefix(&destination));
         let link = self.config.interface.clone();
         let table = self.table(&destination);
-        self.routes.push(Route { table, destination, via, link, source, outer: None });
+        self.routes.push(Route { table, destination, next_hop, link, source });
     }
 
     /// The table for a route to here.

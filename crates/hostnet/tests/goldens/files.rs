@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
-use hostnet::{MAIN_TABLE, Route, WireguardPeer};
+use hostnet::{MAIN_TABLE, NextHop, Route, WireguardPeer};
 use ipnet::IpNet;
 use mesh::PublicKey;
 
@@ -58,14 +58,13 @@ fn route(line: &str) -> Route {
     let mut route = Route {
         table: MAIN_TABLE,
         destination: prefix(words.next().unwrap()),
-        via: None,
+        next_hop: NextHop::Destination,
         link: "none".parse().unwrap(),
         source: None,
-        outer: None,
     };
     while let Some(word) = words.next() {
         match word {
-            "via" => route.via = words.next().map(|text| text.parse().unwrap()),
+            "via" => route.next_hop = NextHop::Gateway(words.next().unwrap().parse().unwrap()),
             "dev" => route.link = words.next().unwrap().parse().unwrap(),
             "src" => route.source = words.next().map(|text| text.parse().unwrap()),
             "proto" | "scope" => drop(words.next()),

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostnet::{
-    Address, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, MAIN_TABLE, Route, Rule, Wireguard,
-    WireguardPeer, plan,
+    Address, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, MAIN_TABLE, NextHop, Route, Rule,
+    Wireguard, WireguardPeer, plan,
 };
 use mesh::{PrivateKey, prefix::Family};
 
@@ -51,7 +51,13 @@ fn add(state: &mut HostState, words: &[&str]) {
         ["route", destination, link, rest @ ..] => {
             let table = if rest.is_empty() { MAIN_TABLE } else { KILO_TABLE };
             let (destination, link) = (destination.parse().unwrap(), link.parse().unwrap());
-            state.routes.insert(Route { table, destination, via: None, link, source: None, outer: None });
+            state.routes.insert(Route {
+                table,
+                destination,
+                next_hop: NextHop::Destination,
+                link,
+                source: None,
+            });
         }
         ["rule", from] => {
             let from = Some(from.parse().unwrap());

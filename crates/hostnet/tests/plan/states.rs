@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostnet::{
     Address, EncapsulationFilter, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, LinkName,
-    MAIN_TABLE, Outer, Route, Rule, Wireguard, WireguardPeer, state::Forwarding,
+    MAIN_TABLE, NextHop, Outer, Route, Rule, Wireguard, WireguardPeer, state::Forwarding,
 };
 use ipnet::IpNet;
 use mesh::{PresharedKey, PrivateKey, prefix::Family};
@@ -55,8 +55,9 @@ fn routes(links: &BTreeMap<LinkName, Link>) -> impl Strategy<Value = BTreeSet<Ro
             let destination = net(index);
             let v4 = destination.addr().is_ipv4();
             let via = via.filter(|_| v4).map(|last| std::net::IpAddr::from([10, 1, 0, last]));
+            let next_hop = via.map_or(NextHop::Destination, NextHop::Gateway);
             let source = (source && v4).then(|| std::net::IpAddr::from([10, 1, 0, 9]));
-            set.insert(Route { table, destination, via, link, source, outer: None });
+            set.insert(Route { table, destination, next_hop, link, source });
         }
         set
     })
