@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use hostnet::{Compatibility, Encapsulation, EncapsulationType, LinkName};
 use ipnet::IpNet;
 use mesh::{Granularity, allocation::Subnets};
-use program::{flags::duration, log};
+use program::{
+    flags::{PodCidrSource, duration},
+    log,
+};
 use reconciler::Mtu;
 
 /// The agent of Kilo, a multi-cloud network overlay: run it on every node.
@@ -72,7 +75,7 @@ pub struct Agent {
     /// The CNI configuration.
     #[arg(long, default_value = "/etc/cni/net.d/10-kilo.conflist", value_name = "FILE")]
     pub cni_path: PathBuf,
-    /// The container network that Kilo is an add-on to: flannel, cilium, calico; empty: none, Kilo is the only one.
+    /// The CNI that connects the pods inside of locations, where Kilo is an add-on to it: flannel, cilium, calico; empty: none.
     #[arg(long, default_value = "", value_name = "CNI", value_parser = |text: &str| text.parse::<Compatibility>())]
     pub compatibility: Compatibility,
     /// Make the WireGuard interface; otherwise one of this name has to exist.
@@ -127,6 +130,11 @@ pub struct Agent {
     /// The MTU of the WireGuard interface in bytes; auto: the underlay's less 80.
     #[arg(long, default_value = "auto", value_parser = mtu)]
     pub mtu: Mtu,
+    /// Where the pod subnets of nodes come from: the Node's spec.podCIDRs, Cilium's CiliumNodes, Calico's
+    /// BlockAffinities, or the annotation kilo.squat.ai/pod-cidrs; auto: as --compatibility says, else the Node. The same
+    /// on all nodes.
+    #[arg(long, default_value = "auto", value_enum, value_name = "SOURCE")]
+    pub pod_cidr_source: PodCidrSource,
     /// The UDP port of WireGuard.
     #[arg(long, default_value_t = mesh::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,

@@ -26,7 +26,7 @@ impl Reporter {
             tracing::warn!(object = %problem.object, reason = problem.reason, "{}", problem.message);
             let own = match &problem.object {
                 Object::Node(name) => name == own_node || speaks_for_all,
-                Object::Peer(_) => speaks_for_all,
+                Object::Peer(_) | Object::Foreign { .. } => speaks_for_all,
                 Object::Host => true,
                 Object::Mesh => false,
             };

@@ -88,6 +88,7 @@ impl Runtime {
             WatchConfig {
                 topology_label: flags.topology_label.clone(),
                 own_node: Some(setup.reconciler.node.clone()),
+                pod_cidr_source: setup.pod_cidr_source,
             },
         );
         Ok(Self {
@@ -143,13 +144,11 @@ impl Runtime {
         let now = now();
         match update {
             Update::Node(name, Some(watched)) => {
-                let mut problems = watched.problems;
-                problems.extend(kubernetes::missing_pod_subnet(&watched.node));
                 let forced = watched.own.map(|own| {
                     self.annotations = own.annotations;
                     own.forced
                 });
-                let update = NodeUpdate { node: watched.node, problems, forced };
+                let update = NodeUpdate { node: watched.node, problems: watched.problems, forced };
                 self.set_cni(&update);
                 self.reconciler.handle_node(&name, Some(update), now);
             }
@@ -158,6 +157,7 @@ impl Runtime {
                 let update = peer.map(|peer| PeerUpdate { peer: peer.peer, problems: peer.problems });
                 self.reconciler.handle_peer(&name, update, now);
             }
+            Update::SubnetObject(name, problems) => self.reconciler.handle_subnet_object(&name, problems),
             Update::Synced => self.reconciler.handle_watch(Watch::Synced, now),
             Update::Broken(problem) => {
                 self.shown.metrics.error("watch");
@@ -235,6 +235,7 @@ impl Runtime {
             last_seen: status.last_seen,
             discovered_endpoints: status.discovered_endpoints,
             cni_compatibility_ips: status.cni_compatibility_ips,
+            pod_cidr_source: self.setup.pod_cidr_source,
         };
         let patch = kubernetes::encode::patch(&self.annotations, &facts);
         let (client, node) = (self.client.clone(), self.setup.reconciler.node.clone());

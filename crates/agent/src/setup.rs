@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use dataplane::WireguardChoice;
-use hostnet::{RenderConfig, Responsible};
+use hostnet::{Compatibility, RenderConfig, Responsible};
 use mesh::{PrivateKey, TopologyConfig};
 use reconciler::{Config, Removal, discovery::DiscoveryConfig};
+
+use kubernetes::PodCidrSource;
 
 use crate::{cli, key};
 
@@ -18,6 +20,8 @@ pub struct Setup {
     pub reconciler: Config,
     /// What the end of the process removes.
     pub removal: Removal,
+    /// Where the pod subnets of nodes come from.
+    pub pod_cidr_source: PodCidrSource,
     /// The CNI configuration to keep; `None`: not our business.
     pub cni_path: Option<PathBuf>,
 }
@@ -65,8 +69,12 @@ impl Setup {
             (true, false) => Removal::AllButInterface,
             (true, true) => Removal::Everything,
         };
-        let cni_path = flags.cni.then(|| flags.cni_path.clone());
-        Ok(Self { reconciler, removal, cni_path, flags })
+        let pod_cidr_source =
+            flags.pod_cidr_source.named().unwrap_or_else(|| source_with(flags.compatibility));
+        // What another CNI's address management gives is not for ours to give again.
+        let keeps_cni = flags.cni && !pod_cidr_source.is_of_another_cni();
+        let cni_path = keeps_cni.then(|| flags.cni_path.clone());
+        Ok(Self { reconciler, removal, pod_cidr_source, cni_path, flags })
     }
 
     /// Which WireGuard is used.
@@ -80,10 +88,62 @@ impl Setup {
     }
 }
 
+/// Where pod subnets come from when nothing is said but which CNI there is.
+fn source_with(compatibility: Compatibility) -> PodCidrSource {
+    match compatibility {
+        Compatibility::None | Compatibility::Flannel => PodCidrSource::Node,
+        Compatibility::Cilium => PodCidrSource::Cilium,
+        Compatibility::Calico => PodCidrSource::Calico,
+    }
+}
+
 fn private_key(flags: &cli::Agent) -> Result<PrivateKey> {
     if flags.dry_run {
         let found = key::load(&flags.state_dir.join("key"))?;
         return Ok(found.unwrap_or_else(|| PrivateKey::from_random(rand::random())));
     }
     key::load_or_create(&flags.state_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn setup(flags: &str) -> Setup {
+        let words = flags.split(' ').filter(|word| !word.is_empty());
+        let arguments = ["kg", "--dry-run", "--hostname=a"].into_iter().chain(words);
+        Setup::of(cli::Cli::try_parse_from(arguments).unwrap().agent).unwrap()
+    }
+
+    #[test]
+    fn pod_subnets_come_from_where_it_is_said_else_from_the_cni_that_there_is() {
+        for (flags, expected) in [
+            ("", "node"),
+            ("--compatibility=", "node"),
+            ("--compatibility=flannel", "node"),
+            ("--compatibility=cilium", "cilium"),
+            ("--compatibility=calico", "calico"),
+            ("--compatibility=cilium --pod-cidr-source=node", "node"),
+            ("--pod-cidr-source=calico", "calico"),
+            ("--pod-cidr-source=annotation", "annotation"),
+        ] {
+            assert_eq!(setup(flags).pod_cidr_source.to_string(), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn the_cni_file_is_kept_only_with_subnets_that_are_ours_to_give() {
+        for (flags, kept) in [
+            ("", true),
+            ("--cni=false", false),
+            ("--compatibility=flannel", true),
+            ("--pod-cidr-source=annotation", true),
+            ("--compatibility=cilium", false),
+            ("--cni=true --pod-cidr-source=calico", false),
+        ] {
+            assert_eq!(setup(flags).cni_path.is_some(), kept, "{flags:?}");
+        }
+    }
 }

@@ -24,17 +24,13 @@ impl Cluster {
     /// Reads nodes and peers. What is wrong with single objects is told on standard error.
     pub async fn read(global: &Global) -> Result<Self> {
         let client = kubernetes::client::connect(&global.api_access()).await?;
-        let nodes = kubernetes::list::list_nodes(&client, &global.topology_label)
+        let source = global.pod_cidr_source.named();
+        let (decoded, of_nodes) = kubernetes::list::list_nodes(&client, &global.topology_label, source)
             .await
             .context("failed to list nodes")?;
         let (peers, mut problems) =
             kubernetes::list::list_peers(&client).await.context("failed to list peers")?;
-
-        let mut decoded: Vec<Node> = Vec::with_capacity(nodes.len());
-        for (node, mut found) in nodes {
-            problems.append(&mut found);
-            decoded.push(node);
-        }
+        problems.extend(of_nodes);
         let peers: BTreeMap<String, Peer> = peers
             .into_iter()
             .filter(|peer| !peer.allowed_ips.is_empty())

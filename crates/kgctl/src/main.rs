@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use cluster::Cluster;
 use ipnet::IpNet;
 use kubernetes::client::{ApiAccess, Credentials};
+use program::flags::PodCidrSource;
 
 /// Manage a Kilo network.
 #[derive(Parser)]
@@ -35,6 +36,10 @@ struct Global {
     /// How nodes are grouped; auto: as the first node's agent does.
     #[arg(long, global = true, default_value = "auto", value_enum)]
     mesh_granularity: Granularity,
+    /// Where the pod subnets of nodes come from: the Node's spec.podCIDRs, Cilium's CiliumNodes, Calico's
+    /// BlockAffinities, or the annotation kilo.squat.ai/pod-cidrs; auto: from where the first node's agent takes them.
+    #[arg(long, global = true, default_value = "auto", value_enum, value_name = "SOURCE")]
+    pod_cidr_source: PodCidrSource,
     /// The UDP port over which nodes communicate.
     #[arg(long, global = true, default_value_t = mesh::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
 use divan::{Bencher, counter::BytesCount};
-use kubernetes::{NodeObject, decode_node};
+use kubernetes::{NodeObject, PodCidrSource, decode_node};
 use serde_json::{Value, json};
 
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
@@ -57,7 +57,7 @@ fn text_to_node(bencher: Bencher, nodes: usize) {
         let mut usable = 0;
         for text in &texts {
             let object: NodeObject = serde_json::from_str(text).unwrap();
-            usable += usize::from(decode_node(&object, REGION).0.lacks().is_empty());
+            usable += usize::from(decode_node(&object, REGION, PodCidrSource::Node).0.lacks().is_empty());
         }
         assert_eq!(usable, nodes);
     });
@@ -68,6 +68,10 @@ fn text_to_node(bencher: Bencher, nodes: usize) {
 fn object_to_node(bencher: Bencher, nodes: usize) {
     let objects: Vec<NodeObject> =
         (0..nodes).map(|index| serde_json::from_value(node(index)).unwrap()).collect();
-    bencher
-        .bench(|| objects.iter().filter(|object| decode_node(object, REGION).0.lacks().is_empty()).count());
+    bencher.bench(|| {
+        objects
+            .iter()
+            .filter(|object| decode_node(object, REGION, PodCidrSource::Node).0.lacks().is_empty())
+            .count()
+    });
 }

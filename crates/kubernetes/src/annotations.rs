@@ -19,6 +19,8 @@ pub const FORCE_INTERNAL_IP: &str = "kilo.squat.ai/force-internal-ip";
 pub const PERSISTENT_KEEPALIVE: &str = "kilo.squat.ai/persistent-keepalive";
 /// By the operator: a comma list of CIDRs that are reached through this node's location.
 pub const ALLOWED_LOCATION_IPS: &str = "kilo.squat.ai/allowed-location-ips";
+/// By the operator, where `--pod-cidr-source=annotation` is set: a comma list of CIDRs, the pod subnets of the node.
+pub const POD_CIDRS: &str = "kilo.squat.ai/pod-cidrs";
 
 /// By the agent: where the node's WireGuard listens.
 pub const ENDPOINT: &str = "kilo.squat.ai/endpoint";
@@ -45,9 +47,12 @@ pub const CNI_COMPATIBILITY_IP: &str = "kilo.squat.ai/cni-compatibility-ip";
 /// By the agent of a node on which that device has several addresses: all of them, a comma list of CIDRs. It counts while
 /// it holds [`CNI_COMPATIBILITY_IP`].
 pub const CNI_COMPATIBILITY_IPS: &str = "kilo.squat.ai/cni-compatibility-ips";
+/// By an agent that does not take pod subnets from the Node's specification: where it takes them from, `cilium`, `calico`
+/// or `annotation`.
+pub const POD_CIDR_SOURCE: &str = "kilo.squat.ai/pod-cidr-source";
 
 /// The annotations that an agent writes on its own node.
-pub const OF_AGENT: [&str; 11] = [
+pub const OF_AGENT: [&str; 12] = [
     CNI_COMPATIBILITY_IP,
     CNI_COMPATIBILITY_IPS,
     DISCOVERED_ENDPOINTS,
@@ -57,6 +62,7 @@ pub const OF_AGENT: [&str; 11] = [
     INTERNAL_IPS,
     KEY,
     LAST_SEEN,
+    POD_CIDR_SOURCE,
     WIREGUARD_IP,
     WIREGUARD_IPS,
 ];

@@ -1,15 +1,18 @@
-//! What Node and Peer objects say, as [`mesh::Node`] and [`mesh::Peer`], and what in them makes no sense.
+//! What Node and Peer objects say, as [`mesh::Node`] and [`mesh::Peer`], and what in them makes no sense. The same of the
+//! objects by which other CNIs give pod subnets.
 //!
 //! A value that cannot be used is left out and comes back as a [`Problem`]; the rest of the object counts. Only a Peer
 //! is all or nothing. Nodes and peers are not compared with each other here, and nothing is known of time.
 
 mod discovered;
+mod grant;
 mod node;
 mod peer;
 
 use mesh::{Object, Problem};
 
-pub use node::{decode_forced, decode_node, missing_pod_subnet};
+pub use grant::{decode_block_affinity, decode_cilium_node};
+pub use node::{decode_forced, decode_node};
 pub use peer::decode_peer;
 pub(crate) use peer::examine;
 

@@ -12,7 +12,7 @@ use mesh::{Endpoint, Granularity, Node, PublicKey};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::annotations as name;
+use crate::{NodeObject, PodCidrSource, annotations as name};
 
 /// What an agent tells the others about its own node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +35,14 @@ pub struct AgentFacts {
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
     /// The addresses of another CNI's device, at most one per family. The first is the one that Go agents see.
     pub cni_compatibility_ips: Vec<IpNet>,
+    /// Where the agent takes pod subnets from.
+    pub pod_cidr_source: PodCidrSource,
 }
 
 impl AgentFacts {
-    /// What a decoded node already tells; `None` when it has no key or no granularity yet, so no agent has been there.
-    pub fn of(node: &Node) -> Option<Self> {
+    /// What a Node already tells, and the same decoded; `None` when it has no key or no granularity yet, so no agent has
+    /// been there.
+    pub fn of(object: &NodeObject, node: &Node) -> Option<Self> {
         Some(Self {
             endpoint: node.endpoint.clone(),
             internal_ips: node.internal_ips.clone(),
@@ -49,6 +52,7 @@ impl AgentFacts {
             last_seen: node.last_seen,
             discovered_endpoints: node.discovered_endpoints.clone(),
             cni_compatibility_ips: node.cni_compatibility_ips.clone(),
+            pod_cidr_source: PodCidrSource::published(object)?.ok()?,
         })
     }
 }
@@ -69,6 +73,7 @@ pub fn encode(facts: &AgentFacts) -> BTreeMap<&'static str, Option<String>> {
         (name::DISCOVERED_ENDPOINTS, Some(encode_discovered_endpoints(&facts.discovered_endpoints))),
         (name::CNI_COMPATIBILITY_IP, Some(text_of(facts.cni_compatibility_ips.first()))),
         (name::CNI_COMPATIBILITY_IPS, list_of_several(&facts.cni_compatibility_ips)),
+        (name::POD_CIDR_SOURCE, unless_go_reads_it_too(facts.pod_cidr_source)),
     ])
 }
 
@@ -88,6 +93,11 @@ pub fn clean_up() -> Value {
 
 fn annotations_patch(changed: &BTreeMap<&str, Option<String>>) -> Value {
     json!({ "metadata": { "annotations": changed } })
+}
+
+/// What a Go agent reads is not told: it does not tell it either.
+fn unless_go_reads_it_too(source: PodCidrSource) -> Option<String> {
+    (source != PodCidrSource::Node).then(|| source.to_string())
 }
 
 fn list_of_several(cidrs: &[IpNet]) -> Option<String> {

@@ -40,6 +40,17 @@ pub enum Error {
     /// A request that is no AdmissionReview, or one that cannot be answered.
     #[error("the request is no AdmissionReview that can be answered: {0}")]
     Review(String),
+    /// The agents take pod subnets from somewhere that is not known here.
+    #[error(
+        "the annotation kilo.squat.ai/pod-cidr-source of node {node} cannot be used: {why}; use a program of the same \
+         version as the agents, or give --pod-cidr-source"
+    )]
+    PodCidrSource {
+        /// The name of the Node.
+        node: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The API did not do what it was asked for.
     #[error("cannot {verb} {object}: {}", explanation.message)]
     Request {

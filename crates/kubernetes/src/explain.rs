@@ -11,6 +11,10 @@ pub enum Resource {
     Peers,
     /// Events of `events.k8s.io`, only written.
     Events,
+    /// What Cilium's address management gave to nodes.
+    CiliumNodes,
+    /// What Calico's address management gave to nodes.
+    BlockAffinities,
 }
 
 impl Resource {
@@ -20,15 +24,37 @@ impl Resource {
             Resource::Nodes => "nodes",
             Resource::Peers => "peers.kilo.squat.ai",
             Resource::Events => "events.events.k8s.io",
+            Resource::CiliumNodes => "ciliumnodes.cilium.io",
+            Resource::BlockAffinities => "blockaffinities.crd.projectcalico.org",
+        }
+    }
+
+    /// What a cluster that does not know the resource lacks, and what to do. `None`: every cluster knows it.
+    fn missing(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Resource::Nodes | Resource::Events => None,
+            Resource::Peers => {
+                Some((MISSING_PEERS, ", so there are no Peers; kubectl apply -f manifests/crds.yaml"))
+            }
+            Resource::CiliumNodes => {
+                Some((MISSING_DEFINITION, "; install Cilium, or choose another --pod-cidr-source"))
+            }
+            Resource::BlockAffinities => Some((
+                MISSING_DEFINITION,
+                "; install Calico with the Kubernetes datastore, or choose another --pod-cidr-source",
+            )),
         }
     }
 }
 
+const MISSING_PEERS: &str = "MissingPeerDefinition";
+const MISSING_DEFINITION: &str = "MissingDefinition";
+
 /// Why the API did not do something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// A word in CamelCase: `Forbidden`, `Unauthorized`, `MissingPeerDefinition`, `NotFound`, `Unreachable`, `ApiError`
-    /// or `Unreadable`.
+    /// A word in CamelCase: `Forbidden`, `Unauthorized`, `MissingPeerDefinition`, `MissingDefinition`, `NotFound`,
+    /// `Unreachable`, `ApiError` or `Unreadable`.
     pub reason: &'static str,
     /// What is wrong and what to do.
     pub message: String,
@@ -37,7 +63,12 @@ pub struct Explanation {
 impl Explanation {
     /// Whether the object, or the whole resource, does not exist.
     pub fn is_missing(&self) -> bool {
-        matches!(self.reason, "NotFound" | "MissingPeerDefinition")
+        self.reason == "NotFound" || self.is_of_definition()
+    }
+
+    /// Whether the cluster does not know the resource.
+    pub(crate) fn is_of_definition(&self) -> bool {
+        matches!(self.reason, MISSING_PEERS | MISSING_DEFINITION)
     }
 
     /// The connection ended before all objects had come.
@@ -91,13 +122,10 @@ fn explain_status(status: &Status, verb: &str, resource: Resource) -> (&'static 
                  service account"
             ),
         ),
-        404 if resource == Resource::Peers && is_of_resource(status) => (
-            "MissingPeerDefinition",
-            format!(
-                "the cluster does not know {name}, so there are no Peers; kubectl apply -f manifests/crds.yaml"
-            ),
-        ),
-        404 => ("NotFound", said.clone()),
+        404 => match resource.missing().filter(|_| is_of_resource(status)) {
+            Some((reason, what)) => (reason, format!("the cluster does not know {name}{what}")),
+            None => ("NotFound", said.clone()),
+        },
         code => ("ApiError", format!("the API server answered {code} {}: {said}", status.reason)),
     }
 }

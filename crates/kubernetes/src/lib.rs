@@ -1,6 +1,6 @@
 //! Nodes and Peers of the Kubernetes API, decoded, watched and patched.
 //!
-//! The objects become [`mesh::Node`] and [`mesh::Peer`]; nothing that belongs to Kubernetes goes further than this
+//! The objects become [`mesh::Node`] and [`mesh::Peer`], with the pod subnets that other CNIs' objects give; nothing that belongs to Kubernetes goes further than this
 //! crate. It decides nothing about the mesh.
 
 pub mod admission;
@@ -14,14 +14,16 @@ pub mod list;
 pub mod object;
 pub mod patch;
 pub mod peer;
+pub mod pod_cidrs;
 pub mod registration;
 pub mod watch;
 
 pub use client::{ApiAccess, Credentials, connect};
-pub use decode::{decode_forced, decode_node, decode_peer, missing_pod_subnet};
+pub use decode::{decode_forced, decode_node, decode_peer};
 pub use error::Error;
 pub use explain::{Explanation, Resource};
-pub use list::{list_nodes, list_peers};
+pub use list::{list_nodes, list_peers, published_source};
 pub use object::{NodeObject, PeerObject};
 pub use patch::{Reporter, patch_node, report};
+pub use pod_cidrs::{PodCidrSource, missing_pod_subnet};
 pub use watch::{Update, Updates, WatchConfig, watch};

@@ -2,6 +2,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Client,
     api::ListParams,
@@ -11,8 +12,15 @@ use mesh::{Node, Peer, Problem};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Error, NodeObject, PeerObject, decode_node, decode_peer,
+    Error, NodeObject, PeerObject, PodCidrSource,
+    decode::{decode_block_affinity, decode_cilium_node},
+    decode_node, decode_peer,
     explain::{Explanation, Resource, explain},
+    object::{BlockAffinityObject, CiliumNodeObject},
+    pod_cidrs::{
+        join::{Grant, join_once},
+        other_source,
+    },
 };
 
 /// How many objects are asked for at once: a few megabytes of a cluster's Nodes.
@@ -20,13 +28,81 @@ pub(crate) const PAGE: u32 = 250;
 /// How long a page may take.
 pub(crate) const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// All Nodes, by name, with what is wrong with them.
+/// All Nodes, by name, and what is wrong with them and with what gives them pod subnets. These come from `source`, or,
+/// without one, from where the first node's agent takes them.
 ///
 /// # Errors
-/// When the API does not answer or refuses.
-pub async fn list_nodes(client: &Client, topology_label: &str) -> Result<Vec<(Node, Vec<Problem>)>, Error> {
+/// When the API does not answer or refuses, or does not know what is to be read; [`Error::PodCidrSource`] when the first
+/// node's agent takes them from somewhere that is not known here.
+pub async fn list_nodes(
+    client: &Client,
+    topology_label: &str,
+    source: Option<PodCidrSource>,
+) -> Result<(Vec<Node>, Vec<Problem>), Error> {
     let objects: Vec<NodeObject> = all(client, Resource::Nodes).await?;
-    Ok(objects.iter().map(|object| decode_node(object, topology_label)).collect())
+    let source = match source {
+        Some(source) => source,
+        None => first_published(&objects)?.unwrap_or_default(),
+    };
+    let grants = grants(client, source).await?;
+    let mut nodes = Vec::with_capacity(objects.len());
+    let mut problems = Vec::new();
+    for object in &objects {
+        let (node, mut found) = decode_node(object, topology_label, source);
+        problems.append(&mut found);
+        problems.extend(other_source(object, source));
+        nodes.push(node);
+    }
+    if let Some(grants) = grants {
+        problems.extend(join_once(source, &mut nodes, grants));
+    }
+    Ok((nodes, problems))
+}
+
+/// What another CNI gives to nodes, by the names of its objects; `None`: pod subnets do not come from there.
+async fn grants(client: &Client, source: PodCidrSource) -> Result<Option<Vec<(String, Grant)>>, Error> {
+    let named = |metadata: &ObjectMeta, grant| (metadata.name.clone().unwrap_or_default(), grant);
+    Ok(match source {
+        PodCidrSource::Node | PodCidrSource::Annotation => None,
+        PodCidrSource::Cilium => {
+            let objects: Vec<CiliumNodeObject> = all(client, Resource::CiliumNodes).await?;
+            Some(objects.iter().map(|object| named(&object.metadata, decode_cilium_node(object))).collect())
+        }
+        PodCidrSource::Calico => {
+            let objects: Vec<BlockAffinityObject> = all(client, Resource::BlockAffinities).await?;
+            Some(
+                objects.iter().map(|object| named(&object.metadata, decode_block_affinity(object))).collect(),
+            )
+        }
+    })
+}
+
+/// Where the first node's agent takes pod subnets from. Without any agent it is the Node.
+///
+/// # Errors
+/// As those of [`list_nodes`].
+pub async fn published_source(client: &Client) -> Result<PodCidrSource, Error> {
+    let api: Api<NodeObject> = Api::all(client.clone());
+    let mut token = None;
+    loop {
+        // The API lists by name.
+        let page =
+            page(&api, token, Resource::Nodes).await.map_err(|failed| failed.of_list(Resource::Nodes))?;
+        if let Some(source) = first_published(&page.items)? {
+            return Ok(source);
+        }
+        token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if token.is_none() {
+            return Ok(PodCidrSource::default());
+        }
+    }
+}
+
+fn first_published(objects: &[NodeObject]) -> Result<Option<PodCidrSource>, Error> {
+    let mut told = objects.iter().filter_map(|object| Some((object, PodCidrSource::published(object)?)));
+    let Some((object, source)) = told.next() else { return Ok(None) };
+    let error = |why| Error::PodCidrSource { node: object.name().to_owned(), why };
+    source.map(Some).map_err(error)
 }
 
 /// All Peers that are valid, by name, and what is wrong with these and the others.
@@ -53,11 +129,7 @@ where
     let mut objects = Vec::new();
     let mut token = None;
     loop {
-        let page = page(&api, token, resource).await.map_err(|failed| Error::Request {
-            verb: "list",
-            object: resource.name().to_owned(),
-            explanation: failed.explanation,
-        })?;
+        let page = page(&api, token, resource).await.map_err(|failed| failed.of_list(resource))?;
         objects.extend(page.items);
         token = page.metadata.continue_.filter(|token| !token.is_empty());
         if token.is_none() {
@@ -82,6 +154,10 @@ impl Failed {
 
     pub fn of_silence(limit: Duration) -> Self {
         Self { code: None, explanation: Explanation::of_silence(limit.as_secs()) }
+    }
+
+    fn of_list(self, resource: Resource) -> Error {
+        Error::Request { verb: "list", object: resource.name().to_owned(), explanation: self.explanation }
     }
 }
 

@@ -14,6 +14,29 @@ use crate::{
     peer::{Peer, PeerSpec},
 };
 
+/// A CiliumNode object. Its specification is anything at all, so that one that makes no sense hurts only itself.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CiliumNodeObject {
+    /// The slimmed metadata: `name`, `uid` and `resourceVersion`.
+    #[serde(deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// The specification.
+    #[serde(default)]
+    pub spec: serde_json::Value,
+}
+
+/// A BlockAffinity object of Calico. Its specification is anything at all, so that one that makes no sense hurts only
+/// itself.
+#[derive(Debug, Clone, Deserialize)]
+pub struct BlockAffinityObject {
+    /// The slimmed metadata: `name`, `uid` and `resourceVersion`.
+    #[serde(deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// The specification.
+    #[serde(default)]
+    pub spec: serde_json::Value,
+}
+
 /// A Node object: name, labels, annotations of Kilo, pod subnets.
 ///
 /// Of the metadata only `name`, `uid`, `resourceVersion`, `labels` and the annotations with Kilo's prefix are there.
@@ -106,6 +129,15 @@ macro_rules! resource {
 
 resource!(NodeObject, "", "v1", "v1", "Node", "nodes");
 resource!(PeerObject, "kilo.squat.ai", "v1alpha1", "kilo.squat.ai/v1alpha1", "Peer", "peers");
+resource!(CiliumNodeObject, "cilium.io", "v2", "cilium.io/v2", "CiliumNode", "ciliumnodes");
+resource!(
+    BlockAffinityObject,
+    "crd.projectcalico.org",
+    "v1",
+    "crd.projectcalico.org/v1",
+    "BlockAffinity",
+    "blockaffinities"
+);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

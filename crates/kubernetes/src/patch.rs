@@ -19,6 +19,8 @@ use serde_json::Value;
 use crate::{
     Error, NodeObject, PeerObject,
     explain::{Explanation, Resource, explain},
+    object::{BlockAffinityObject, CiliumNodeObject},
+    pod_cidrs::{BLOCK_AFFINITY, CILIUM_NODE},
 };
 
 /// How long a request may take.
@@ -47,7 +49,7 @@ pub struct Reporter {
     pub instance: String,
 }
 
-/// Creates a warning Event about a Node or Peer, where `kubectl describe` shows it. Problems of other objects
+/// Creates a warning Event about a Node, a Peer or an object that gives pod subnets, where `kubectl describe` shows it. Problems of other objects
 /// have no place in the API and are passed over.
 ///
 /// # Errors
@@ -97,7 +99,17 @@ async fn regarding(client: &Client, object: &Object) -> Option<ObjectReference> 
             let found = request("get", Resource::Peers, name, api.get(name)).await.ok();
             ("kilo.squat.ai/v1alpha1", "Peer", name, found.and_then(|peer| peer.metadata.uid))
         }
-        Object::Host | Object::Mesh => return None,
+        Object::Foreign { kind: kind @ CILIUM_NODE, name } => {
+            let api: Api<CiliumNodeObject> = Api::all(client.clone());
+            let found = request("get", Resource::CiliumNodes, name, api.get(name)).await.ok();
+            ("cilium.io/v2", *kind, name, found.and_then(|object| object.metadata.uid))
+        }
+        Object::Foreign { kind: kind @ BLOCK_AFFINITY, name } => {
+            let api: Api<BlockAffinityObject> = Api::all(client.clone());
+            let found = request("get", Resource::BlockAffinities, name, api.get(name)).await.ok();
+            ("crd.projectcalico.org/v1", *kind, name, found.and_then(|object| object.metadata.uid))
+        }
+        Object::Foreign { .. } | Object::Host | Object::Mesh => return None,
     };
     Some(ObjectReference {
         api_version: Some(api_version.to_owned()),

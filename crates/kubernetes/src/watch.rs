@@ -1,12 +1,13 @@
 //! Nodes and Peers as a stream of changes that does not end.
 //!
 //! Objects are decoded as they arrive and only what they mean is kept, to pass on nothing that means the same as
-//! before. While the API is away nothing is taken back: what was removed meanwhile is told once the API has
+//! before. Where another CNI gives nodes their pod subnets, its objects are watched too and joined with the Nodes. While the API is away nothing is taken back: what was removed meanwhile is told once the API has
 //! answered again. What the changes mean for the mesh is not known here.
 //!
 //! `kube`'s own watcher does not tell that a broken watch has been resumed before the first event arrives, and
 //! resumes nothing by itself after an error; both matter here, see [`Update::Synced`], so [`follow`] does it.
 
+mod access;
 mod follow;
 
 use std::{
@@ -18,13 +19,24 @@ use std::{
 
 use futures::Stream;
 use kube::{Api, Client};
-use mesh::{Forced, Node, Object, Peer, Problem};
+use mesh::{Forced, Node, Peer, Problem};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use self::follow::{Follower, Report};
+use self::{
+    access::{Access, State},
+    follow::{Follower, Report},
+};
 use crate::{
-    NodeObject, PeerObject, decode_forced, decode_node, decode_peer,
-    explain::{Explanation, Resource},
+    NodeObject, PeerObject, PodCidrSource,
+    decode::{decode_block_affinity, decode_cilium_node},
+    decode_forced, decode_node, decode_peer,
+    explain::Resource,
+    missing_pod_subnet,
+    object::{BlockAffinityObject, CiliumNodeObject},
+    pod_cidrs::{
+        join::{Grant, Join, Joined},
+        other_source,
+    },
 };
 
 /// How many changes may wait for whoever reads them; then the API waits, too.
@@ -37,6 +49,8 @@ pub struct WatchConfig {
     pub topology_label: String,
     /// The name of the own Node, of which [`OwnNode`] is wanted.
     pub own_node: Option<String>,
+    /// Where pod subnets come from. Objects of another CNI are watched only for it.
+    pub pod_cidr_source: PodCidrSource,
 }
 
 /// What has changed.
@@ -46,15 +60,20 @@ pub enum Update {
     Node(String, Option<WatchedNode>),
     /// A Peer is new or another than before, or (`None`) is gone.
     Peer(String, Option<WatchedPeer>),
+    /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing, or it is gone.
+    /// What is right with it is in [`Update::Node`].
+    SubnetObject(String, Vec<Problem>),
     /// All Nodes and Peers there are have been told, and changes arrive. It comes once at the beginning, and again
     /// when Nodes arrive again after [`Update::Broken`]; what changed meanwhile is told before, or, where a lot has,
     /// right after.
     ///
-    /// The beginning does not wait for Peers that the cluster does not know or that may not be read.
+    /// The beginning does not wait for Peers, or for another CNI's objects, that the cluster does not know or that may not
+    /// be read.
     Synced,
     /// No Nodes arrive, and why. It comes once, and again only for another reason. Attempts go on.
     Broken(Problem),
-    /// All that is wrong with the access to the API at this time, that to Peers included; empty: nothing.
+    /// All that is wrong with the access to the API at this time, that to Peers and another CNI's objects included;
+    /// empty: nothing.
     Access(Vec<Problem>),
 }
 
@@ -122,6 +141,8 @@ pub fn watch(client: &Client, config: WatchConfig) -> Updates {
     let (node_reports, nodes) = mpsc::channel(WAITING);
     let (peer_reports, peers) = mpsc::channel(WAITING);
     let mut tasks = JoinSet::new();
+    let source = config.pod_cidr_source;
+    let grants = follow_grants(client, source, &mut tasks);
     let decode = move |object: &NodeObject| decode_watched(object, &config);
     tasks.spawn(
         Follower::<NodeObject, _, _>::new(Api::all(client.clone()), Resource::Nodes, decode, node_reports)
@@ -135,49 +156,74 @@ pub fn watch(client: &Client, config: WatchConfig) -> Updates {
         Follower::<PeerObject, _, _>::new(Api::all(client.clone()), Resource::Peers, decode, peer_reports)
             .run(),
     );
-    tasks.spawn(merge(nodes, peers, updates));
+    tasks.spawn(merge(Reports { nodes, peers, grants }, source, updates));
     Updates { receiver, _tasks: tasks }
 }
 
+/// Begins to watch what another CNI gives to nodes, where pod subnets come from there.
+fn follow_grants(
+    client: &Client,
+    source: PodCidrSource,
+    tasks: &mut JoinSet<()>,
+) -> Option<mpsc::Receiver<Report<Grant>>> {
+    let resource = source.resource()?;
+    let (reports, grants) = mpsc::channel(WAITING);
+    match source {
+        PodCidrSource::Node | PodCidrSource::Annotation => return None,
+        PodCidrSource::Cilium => {
+            let api: Api<CiliumNodeObject> = Api::all(client.clone());
+            tasks.spawn(Follower::new(api, resource, decode_cilium_node, reports).run());
+        }
+        PodCidrSource::Calico => {
+            let api: Api<BlockAffinityObject> = Api::all(client.clone());
+            tasks.spawn(Follower::new(api, resource, decode_block_affinity, reports).run());
+        }
+    }
+    Some(grants)
+}
+
 fn decode_watched(object: &NodeObject, config: &WatchConfig) -> WatchedNode {
-    let (node, problems) = decode_node(object, &config.topology_label);
-    let own = (config.own_node.as_deref() == Some(object.name())).then(|| {
+    let source = config.pod_cidr_source;
+    let (node, mut problems) = decode_node(object, &config.topology_label, source);
+    let is_own = config.own_node.as_deref() == Some(object.name());
+    if !is_own {
+        problems.extend(other_source(object, source));
+    }
+    // Where other objects give the subnets, it shows only once these are known.
+    if !source.is_of_another_cni() {
+        problems.extend(missing_pod_subnet(&node, source));
+    }
+    let own = is_own.then(|| {
         let annotations = object.metadata.annotations.clone().unwrap_or_default();
         Box::new(OwnNode { annotations, forced: decode_forced(object) })
     });
     WatchedNode { node: Arc::new(node), problems, own }
 }
 
-/// What is known of the watch of one resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Synced,
-    Broken(Explanation),
+/// What the followers tell.
+struct Reports {
+    nodes: mpsc::Receiver<Report<WatchedNode>>,
+    peers: mpsc::Receiver<Report<WatchedPeer>>,
+    /// There only where pod subnets come from other objects than Nodes.
+    grants: Option<mpsc::Receiver<Report<Grant>>>,
 }
 
-/// Makes one stream of two.
-async fn merge(
-    mut nodes: mpsc::Receiver<Report<WatchedNode>>,
-    mut peers: mpsc::Receiver<Report<WatchedPeer>>,
-    updates: mpsc::Sender<Update>,
-) {
-    let mut access = Access::new();
+/// Makes one stream of all.
+async fn merge(mut reports: Reports, source: PodCidrSource, updates: mpsc::Sender<Update>) {
+    let mut merger = Merger {
+        join: reports.grants.is_some().then(|| Join::new(source)),
+        access: Access::new(reports.grants.is_some()),
+    };
     loop {
+        // Nodes wait until it is known what gives them pod subnets, or why it is not known: without, a restarted agent
+        // would take every pod's route away and lay it again.
+        let ready = merger.access.grants != State::Waiting;
         let told = tokio::select! {
-            report = nodes.recv() => match report {
-                Some(Report::Changed(name, node)) => vec![Update::Node(name, node)],
-                Some(Report::Synced) => access.nodes(State::Synced),
-                Some(Report::Broken(explanation)) => access.nodes(State::Broken(explanation)),
-                None => return,
-            },
-            report = peers.recv() => match report {
-                Some(Report::Changed(name, peer)) => vec![Update::Peer(name, peer)],
-                Some(Report::Synced) => access.peers(State::Synced),
-                Some(Report::Broken(explanation)) => access.peers(State::Broken(explanation)),
-                None => return,
-            },
+            report = reports.nodes.recv(), if ready => report.map(|report| merger.nodes(report)),
+            report = reports.peers.recv() => report.map(|report| merger.peers(report)),
+            report = next_of(&mut reports.grants) => report.map(|report| merger.grants(report)),
         };
+        let Some(told) = told else { return };
         for update in told {
             if updates.send(update).await.is_err() {
                 return;
@@ -186,74 +232,71 @@ async fn merge(
     }
 }
 
-/// The access to both resources, and what of it has been told.
-struct Access {
-    nodes: State,
-    peers: State,
-    /// Whether the last of [`Update::Synced`] and [`Update::Broken`] was the former.
-    synced: bool,
-    /// Whether everything has been told once.
-    complete: bool,
-    told: Vec<Problem>,
-}
-
-impl Access {
-    fn new() -> Self {
-        Self {
-            nodes: State::Waiting,
-            peers: State::Waiting,
-            synced: false,
-            complete: false,
-            told: Vec::new(),
-        }
-    }
-
-    fn nodes(&mut self, state: State) -> Vec<Update> {
-        let reason = |state: &State| if let State::Broken(why) = state { Some(why.reason) } else { None };
-        let mut updates = Vec::new();
-        if let State::Broken(why) = &state
-            && reason(&self.nodes) != Some(why.reason)
-        {
-            self.synced = false;
-            updates.push(Update::Broken(problem(why)));
-        }
-        self.nodes = state;
-        self.settle(updates)
-    }
-
-    fn peers(&mut self, state: State) -> Vec<Update> {
-        self.peers = state;
-        self.settle(Vec::new())
-    }
-
-    fn settle(&mut self, mut updates: Vec<Update>) -> Vec<Update> {
-        let problems = self.problems();
-        let reasons =
-            |problems: &[Problem]| problems.iter().map(|problem| problem.reason).collect::<Vec<_>>();
-        if reasons(&problems) != reasons(&self.told) {
-            self.told.clone_from(&problems);
-            updates.push(Update::Access(problems));
-        }
-        self.complete |= match &self.peers {
-            State::Synced => true,
-            State::Waiting => false,
-            State::Broken(why) => matches!(why.reason, "MissingPeerDefinition" | "Forbidden"),
-        };
-        if self.complete && !self.synced && self.nodes == State::Synced {
-            self.synced = true;
-            updates.push(Update::Synced);
-        }
-        updates
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        [&self.nodes, &self.peers]
-            .into_iter()
-            .filter_map(|state| if let State::Broken(why) = state { Some(problem(why)) } else { None })
-            .collect()
+async fn next_of<T>(reports: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match reports {
+        Some(reports) => reports.recv().await,
+        None => std::future::pending().await,
     }
 }
 
-fn problem(why: &Explanation) -> Problem {
-    Problem::new(Object::Host, why.reason, why.message.clone())
+/// What is known of all resources together.
+struct Merger {
+    /// There only where pod subnets come from other objects than Nodes.
+    join: Option<Join>,
+    access: Access,
+}
+
+impl Merger {
+    fn nodes(&mut self, report: Report<WatchedNode>) -> Vec<Update> {
+        match report {
+            Report::Changed(name, node) => match &mut self.join {
+                Some(join) => updates_of(join.set_node(&name, node)),
+                None => vec![Update::Node(name, node)],
+            },
+            Report::Synced => {
+                let mut updates =
+                    self.join.as_mut().map(|join| updates_of(join.complete_nodes())).unwrap_or_default();
+                updates.extend(self.access.nodes(State::Synced));
+                updates
+            }
+            Report::Broken(explanation) => self.access.nodes(State::Broken(explanation)),
+        }
+    }
+
+    fn peers(&mut self, report: Report<WatchedPeer>) -> Vec<Update> {
+        match report {
+            Report::Changed(name, peer) => vec![Update::Peer(name, peer)],
+            Report::Synced => self.access.peers(State::Synced),
+            Report::Broken(explanation) => self.access.peers(State::Broken(explanation)),
+        }
+    }
+
+    fn grants(&mut self, report: Report<Grant>) -> Vec<Update> {
+        let Some(join) = &mut self.join else { return Vec::new() };
+        match report {
+            Report::Changed(name, grant) => updates_of(join.set_grant(&name, grant)),
+            Report::Synced => {
+                let mut updates = updates_of(join.complete_grants());
+                updates.extend(self.access.grants(State::Synced));
+                updates
+            }
+            Report::Broken(explanation) => {
+                let state = State::Broken(explanation);
+                let mut updates = match state.is_settled() {
+                    true => updates_of(join.cannot_read_grants()),
+                    false => Vec::new(),
+                };
+                updates.extend(self.access.grants(state));
+                updates
+            }
+        }
+    }
+}
+
+fn updates_of(joined: Vec<Joined>) -> Vec<Update> {
+    let update = |joined| match joined {
+        Joined::Node(name, node) => Update::Node(name, node),
+        Joined::Object(name, problems) => Update::SubnetObject(name, problems),
+    };
+    joined.into_iter().map(update).collect()
 }

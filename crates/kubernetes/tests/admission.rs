@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kubernetes::{
-    Update,
+    PodCidrSource, Update,
     admission::{Request, Surroundings, Verdict, judge},
     decode_node, decode_peer,
     watch::{WatchedNode, WatchedPeer},
@@ -47,7 +47,7 @@ fn cluster() -> Surroundings {
         } },
         "spec": { "podCIDR": "10.42.1.0/24" },
     });
-    let (node, problems) = decode_node(&serde_json::from_value(node).unwrap(), "region");
+    let (node, problems) = decode_node(&serde_json::from_value(node).unwrap(), "region", PodCidrSource::Node);
     let watched = WatchedNode { node: Arc::new(node), problems, own: None };
     surroundings.take(Update::Node("a".to_owned(), Some(watched)));
     for object in [peer("p", OTHER_KEY, &["10.5.0.1/32"]), peer("broken", KEY, &["10.9.0.1"])] {

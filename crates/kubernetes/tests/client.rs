@@ -39,7 +39,7 @@ async fn a_kubeconfig_and_an_address_lead_to_the_api() {
         ApiAccess::from_flags(Some(elsewhere), Some(format!("http://{}", api.address)), "kilo-test"),
     ] {
         let client = connect(&access).await.unwrap();
-        assert_eq!(list_nodes(&client, "x").await.unwrap().len(), 1, "{access:?}");
+        assert_eq!(list_nodes(&client, "x", None).await.unwrap().0.len(), 1, "{access:?}");
     }
 }
 
@@ -104,6 +104,6 @@ async fn outside_of_a_pod_there_is_no_service_account() {
 #[tokio::test]
 async fn https_is_prepared() {
     let access = ApiAccess::from_flags(None, Some("https://127.0.0.1:1".to_owned()), "x");
-    let error = list_nodes(&connect(&access).await.unwrap(), "x").await.unwrap_err();
+    let error = list_nodes(&connect(&access).await.unwrap(), "x", None).await.unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
 }

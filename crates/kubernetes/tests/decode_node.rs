@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kubernetes::{NodeObject, decode_node, missing_pod_subnet};
+use kubernetes::{NodeObject, PodCidrSource, decode_node, missing_pod_subnet};
 use mesh::{Node, Problem};
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn from_json(value: Value) -> NodeObject {
 }
 
 fn decode(annotations: &[(&str, &str)]) -> (Node, Vec<Problem>) {
-    decode_node(&object(annotations), REGION)
+    decode_node(&object(annotations), REGION, PodCidrSource::Node)
 }
 
 /// Decodes annotations, expects one problem of this reason that names the value, and gives the node.
@@ -54,7 +54,7 @@ fn a_bare_node_is_no_problem() {
         json!({ "metadata": { "name": "a1", "annotations": null, "labels": null }, "spec": {} }),
         json!({ "metadata": { "name": "a1", "annotations": {} }, "spec": null }),
     ] {
-        assert_eq!(decode_node(&from_json(value), REGION), (Node::named("a1"), vec![]));
+        assert_eq!(decode_node(&from_json(value), REGION, PodCidrSource::Node), (Node::named("a1"), vec![]));
     }
 }
 
@@ -196,7 +196,9 @@ fn locations_in_their_order() {
         if let Some(text) = annotation {
             metadata["annotations"] = json!({ "kilo.squat.ai/location": text });
         }
-        decode_node(&from_json(json!({ "metadata": metadata })), topology_label).0.location
+        decode_node(&from_json(json!({ "metadata": metadata })), topology_label, PodCidrSource::Node)
+            .0
+            .location
     };
     let old = "failure-domain.beta.kubernetes.io/region";
     assert_eq!(location(None, json!({}), REGION), "");
@@ -212,7 +214,7 @@ fn locations_in_their_order() {
 fn pod_subnets() {
     let node = |spec: Value| {
         let metadata = json!({ "name": "a1", "annotations": { "kilo.squat.ai/key": KEY } });
-        decode_node(&from_json(json!({ "metadata": metadata, "spec": spec })), REGION)
+        decode_node(&from_json(json!({ "metadata": metadata, "spec": spec })), REGION, PodCidrSource::Node)
     };
     let (both, problems) =
         node(json!({ "podCIDR": "10.2.1.0/24", "podCIDRs": ["10.2.1.0/24", "fd00:2:1::/64"] }));
@@ -222,13 +224,53 @@ fn pod_subnets() {
     );
     let (one, _) = node(json!({ "podCIDR": "10.2.1.7/24" }));
     assert_eq!(texts(&one.pod_subnets), ["10.2.1.0/24"]);
-    assert_eq!(missing_pod_subnet(&one), None);
+    assert_eq!(missing_pod_subnet(&one, PodCidrSource::Node), None);
 
     let (bad, problems) = node(json!({ "podCIDR": "10.2.1.0", "podCIDRs": ["10.2.1.0"] }));
     assert_eq!(problems[0].reason, "InvalidPodCIDR");
-    assert_eq!(missing_pod_subnet(&bad).unwrap().reason, "MissingPodCIDR");
+    assert_eq!(missing_pod_subnet(&bad, PodCidrSource::Node).unwrap().reason, "MissingPodCIDR");
     let (none, problems) = node(json!({}));
     assert_eq!(problems, []);
-    assert_eq!(missing_pod_subnet(&none).unwrap().reason, "MissingPodCIDR");
-    assert_eq!(missing_pod_subnet(&Node::named("without-agent")), None);
+    assert_eq!(missing_pod_subnet(&none, PodCidrSource::Node).unwrap().reason, "MissingPodCIDR");
+    assert_eq!(missing_pod_subnet(&Node::named("without-agent"), PodCidrSource::Node), None);
+}
+
+#[test]
+fn annotated_pod_subnets() {
+    let decode = |pod_cidrs: &str| {
+        let annotations = json!({ "kilo.squat.ai/key": KEY, "kilo.squat.ai/pod-cidrs": pod_cidrs });
+        let spec = json!({ "podCIDR": "10.2.1.0/24" });
+        let object =
+            from_json(json!({ "metadata": { "name": "a1", "annotations": annotations }, "spec": spec }));
+        decode_node(&object, REGION, PodCidrSource::Annotation)
+    };
+    let (node, problems) = decode("10.42.1.7/24, fd42:1::/64,10.42.1.0/24");
+    assert_eq!(
+        (texts(&node.pod_subnets), problems),
+        (vec!["10.42.1.0/24".into(), "fd42:1::/64".into()], vec![])
+    );
+    let (node, problems) = decode("10.42.1.0,10.42.2.0/24");
+    assert_eq!(texts(&node.pod_subnets), ["10.42.2.0/24"]);
+    assert_eq!(problems[0].reason, "InvalidPodCIDR");
+    assert!(problems[0].message.contains("\"10.42.1.0\" is no CIDR"), "{}", problems[0]);
+    let (node, problems) = decode("");
+    assert_eq!((node.pod_subnets.len(), node.joins_without_pods, problems), (0, true, vec![]));
+    let missing = missing_pod_subnet(&node, PodCidrSource::Annotation).unwrap();
+    assert!(missing.message.contains("kubectl annotate node"), "{missing}");
+}
+
+/// Where another CNI gives pod subnets, those of the Node are a stopgap, and what is wrong with them harms nobody.
+#[test]
+fn pod_subnets_that_another_cni_replaces() {
+    for source in [PodCidrSource::Cilium, PodCidrSource::Calico] {
+        let annotations = json!({ "kilo.squat.ai/key": KEY, "kilo.squat.ai/pod-cidrs": "10.42.1.0/24" });
+        let spec = json!({ "podCIDRs": ["no CIDR", "10.2.1.0/24"] });
+        let object =
+            from_json(json!({ "metadata": { "name": "a1", "annotations": annotations }, "spec": spec }));
+        let (mut node, problems) = decode_node(&object, REGION, source);
+        assert_eq!((texts(&node.pod_subnets), problems), (vec!["10.2.1.0/24".into()], vec![]));
+        assert!(node.joins_without_pods);
+        node.pod_subnets.clear();
+        assert_eq!(missing_pod_subnet(&node, source).unwrap().reason, "MissingPodCIDR");
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use kubernetes::{
-    NodeObject, PeerObject, annotations, decode_node, decode_peer,
+    NodeObject, PeerObject, PodCidrSource, annotations, decode_node, decode_peer,
     encode::{AgentFacts, clean_up, encode, patch},
 };
 use mesh::{Endpoint, Granularity, Host, PublicKey};
@@ -26,6 +26,7 @@ fn facts() -> AgentFacts {
         last_seen: 1_700_000_000,
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
+        pod_cidr_source: PodCidrSource::Node,
     }
 }
 
@@ -65,6 +66,17 @@ fn a_bare_node_gets_all_but_the_lists() {
     let keys: Vec<_> = annotations_of(&change).as_object().unwrap().keys().cloned().collect();
     assert_eq!(keys.len(), 8, "{keys:?}");
     assert!(!keys.iter().any(|key| key.ends_with("-ips")), "{keys:?}");
+}
+
+/// Who takes pod subnets from the Node looks as a Go agent does.
+#[test]
+fn another_source_of_pod_subnets_is_told() {
+    let before = written(&facts());
+    let calico = AgentFacts { pod_cidr_source: PodCidrSource::Calico, ..facts() };
+    let change = patch(&before, &calico).unwrap();
+    assert_eq!(annotations_of(&change), json!({ "kilo.squat.ai/pod-cidr-source": "calico" }));
+    let back = patch(&written(&calico), &facts()).unwrap();
+    assert_eq!(annotations_of(&back), json!({ "kilo.squat.ai/pod-cidr-source": null }));
 }
 
 #[test]
@@ -119,6 +131,11 @@ fn keys() -> impl Strategy<Value = PublicKey> {
     any::<[u8; 32]>().prop_filter_map("no key", |bytes| PublicKey::from_bytes(bytes).ok())
 }
 
+fn sources() -> impl Strategy<Value = PodCidrSource> {
+    use PodCidrSource::{Annotation, Calico, Cilium, Node};
+    proptest::sample::select(vec![Node, Cilium, Calico, Annotation])
+}
+
 fn endpoints() -> impl Strategy<Value = Endpoint> {
     let name = "[a-z][a-z0-9]{0,9}(-[a-z0-9]{1,5})?(\\.[a-z]{1,8}){0,3}".prop_map(Host::Dns);
     let host = prop_oneof![v4().prop_map(Host::Ip), v6().prop_map(Host::Ip), name];
@@ -139,6 +156,7 @@ prop_compose! {
             0..4,
         ),
         cni in nets(),
+        pod_cidr_source in sources(),
     ) -> AgentFacts {
         AgentFacts {
             endpoint,
@@ -149,6 +167,7 @@ prop_compose! {
             last_seen,
             discovered_endpoints,
             cni_compatibility_ips: cni,
+            pod_cidr_source,
         }
     }
 }
@@ -164,9 +183,10 @@ proptest! {
                 None => annotations.remove(key),
             };
         }
-        let (node, problems) = decode_node(&node_with(&annotations), annotations::REGION_LABEL);
+        let object = node_with(&annotations);
+        let (node, problems) = decode_node(&object, annotations::REGION_LABEL, facts.pod_cidr_source);
         prop_assert_eq!(problems, vec![]);
-        prop_assert_eq!(AgentFacts::of(&node), Some(facts));
+        prop_assert_eq!(AgentFacts::of(&object, &node), Some(facts));
     }
 
     #[test]
@@ -174,14 +194,15 @@ proptest! {
         values in proptest::collection::btree_map(
             proptest::sample::select(ALL.to_vec()).prop_map(str::to_owned),
             prop_oneof![any::<String>(), "[0-9a-f:./,\\[\\]{}\" -]{0,60}"],
-            0..18,
+            0..20,
         ),
         pod_cidr in any::<String>(),
+        source in sources(),
     ) {
         let metadata = json!({ "name": "n", "annotations": values });
         let object = json!({ "metadata": metadata, "spec": { "podCIDR": pod_cidr } });
         let object: NodeObject = serde_json::from_value(object).unwrap();
-        let (node, problems) = decode_node(&object, annotations::REGION_LABEL);
+        let (node, problems) = decode_node(&object, annotations::REGION_LABEL, source);
         prop_assert_eq!(node.name, "n");
         for problem in problems {
             prop_assert!(problem.message.len() < 2000, "{}", problem);
@@ -207,7 +228,7 @@ proptest! {
     }
 }
 
-const ALL: [&str; 18] = [
+const ALL: [&str; 20] = [
     annotations::LOCATION,
     annotations::LEADER,
     annotations::FORCE_ENDPOINT,
@@ -225,5 +246,7 @@ const ALL: [&str; 18] = [
     annotations::LAST_SEEN,
     annotations::DISCOVERED_ENDPOINTS,
     annotations::CNI_COMPATIBILITY_IP,
+    annotations::POD_CIDRS,
+    annotations::POD_CIDR_SOURCE,
     "kilo.squat.ai/unknown",
 ];

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use kubernetes::{
-    NodeObject, PeerObject, annotations, decode_node, decode_peer,
+    NodeObject, PeerObject, PodCidrSource, annotations, decode_node, decode_peer,
     encode::{AgentFacts, encode, patch},
     peer::{custom_resource_definition, custom_resource_definition_without_rules},
 };
@@ -37,7 +37,7 @@ fn every_object_decodes() {
     let (mut nodes, mut peers) = (0, 0);
     for folder in golden() {
         for object in items::<NodeObject>(&folder.join("nodes.json")) {
-            let (node, problems) = decode_node(&object, annotations::REGION_LABEL);
+            let (node, problems) = decode_node(&object, annotations::REGION_LABEL, PodCidrSource::Node);
             assert!(!node.name.is_empty());
             nodes += 1;
             problems.iter().for_each(|problem| *reasons.entry(problem.reason).or_default() += 1);
@@ -69,8 +69,8 @@ fn annotations_are_written_as_go_writes_them() {
             written.insert(annotations::LAST_SEEN.to_owned(), "1700000000".to_owned());
             let metadata = json!({ "name": "a1", "annotations": written });
             let object: NodeObject = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
-            let (node, _) = decode_node(&object, annotations::REGION_LABEL);
-            let facts = AgentFacts::of(&node).unwrap();
+            let (node, _) = decode_node(&object, annotations::REGION_LABEL, PodCidrSource::Node);
+            let facts = AgentFacts::of(&object, &node).unwrap();
             assert_eq!(patch(&written, &facts), None, "{}", file.display());
             for (key, value) in encode(&facts) {
                 assert_eq!(written.get(key), value.as_ref(), "{}: {key}", file.display());

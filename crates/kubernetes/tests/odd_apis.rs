@@ -16,7 +16,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Bytes, Frame};
 use kube::{Client, client::Body};
-use kubernetes::{WatchConfig, watch};
+use kubernetes::{PodCidrSource, WatchConfig, watch};
 use serde_json::{Value, json};
 
 /// What the API says to a request.
@@ -55,7 +55,8 @@ fn watch_of(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (Reader,
         async move { Ok::<_, Infallible>(respond(answer).await) }
     });
     let client = Client::new(service, "default");
-    let config = WatchConfig { topology_label: "x".to_owned(), own_node: None };
+    let config =
+        WatchConfig { topology_label: "x".to_owned(), own_node: None, pod_cidr_source: PodCidrSource::Node };
     let mut reader = Reader::of(watch(&client, config));
     // It costs nothing here.
     reader.patience = Duration::from_secs(600);

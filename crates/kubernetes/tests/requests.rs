@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use apiserver::Deny;
 use common::{KEY, TestApi, node, peer};
 use kubernetes::{
-    Error, Reporter,
+    Error, PodCidrSource, Reporter,
     encode::{AgentFacts, clean_up, patch},
     list_nodes, list_peers, patch_node, report,
 };
@@ -27,6 +27,7 @@ fn facts() -> AgentFacts {
         last_seen: 1_700_000_000,
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
+        pod_cidr_source: PodCidrSource::Node,
     }
 }
 
@@ -40,8 +41,9 @@ async fn lists_come_by_name_and_whole() {
     api.apply(peer("q", "10.5.0.2/32"));
     api.apply(peer("p", "10.5.0.1/32"));
     let client = api.client().await;
-    let nodes = list_nodes(&client, REGION).await.unwrap();
-    let names: Vec<_> = nodes.iter().map(|(node, _)| node.name.clone()).collect();
+    let (nodes, problems) = list_nodes(&client, REGION, None).await.unwrap();
+    assert_eq!(problems, []);
+    let names: Vec<_> = nodes.iter().map(|node| node.name.clone()).collect();
     let mut expected: Vec<_> = (0..620).map(|index| format!("n{index}")).collect();
     expected.sort();
     assert_eq!(names, expected);
@@ -64,13 +66,13 @@ async fn a_list_without_leave_or_api_says_so() {
     let mut api = TestApi::new().await;
     api.server.deny(Deny::new("list", "nodes"));
     let client = api.client().await;
-    let error = list_nodes(&client, REGION).await.unwrap_err().to_string();
+    let error = list_nodes(&client, REGION, None).await.unwrap_err().to_string();
     assert!(
         error.starts_with("cannot list nodes: may not list nodes (") && error.contains("ClusterRole"),
         "{error}"
     );
     api.stop().await;
-    let error = list_nodes(&client, REGION).await.unwrap_err();
+    let error = list_nodes(&client, REGION, None).await.unwrap_err();
     assert!(!error.is_missing() && error.to_string().contains("refused"), "{error}");
 }
 
@@ -84,8 +86,8 @@ async fn an_agent_writes_what_it_knows_and_takes_it_back() {
     let annotations = patched.metadata.annotations.clone().unwrap();
     assert_eq!(annotations["kilo.squat.ai/internal-ips"], "10.1.0.1/16,fd00::1/64");
     assert_eq!(patch(&annotations, &facts()), None);
-    let (read, problems) = kubernetes::decode_node(&patched, REGION);
-    assert_eq!((AgentFacts::of(&read), problems), (Some(facts()), vec![]));
+    let (read, problems) = kubernetes::decode_node(&patched, REGION, PodCidrSource::Node);
+    assert_eq!((AgentFacts::of(&patched, &read), problems), (Some(facts()), vec![]));
 
     let left = patch_node(&client, "a", &clean_up()).await.unwrap().metadata.annotations.unwrap();
     assert_eq!(

@@ -95,8 +95,8 @@ async fn a_token_and_the_clusters_authority_open_the_door() {
     let directory = tempfile::tempdir().unwrap();
     let access = kubeconfig(directory.path(), &url, &authority.pem, "the-token");
     let client = connect(&access).await.unwrap();
-    let nodes = list_nodes(&client, "topology.kubernetes.io/region").await.unwrap();
-    assert_eq!(nodes[0].0.name, "n1");
+    let (nodes, _) = list_nodes(&client, "topology.kubernetes.io/region", None).await.unwrap();
+    assert_eq!(nodes[0].name, "n1");
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_wrong_token_is_said() {
     let url = serve(&authority, cluster()).await;
     let directory = tempfile::tempdir().unwrap();
     let client = connect(&kubeconfig(directory.path(), &url, &authority.pem, "another")).await.unwrap();
-    let error = list_nodes(&client, "l").await.unwrap_err();
+    let error = list_nodes(&client, "l", None).await.unwrap_err();
     assert!(matches!(error, Error::Request { .. }), "{error:?}");
     assert!(error.to_string().to_lowercase().contains("unauthorized"), "{error}");
 }
@@ -115,6 +115,6 @@ async fn a_server_of_another_authority_is_refused() {
     let url = serve(&Authority::new(), cluster()).await;
     let directory = tempfile::tempdir().unwrap();
     let access = kubeconfig(directory.path(), &url, &Authority::new().pem, "the-token");
-    let error = list_nodes(&connect(&access).await.unwrap(), "l").await.unwrap_err();
+    let error = list_nodes(&connect(&access).await.unwrap(), "l", None).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
 }

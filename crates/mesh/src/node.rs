@@ -65,8 +65,10 @@ pub struct Node {
     pub key: Option<PublicKey>,
     /// The node's private addresses with their prefix lengths, at most one per family, the Go agent's one first.
     pub internal_ips: Vec<IpNet>,
-    /// The node's pod subnets, in the order of `spec.podCIDRs`.
+    /// The node's pod subnets, in the order in which they were given.
     pub pod_subnets: Vec<IpNet>,
+    /// Whether the node takes part also while it has no pod subnet: what gives it one may need the mesh first.
+    pub joins_without_pods: bool,
     /// Seconds between keepalives that this node sends; 0 = none. Non-zero marks a node behind NAT.
     pub persistent_keepalive: u16,
     /// Ranges outside of the cluster that are reachable through this node's location.
@@ -95,6 +97,7 @@ impl Node {
             key: None,
             internal_ips: Vec::new(),
             pod_subnets: Vec::new(),
+            joins_without_pods: false,
             persistent_keepalive: 0,
             allowed_location_ips: Vec::new(),
             wireguard_ips: Vec::new(),
@@ -114,7 +117,7 @@ impl Node {
         if self.key.is_none() {
             missing.push("a key");
         }
-        if self.pod_subnets.is_empty() {
+        if self.pod_subnets.is_empty() && !self.joins_without_pods {
             missing.push("a pod subnet (spec.podCIDR)");
         }
         missing

@@ -9,6 +9,13 @@ pub enum Object {
     Node(String),
     /// A Peer, by name.
     Peer(String),
+    /// An object of another program's API that says something about a node.
+    Foreign {
+        /// Its kind, as it is written in the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// This host.
     Host,
     /// The mesh as a whole.
@@ -20,6 +27,7 @@ impl fmt::Display for Object {
         match self {
             Object::Node(name) => write!(f, "node {name}"),
             Object::Peer(name) => write!(f, "peer {name}"),
+            Object::Foreign { kind, name } => write!(f, "{kind} {name}"),
             Object::Host => f.write_str("this host"),
             Object::Mesh => f.write_str("the mesh"),
         }

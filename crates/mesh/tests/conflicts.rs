@@ -7,17 +7,19 @@ use std::sync::Arc;
 use mesh::{Granularity, Node, Peer, PublicKey, Topology, TopologyConfig};
 
 /// `n1 key=1 location=a pods=10.2.1.0/24 internal=10.1.0.1/24 location-ips=10.9.0.0/16`: lists are joined by commas.
+/// With `pods-later` the node takes part without pods.
 fn node(text: &str) -> Arc<Node> {
     let mut words = text.split(' ');
     let mut node = Node::named(words.next().unwrap());
     node.endpoint = "203.0.113.1:51820".parse().ok();
     for word in words {
-        let (name, value) = word.split_once('=').unwrap();
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
         let nets = || value.split(',').map(|net| net.parse().unwrap()).collect();
         match name {
             "key" => node.key = Some(key(value)),
             "location" => node.location = value.to_owned(),
             "pods" => node.pod_subnets = nets(),
+            "pods-later" => node.joins_without_pods = true,
             "internal" => node.internal_ips = nets(),
             "location-ips" => node.allowed_location_ips = nets(),
             other => panic!("{other:?}"),
@@ -210,5 +212,28 @@ fn a_node_that_lacks_something_is_passed_over() {
         &[N1, "n2 location=a pods=10.2.2.0/24", "n3 key=3 location=a"],
         &[],
         &["location:a: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32"],
+    );
+}
+
+/// What gives nodes their pod subnets may need the mesh to do so.
+#[test]
+fn a_node_whose_pods_come_later_takes_part_without() {
+    check(
+        SUBNET,
+        &[
+            N1,
+            "n2 key=2 location=b internal=10.1.0.2/24 pods-later",
+            "n3 key=3 location=c internal=10.1.0.3/24 pods-later pods=10.2.1.64/26",
+            "n4 key=4 pods-later",
+        ],
+        &["p1 key=9 10.5.0.1/32"],
+        &[
+            "location:a: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32",
+            "location:b: 10.1.0.2/32 10.4.0.2/32",
+            "location:c: 10.1.0.3/32 10.4.0.3/32",
+            "node:n4: 10.4.0.4/32",
+            "peer p1: 10.5.0.1/32",
+            "OverlappingPodSubnet on node n3",
+        ],
     );
 }

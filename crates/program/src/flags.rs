@@ -1,6 +1,36 @@
-//! Values of flags in the form that Go's programs take.
+//! Values of flags: those that both programs have, and those in the form that Go's programs take.
 
 use std::time::Duration;
+
+use clap::ValueEnum;
+
+/// Where the pod subnets of nodes come from, as it is said on a command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PodCidrSource {
+    /// As the flag says.
+    Auto,
+    /// spec.podCIDRs of the Node.
+    Node,
+    /// spec.ipam of the CiliumNode.
+    Cilium,
+    /// Calico's BlockAffinities of the node.
+    Calico,
+    /// The annotation kilo.squat.ai/pod-cidrs of the Node.
+    Annotation,
+}
+
+impl PodCidrSource {
+    /// The source that was named; `None`: none was.
+    pub fn named(self) -> Option<kubernetes::PodCidrSource> {
+        match self {
+            Self::Auto => None,
+            Self::Node => Some(kubernetes::PodCidrSource::Node),
+            Self::Cilium => Some(kubernetes::PodCidrSource::Cilium),
+            Self::Calico => Some(kubernetes::PodCidrSource::Calico),
+            Self::Annotation => Some(kubernetes::PodCidrSource::Annotation),
+        }
+    }
+}
 
 /// Reads what Go's `time.ParseDuration` reads of whole units: `90s`, `1m30s`, `500ms`. Zero is refused.
 pub fn duration(text: &str) -> Result<Duration, String> {

@@ -185,6 +185,14 @@ impl Reconciler {
         }
     }
 
+    /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing.
+    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>) {
+        // At the beginning there is a view to come.
+        if self.objects.set_subnet_object(name, problems) && self.synced {
+            self.publish();
+        }
+    }
+
     /// The connection to the API is there, or has broken.
     pub fn handle_watch(&mut self, watch: Watch, now: Now) {
         match watch {

@@ -1,4 +1,5 @@
-//! What the API has told: Nodes and Peers as they were last seen, and what is wrong with them.
+//! What the API has told: Nodes and Peers as they were last seen, and what is wrong with them and with what gives pod
+//! subnets.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,6 +15,8 @@ pub struct Objects {
     node_problems: BTreeMap<String, Vec<Problem>>,
     peers: BTreeMap<String, Option<Peer>>,
     peer_problems: BTreeMap<String, Vec<Problem>>,
+    /// Of the objects by which another CNI gives pod subnets.
+    subnet_problems: BTreeMap<String, Vec<Problem>>,
 }
 
 impl Objects {
@@ -57,6 +60,11 @@ impl Objects {
         self.peers.remove(name).is_some()
     }
 
+    /// What is wrong with an object by which another CNI gives pod subnets. Returns whether that is something new.
+    pub fn set_subnet_object(&mut self, name: &str, problems: Vec<Problem>) -> bool {
+        set_problems(&mut self.subnet_problems, name, problems)
+    }
+
     /// The Node of this name.
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
         self.nodes.get(name)
@@ -74,7 +82,8 @@ impl Objects {
 
     /// Everything that is wrong with objects by themselves.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.node_problems.values().chain(self.peer_problems.values()).flatten()
+        let all = [&self.node_problems, &self.peer_problems, &self.subnet_problems];
+        all.into_iter().flat_map(BTreeMap::values).flatten()
     }
 }
 
@@ -100,6 +109,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         key,
         internal_ips,
         pod_subnets,
+        joins_without_pods,
         persistent_keepalive,
         allowed_location_ips,
         wireguard_ips,
@@ -115,6 +125,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         && *key == after.key
         && *internal_ips == after.internal_ips
         && *pod_subnets == after.pod_subnets
+        && *joins_without_pods == after.joins_without_pods
         && *persistent_keepalive == after.persistent_keepalive
         && *allowed_location_ips == after.allowed_location_ips
         && *wireguard_ips == after.wireguard_ips

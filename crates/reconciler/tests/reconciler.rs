@@ -7,7 +7,7 @@ mod support;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use hostnet::Change;
-use mesh::{Forced, Node, Role};
+use mesh::{Forced, Node, Object, Problem, Role};
 use reconciler::{NodeUpdate, Reconciler, Removal, Watch};
 use support::{World, key, node};
 
@@ -216,6 +216,37 @@ fn a_node_that_cannot_take_part_says_why() {
     world.see(node("a", "one", 1));
     world.settle();
     assert_eq!(world.view.unhealthy, Vec::<String>::new());
+}
+
+/// What gives a node its pod subnets may need the mesh to do so.
+#[test]
+fn a_node_takes_part_before_its_pods_do() {
+    let bare = |node: Node| Node { pod_subnets: Vec::new(), joins_without_pods: true, ..node };
+    let mut world = World::with([bare(node("b", "two", 2))]);
+    assert_eq!(world.routes(), ["10.0.0.2/32"], "its address is reachable");
+    world.see(bare(node("a", "one", 1)));
+    world.settle();
+    assert_eq!((world.view.unhealthy.len(), world.view.counts.nodes), (0, 2));
+    world.see(Node { pod_subnets: vec!["10.244.7.0/26".parse().unwrap()], ..bare(node("b", "two", 2)) });
+    world.settle();
+    assert_eq!(world.routes(), ["10.0.0.2/32", "10.244.7.0/26"]);
+    world.see(bare(node("b", "two", 2)));
+    world.settle();
+    assert_eq!(world.routes(), ["10.0.0.2/32"]);
+}
+
+#[test]
+fn what_is_wrong_with_another_cnis_object_is_shown_until_it_is_right() {
+    let mut world = World::with([node("b", "two", 2)]);
+    let object = Object::Foreign { kind: "BlockAffinity", name: "x".to_owned() };
+    let problem = Problem::new(object, "UnknownNode", "is left out");
+    world.reconciler.handle_subnet_object("x", vec![problem.clone()]);
+    world.settle();
+    assert_eq!(world.view.problems, [problem].into());
+    assert_eq!(world.view.unhealthy, Vec::<String>::new());
+    world.reconciler.handle_subnet_object("x", Vec::new());
+    world.settle();
+    assert_eq!(world.view.problems, [].into());
 }
 
 #[test]

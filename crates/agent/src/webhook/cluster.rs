@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::Result;
-use kubernetes::{ApiAccess, Credentials, WatchConfig, admission::Surroundings, connect, watch};
+use kubernetes::{
+    ApiAccess, Credentials, PodCidrSource, WatchConfig, admission::Surroundings, connect, watch,
+};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::metrics::Metrics;
@@ -22,13 +24,14 @@ pub struct Cluster {
     surroundings: Mutex<Surroundings>,
     /// Told when it is known for the first time whether the cluster can be read.
     settled: Notify,
+    pod_cidr_source: PodCidrSource,
 }
 
 impl Cluster {
     /// Nothing is known yet.
-    pub fn new() -> Self {
+    pub fn new(pod_cidr_source: PodCidrSource) -> Self {
         let surroundings = Surroundings::unknown("Nodes and Peers have not been read yet");
-        Self { surroundings: Mutex::new(surroundings), settled: Notify::new() }
+        Self { surroundings: Mutex::new(surroundings), settled: Notify::new(), pod_cidr_source }
     }
 
     /// What is known now.
@@ -70,7 +73,8 @@ impl Cluster {
 
     async fn take_updates(&self, client: &kube::Client, metrics: &Metrics) {
         let topology_label = kubernetes::annotations::REGION_LABEL.to_owned();
-        let mut updates = watch(client, WatchConfig { topology_label, own_node: None });
+        let pod_cidr_source = self.pod_cidr_source;
+        let mut updates = watch(client, WatchConfig { topology_label, own_node: None, pod_cidr_source });
         let mut told = self.gap();
         loop {
             let update = updates.next().await;

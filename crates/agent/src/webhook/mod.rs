@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 use anyhow::{Context, Result};
 use clap::Args;
 use kubernetes::ApiAccess;
+use program::flags::PodCidrSource;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -50,6 +51,9 @@ pub struct Flags {
     /// The URL of the Kubernetes API; overrides the kubeconfig's.
     #[arg(long, value_name = "URL")]
     master: Option<String>,
+    /// Where the pod subnets of nodes come from, as the agents have it; auto: the Node's spec.podCIDRs.
+    #[arg(long, default_value = "auto", value_enum, value_name = "SOURCE")]
+    pod_cidr_source: PodCidrSource,
 }
 
 /// What all requests share.
@@ -68,7 +72,7 @@ pub async fn run(flags: Flags) -> Result<()> {
     let files = certificate::Files { certificate: flags.cert_file, key: flags.key_file };
     let webhook = Arc::new(Webhook {
         certificate: certificate::Shown::start(files)?,
-        cluster: Arc::new(Cluster::new()),
+        cluster: Arc::new(Cluster::new(flags.pod_cidr_source.named().unwrap_or_default())),
         metrics: Metrics::new(),
     });
     webhook.show_certificate();

@@ -17,7 +17,7 @@ use hostnet::{
 };
 use kube::Client as Api;
 use kubernetes::{
-    registration,
+    PodCidrSource, registration,
     watch::{Update, WatchConfig, watch},
 };
 use program::{
@@ -48,6 +48,7 @@ pub struct Connection {
     pub dataplane: DataPlane,
     pub resolver: Option<Resolver>,
     pub topology_label: String,
+    pub pod_cidr_source: PodCidrSource,
     pub settings: ClientSettings,
     /// The name of this host, by which a Peer that was made from it is known.
     pub own_name: String,
@@ -61,7 +62,11 @@ impl Connection {
         self.register(registration).await?;
         let deadline = once.then(|| Instant::now() + ONCE_WITHIN);
         let mut notices = self.dataplane.watch().await.context("cannot watch the host's network")?;
-        let config = WatchConfig { topology_label: self.topology_label.clone(), own_node: None };
+        let config = WatchConfig {
+            topology_label: self.topology_label.clone(),
+            own_node: None,
+            pod_cidr_source: self.pod_cidr_source,
+        };
         let mut updates = watch(&self.client, config);
         let mut lookups = Lookups::new();
         let mut teller = Teller::default();
@@ -224,6 +229,7 @@ fn take(machine: &mut Client, update: Update) {
             let update = watched.map(|watched| PeerUpdate { peer: watched.peer, problems: watched.problems });
             machine.handle_peer(&name, update, now);
         }
+        Update::SubnetObject(name, problems) => machine.handle_subnet_object(&name, problems),
         Update::Synced => machine.handle_watch(Watch::Synced, now),
         Update::Broken(problem) => machine.handle_watch(Watch::Broken(problem.message), now),
         Update::Access(problems) => machine.handle_access(problems),

@@ -22,7 +22,7 @@ use follow::Connection;
 use hostnet::{LinkName, render::client::ClientConfig};
 use identity::{Identity, Known};
 use ipnet::IpNet;
-use kubernetes::registration;
+use kubernetes::{PodCidrSource, registration};
 use mesh::PrivateKey;
 use program::{Resolver, flags::duration, log};
 use reconciler::ClientSettings;
@@ -84,8 +84,8 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     let given_key = flags.private_key.as_deref().map(read_key).transpose()?;
 
     let client = kubernetes::client::connect(&global.api_access()).await?;
-    let peer = tokio::select! {
-        peer = registration::get_peer(&client, &name) => peer?,
+    let (peer, pod_cidr_source) = tokio::select! {
+        read = read_cluster(&client, &name, global) => read?,
         signal = signals.next() => bail!("ended by {signal} before anything was changed"),
     };
     let mut dataplane = open(flags).await?;
@@ -121,6 +121,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
         dataplane,
         resolver,
         topology_label: global.topology_label.clone(),
+        pod_cidr_source,
         settings: settings(global, flags, config),
         own_name: host,
     };
@@ -138,6 +139,20 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     }
     let cleaned = connection.clean_up().await;
     outcome.and(cleaned)
+}
+
+/// The Peer, if there is one, and where pod subnets come from.
+async fn read_cluster(
+    client: &kube::Client,
+    name: &str,
+    global: &Global,
+) -> Result<(Option<kubernetes::peer::Peer>, PodCidrSource)> {
+    let peer = registration::get_peer(client, name).await?;
+    let source = match global.pod_cidr_source.named() {
+        Some(source) => source,
+        None => kubernetes::published_source(client).await?,
+    };
+    Ok((peer, source))
 }
 
 fn settings(global: &Global, flags: &Connect, host: ClientConfig) -> ClientSettings {

@@ -40,6 +40,8 @@ impl Surroundings {
                     self.peers.remove(&name);
                 }
             },
+            // It is an agent's matter to tell.
+            Update::SubnetObject(..) => {}
             Update::Synced => self.broken = None,
             Update::Broken(problem) => self.broken = Some(problem.message),
             Update::Access(problems) => {

@@ -6,14 +6,16 @@ use ipnet::IpNet;
 use mesh::{DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey, prefix::Family};
 
 use super::{Problems, discovered::decode_discovered_endpoints};
-use crate::{annotations as name, object::NodeObject};
+use crate::{PodCidrSource, annotations as name, object::NodeObject};
 
-/// Decodes a Node. `topology_label` is the label that gives the location where no annotation does.
+/// Decodes a Node. `topology_label` is the label that gives the location where no annotation does. Where another CNI
+/// gives pod subnets, those of the Node are there until they are replaced, see [`crate::pod_cidrs::join`], and what is
+/// wrong with them is no problem.
 ///
 /// What cannot be used is left out and reported; what is absent is no problem, because agents start at their own
 /// time. Which of two annotations counts, and which text is accepted, is as in the Go implementation, so that both
 /// see the same mesh.
-pub fn decode_node(object: &NodeObject, topology_label: &str) -> (Node, Vec<Problem>) {
+pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSource) -> (Node, Vec<Problem>) {
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
     let node = Node {
         name: object.name().to_owned(),
@@ -22,7 +24,15 @@ pub fn decode_node(object: &NodeObject, topology_label: &str) -> (Node, Vec<Prob
         endpoint: reader.endpoint(),
         key: reader.key(),
         internal_ips: reader.internal_ips(),
-        pod_subnets: reader.pod_subnets(),
+        pod_subnets: match source {
+            PodCidrSource::Node => reader.pod_subnets(),
+            PodCidrSource::Annotation => reader.annotated_pod_subnets(),
+            PodCidrSource::Cilium | PodCidrSource::Calico => {
+                let texts = object.pod_cidrs.iter();
+                texts.filter_map(|text| text.parse::<IpNet>().ok()).map(|subnet| subnet.trunc()).collect()
+            }
+        },
+        joins_without_pods: source.joins_without_pods(),
         persistent_keepalive: reader.persistent_keepalive(),
         allowed_location_ips: reader.allowed_location_ips(),
         wireguard_ips: reader.agent_cidrs(name::WIREGUARD_IP, name::WIREGUARD_IPS),
@@ -41,19 +51,6 @@ pub fn decode_node(object: &NodeObject, topology_label: &str) -> (Node, Vec<Prob
 pub fn decode_forced(object: &NodeObject) -> Forced {
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
     Forced { endpoint: reader.forced_endpoint(), internal_ips: reader.forced_internal_ips() }
-}
-
-/// The problem of a node that takes part in the mesh, for its agent has written a key, but has no pod subnet. A node
-/// without an agent is none of our business.
-pub fn missing_pod_subnet(node: &Node) -> Option<Problem> {
-    (node.key.is_some() && node.pod_subnets.is_empty()).then(|| {
-        Problem::new(
-            Object::Node(node.name.clone()),
-            "MissingPodCIDR",
-            "has no usable spec.podCIDR and stays out of the mesh; let the controller manager allocate pod subnets \
-             (--allocate-node-cidrs --cluster-cidr), or set the field when you create the Node",
-        )
-    })
 }
 
 /// The old region label stands in for the new one only: who names another label means that label.
@@ -179,6 +176,28 @@ impl<'a> Reader<'a> {
                     format!(
                         "spec.podCIDRs holds {:?}, which is no CIDR and is left out; create the Node anew",
                         super::shortened(text)
+                    ),
+                ),
+            }
+        }
+        subnets
+    }
+
+    /// Blanks around are allowed: no Go agent reads the list.
+    fn annotated_pod_subnets(&mut self) -> Vec<IpNet> {
+        let Some(value) = self.filled(name::POD_CIDRS) else { return Vec::new() };
+        let mut subnets: Vec<IpNet> = Vec::new();
+        for entry in value.split(',') {
+            match entry.trim().parse::<IpNet>().map(|subnet| subnet.trunc()) {
+                Ok(subnet) if subnets.contains(&subnet) => {}
+                Ok(subnet) => subnets.push(subnet),
+                Err(_) => self.problems.annotation(
+                    "InvalidPodCIDR",
+                    name::POD_CIDRS,
+                    value,
+                    &format!(
+                        "{:?} is no CIDR and is left out; write CIDRs such as 10.42.1.0/24 with commas between",
+                        super::shortened(entry)
                     ),
                 ),
             }

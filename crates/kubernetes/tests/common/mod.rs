@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use kube::Client;
 use kubernetes::{
-    ApiAccess, Update, Updates, WatchConfig, connect,
+    ApiAccess, PodCidrSource, Update, Updates, WatchConfig, connect,
     peer::custom_resource_definition,
     watch,
     watch::{WatchedNode, WatchedPeer},
@@ -77,9 +77,14 @@ impl TestApi {
     }
 
     pub async fn watch(&self) -> Reader {
+        self.watch_with(PodCidrSource::Node).await
+    }
+
+    pub async fn watch_with(&self, pod_cidr_source: PodCidrSource) -> Reader {
         let config = WatchConfig {
             topology_label: "topology.kubernetes.io/region".to_owned(),
             own_node: Some("own".to_owned()),
+            pod_cidr_source,
         };
         Reader::of(watch(&self.client().await, config))
     }
@@ -111,6 +116,8 @@ pub struct Reader {
     pub nodes: BTreeMap<String, WatchedNode>,
     pub peers: BTreeMap<String, WatchedPeer>,
     pub access: Vec<Problem>,
+    /// What is wrong with objects of another CNI.
+    pub objects: BTreeMap<String, Vec<Problem>>,
     /// Everything in its order, shortened.
     pub log: Vec<String>,
     /// How long anything may take before the test fails.
@@ -124,6 +131,7 @@ impl Reader {
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
             access: Vec::new(),
+            objects: BTreeMap::new(),
             log: Vec::new(),
             patience: DEADLINE,
         }
@@ -170,6 +178,15 @@ impl Reader {
                 assert!(self.peers.remove(&name).is_some(), "{name} was not there");
                 format!("no peer {name}")
             }
+            Update::SubnetObject(name, problems) => {
+                let reasons: Vec<_> = problems.iter().map(|problem| problem.reason).collect();
+                let entry = format!("object {name} [{}]", reasons.join(", "));
+                match problems.is_empty() {
+                    true => assert!(self.objects.remove(&name).is_some(), "nothing was wrong with {name}"),
+                    false => drop(self.objects.insert(name, problems)),
+                }
+                entry
+            }
             Update::Synced => "synced".to_owned(),
             Update::Broken(problem) => format!("broken {}", problem.reason),
             Update::Access(problems) => {
@@ -184,4 +201,47 @@ impl Reader {
     pub fn node_names(&self) -> Vec<&str> {
         self.nodes.keys().map(String::as_str).collect()
     }
+}
+
+/// A definition of a cluster-scoped resource that takes anything, as other CNIs bring one.
+pub fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
+    let anything = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let schema = json!({ "openAPIV3Schema": { "type": "object", "properties": { "spec": anything } } });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": format!("{plural}.{group}") },
+        "spec": {
+            "group": group,
+            "names": { "kind": kind, "plural": plural, "singular": kind.to_lowercase() },
+            "scope": "Cluster",
+            "versions": [{ "name": version, "served": true, "storage": true, "schema": schema }],
+        },
+    })
+}
+
+pub fn cilium_definition() -> Value {
+    definition("cilium.io", "v2", "CiliumNode", "ciliumnodes")
+}
+
+pub fn calico_definition() -> Value {
+    definition("crd.projectcalico.org", "v1", "BlockAffinity", "blockaffinities")
+}
+
+pub fn cilium_node(name: &str, pod_cidrs: &[&str]) -> Value {
+    json!({
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNode",
+        "metadata": { "name": name },
+        "spec": { "ipam": { "podCIDRs": pod_cidrs } },
+    })
+}
+
+pub fn block_affinity(name: &str, node: &str, cidr: &str, state: &str) -> Value {
+    json!({
+        "apiVersion": "crd.projectcalico.org/v1",
+        "kind": "BlockAffinity",
+        "metadata": { "name": name },
+        "spec": { "cidr": cidr, "node": node, "state": state, "deleted": "false" },
+    })
 }

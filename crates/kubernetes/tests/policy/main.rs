@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cel::{Manifest, Policy, Request};
 use kubernetes::{
-    Update,
+    PodCidrSource, Update,
     admission::{self, Surroundings, judge},
     decode_node, decode_peer,
     watch::WatchedNode,
@@ -46,7 +46,8 @@ impl Judges {
             node("a", "10.1.0.1/16", &["10.42.1.0/24", "fd42::/48"]),
             node("b", "fd01::1/64", &["10.42.2.0/24"]),
         ] {
-            let (node, problems) = decode_node(&serde_json::from_value(object).unwrap(), "region");
+            let (node, problems) =
+                decode_node(&serde_json::from_value(object).unwrap(), "region", PodCidrSource::Node);
             let name = node.name.clone();
             let watched = WatchedNode { node: Arc::new(node), problems, own: None };
             surroundings.take(Update::Node(name, Some(watched)));

@@ -42,7 +42,7 @@ pub(super) fn without_conflicts(
         }
         if node.pod_subnets.iter().any(|subnet| contested.overlaps(subnet)) {
             let subnets = claims.claim(&node, problems);
-            if subnets.is_empty() {
+            if subnets.is_empty() && !node.joins_without_pods {
                 continue;
             }
             if subnets.len() != node.pod_subnets.len() {
@@ -80,8 +80,8 @@ impl Claims {
                     Object::Node(node.name.clone()),
                     "OverlappingPodSubnet",
                     format!(
-                        "the pod subnet {subnet} overlaps one of node {owner} and is left out; give every node its \
-                         own spec.podCIDR"
+                        "the pod subnet {subnet} overlaps one of node {owner} and is left out; give every node pod \
+                         subnets of its own"
                     ),
                 )),
                 None => {

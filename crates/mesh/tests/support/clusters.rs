@@ -65,7 +65,7 @@ const ENDPOINTS: &[&str] =
 prop_compose! {
     fn wild_node(index: usize)(
         location in sample::select(vec!["", "a", "b", "c\"\\"]),
-        (leader, persistent_keepalive) in (any::<bool>(), 0u16..3),
+        (leader, joins_without_pods, persistent_keepalive) in (any::<bool>(), any::<bool>(), 0u16..3),
         endpoint in prop::option::weighted(0.95, sample::select(ENDPOINTS)),
         seed in prop::option::weighted(0.95, 1u8..20),
         internal_ips in nets(INTERNAL, 2),
@@ -81,6 +81,7 @@ prop_compose! {
             key: seed.map(key),
             internal_ips,
             pod_subnets,
+            joins_without_pods,
             persistent_keepalive,
             allowed_location_ips,
             discovered_endpoints: discovered.into_iter().map(|(seed, port)| (key(seed), address(port))).collect(),
