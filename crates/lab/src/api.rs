@@ -13,7 +13,7 @@ use crate::{
     LabError,
     fabric::set_port,
     http::Request,
-    layout::{API_PORT, API_V4, Layout},
+    layout::{API_PORT, Layout},
     reach::wait_until,
     server::Mode,
     state::State,
@@ -124,7 +124,7 @@ impl<'a> Api<'a> {
     /// When the server does not do as it is told.
     pub fn pause(&self, outage: Outage) -> Result<(), LabError> {
         match outage {
-            Outage::Unplugged => set_port(&self.layout.wan(), "api", false),
+            Outage::Unplugged => set_port(&self.layout.wan(), self.layout.api_port(), false),
             Outage::Refusing => self.take(Mode::Gone),
             Outage::Forbidding => self.take(Mode::Forbidding),
         }
@@ -135,7 +135,7 @@ impl<'a> Api<'a> {
     /// # Errors
     /// When the server does not do as it is told.
     pub fn resume(&self) -> Result<(), LabError> {
-        set_port(&self.layout.wan(), "api", true)?;
+        set_port(&self.layout.wan(), self.layout.api_port(), true)?;
         self.take(Mode::Serving)
     }
 
@@ -144,8 +144,8 @@ impl<'a> Api<'a> {
         let server = self.state.recorded(SERVER).ok_or_else(|| LabError::NotUp(self.layout.lab.clone()))?;
         server.signal(mode.signal());
         wait_until("the API server doing as told", Duration::from_secs(10), || {
-            let answer =
-                Request::get("/readyz").send(&self.layout.api(), SocketAddr::from((API_V4, API_PORT)));
+            let outside = SocketAddr::from((self.layout.api_address().v4, API_PORT));
+            let answer = Request::get("/readyz").send(&self.layout.api(), outside);
             let seen = answer.as_ref().map(|answer| answer.status).ok();
             let done = match mode {
                 Mode::Serving => seen == Some(200),

@@ -9,7 +9,7 @@ use std::{fmt::Write, fs};
 
 use crate::{
     LabError,
-    layout::{API_V4, API_V6, Layout, NodeLayout, PodLayout, SiteLayout},
+    layout::{Cluster, Layout, NodeLayout, PodLayout, SiteLayout},
     netns,
     process::{Batch, run_batches},
     spec::Access,
@@ -18,14 +18,18 @@ use crate::{
 /// What pods and their bridge use: room for a tunnel header over IPv6.
 const POD_MTU: u16 = 1420;
 
-/// Builds namespaces, links, addresses, routes and packet filters.
+/// Builds namespaces, links, addresses, routes and packet filters, and connects them to the WAN of the lab that is
+/// joined, if one is.
 ///
 /// # Errors
 /// When a program is missing or the kernel refuses something.
-pub fn build(layout: &Layout) -> Result<(), LabError> {
+pub fn build(layout: &Layout, joined: Option<&Layout>) -> Result<(), LabError> {
     run_batches(&[ip(None, create_namespaces(layout))])?;
     for namespace in layout.namespaces() {
         netns::inside(&namespace, || prepare(&namespace))??;
+    }
+    if joined.is_some() {
+        unplug_leftovers(layout);
     }
     run_batches(&[ip(None, create_links(layout))])?;
     let mut filters: Vec<Batch> =
@@ -34,9 +38,24 @@ pub fn build(layout: &Layout) -> Result<(), LabError> {
     // the same module may be told that there is none; so the first goes alone. Links come from one process
     // anyway.
     run_batches(&filters.split_off(filters.len() - 1))?;
-    let mut batches = vec![ip(Some(layout.wan()), wan(layout)), ip(Some(layout.api()), api(layout))];
+    let mut batches = vec![
+        ip(Some(layout.wan()), wan(layout)),
+        ip(Some(layout.api()), api(layout) + &routes_to_public_blocks(others(joined), "eth0")),
+    ];
     batches.append(&mut filters);
-    batches.extend(layout.sites.iter().map(|site| ip(Some(site.namespace.clone()), router(layout, site))));
+    batches.extend(layout.sites.iter().map(|site| {
+        let script = router(layout, site) + &routes_to_public_blocks(others(joined), "wan0");
+        ip(Some(site.namespace.clone()), script)
+    }));
+    if let Some(first) = joined {
+        // Those who are there already learn the way to the new sites. An earlier second cluster may have left it to them.
+        let routes = |device| {
+            routes_to_public_blocks(layout.sites.iter(), device).replace("route add", "route replace")
+        };
+        batches.push(ip(Some(first.api()), routes("eth0")));
+        let routers = first.sites.iter();
+        batches.extend(routers.map(|site| ip(Some(site.namespace.clone()), routes("wan0"))));
+    }
     batches
         .extend(layout.nodes.iter().map(|node| ip(Some(node.namespace.clone()), self::node(layout, node))));
     batches.extend(layout.pods.iter().map(|pod| ip(Some(pod.namespace.clone()), self::pod(layout, pod))));
@@ -102,10 +121,14 @@ fn create_links(layout: &Layout) -> String {
         )
     };
     let wan = layout.wan();
-    let mut all = vec![bridge(&wan, "wan", 1500), veth(&layout.api(), "eth0", &wan, "api", 1500)];
+    let mut all = match layout.cluster {
+        Cluster::First => vec![bridge(&wan, "wan", 1500)],
+        Cluster::Second => Vec::new(),
+    };
+    all.push(veth(&layout.api(), "eth0", &wan, layout.api_port(), 1500));
     for site in &layout.sites {
         all.push(bridge(&site.namespace, "lan", 1500));
-        all.push(veth(&site.namespace, "wan0", &wan, &format!("site{}", site.number), 1500));
+        all.push(veth(&site.namespace, "wan0", &wan, &wan_port(site), 1500));
     }
     for node in &layout.nodes {
         let router = &layout.sites[node.site].namespace;
@@ -119,24 +142,47 @@ fn create_links(layout: &Layout) -> String {
     lines(all)
 }
 
+/// The sites of the lab that is joined.
+fn others(joined: Option<&Layout>) -> impl Iterator<Item = &SiteLayout> {
+    joined.into_iter().flat_map(|first| &first.sites)
+}
+
 fn wan(layout: &Layout) -> String {
-    let mut script = bridge_up("wan");
-    let ports = layout.sites.iter().map(|site| format!("site{}", site.number)).chain(["api".to_owned()]);
-    for port in ports {
+    let mut script = match layout.cluster {
+        Cluster::First => bridge_up("wan"),
+        Cluster::Second => String::new(),
+    };
+    for port in wan_ports(layout) {
         script += &bridge_port("wan", &port);
     }
     script
 }
 
+/// The kernel takes a cable away some time after the namespace at its one end has gone, and its other end keeps its name
+/// until then.
+fn unplug_leftovers(layout: &Layout) {
+    let script = wan_ports(layout).map(|port| format!("link del {port}\n")).collect();
+    let command = ["ip", "-n", &layout.wan(), "-force", "-batch", "-"].map(String::from).to_vec();
+    // It complains of each that is not there, as mostly none is.
+    let _ = run_batches(&[Batch { command, script }]);
+}
+
+fn wan_ports(layout: &Layout) -> impl Iterator<Item = String> {
+    layout.sites.iter().map(wan_port).chain([layout.api_port().to_owned()])
+}
+
+fn wan_port(site: &SiteLayout) -> String {
+    format!("site{}", site.number)
+}
+
 fn api(layout: &Layout) -> String {
-    let mut script = lines([
+    let address = layout.api_address();
+    lines([
         "link set lo up".into(),
         "link set eth0 up".into(),
-        format!("address add {API_V4}/24 dev eth0"),
-        format!("address add {API_V6}/64 dev eth0 nodad"),
-    ]);
-    script += &routes_to_public_blocks(layout, None, "eth0");
-    script
+        format!("address add {}/24 dev eth0", address.v4),
+        format!("address add {}/64 dev eth0 nodad", address.v6),
+    ]) + &routes_to_public_blocks(layout.sites.iter(), "eth0")
 }
 
 fn router(layout: &Layout, site: &SiteLayout) -> String {
@@ -158,7 +204,8 @@ fn router(layout: &Layout, site: &SiteLayout) -> String {
             format!("route add {} dev lan", site.public_v6()),
         ]);
     }
-    script + &routes_to_public_blocks(layout, Some(site.number), "wan0")
+    let others = layout.sites.iter().filter(|other| other.number != site.number);
+    script + &routes_to_public_blocks(others, "wan0")
 }
 
 /// A public site's router masquerades what leaves with a private address, as clouds do. That of a NATed site
@@ -236,10 +283,8 @@ fn pod(layout: &Layout, pod: &PodLayout) -> String {
     ])
 }
 
-fn routes_to_public_blocks(layout: &Layout, except: Option<u8>, device: &str) -> String {
-    let others =
-        layout.sites.iter().filter(|site| site.access == Access::Public && Some(site.number) != except);
-    lines(others.flat_map(|site| {
+fn routes_to_public_blocks<'a>(sites: impl Iterator<Item = &'a SiteLayout>, device: &str) -> String {
+    lines(sites.filter(|site| site.access == Access::Public).flat_map(|site| {
         let wan = site.wan();
         [
             format!("route add {} via {} dev {device}", site.public_v4(), wan.v4),

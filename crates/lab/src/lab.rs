@@ -16,7 +16,7 @@ use crate::{
     fabric,
     http::Request,
     interrupt,
-    layout::{API_PORT, API_V4, API_V6, Layout},
+    layout::{API_PORT, Layout},
     node::NodeRef,
     objects,
     process::{Place, Running, myself},
@@ -62,6 +62,7 @@ impl Lab {
     pub fn bring_up(spec: Spec, lifetime: Lifetime, mut step: impl FnMut(&str)) -> Result<Self, LabError> {
         spec.validate()?;
         need_root()?;
+        joined(&spec)?;
         let server = programs::find("kilo-lab", spec.programs.lab.as_deref())?;
         if spec.mesh.agents {
             programs::find("kg", spec.programs.kg.as_deref())?;
@@ -194,7 +195,7 @@ impl Lab {
         let owner = (self.lifetime == Lifetime::Scoped).then(myself);
         self.state.create(&Description { spec: self.spec.clone(), owner })?;
         step("sites, routers and pods");
-        fabric::build(&self.layout)?;
+        fabric::build(&self.layout, joined(&self.spec)?.as_ref())?;
         interrupt::check()?;
         step("Kubernetes API");
         self.start_api(server)?;
@@ -215,11 +216,13 @@ impl Lab {
         let objects = objects::all(&self.spec, &self.layout)?;
         let file = self.state.directory().join("objects.json");
         write(&file, &serde_json::Value::from(objects).to_string())?;
-        write(&self.state.kubeconfig(), &apiserver::Server::kubeconfig(&format!("{API_V4}:{API_PORT}")))?;
+        let address = self.layout.api_address();
+        let outside = format!("{}:{API_PORT}", address.v4);
+        write(&self.state.kubeconfig(), &apiserver::Server::kubeconfig(&outside))?;
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT));
         let mut command = vec![server.display().to_string(), "apiserver".into()];
         command.extend(["--objects".into(), file.display().to_string(), "--local".into(), local.to_string()]);
-        for address in [SocketAddr::from((API_V4, API_PORT)), (API_V6, API_PORT).into()] {
+        for address in [SocketAddr::from((address.v4, API_PORT)), (address.v6, API_PORT).into()] {
             command.extend(["--listen".into(), address.to_string()]);
         }
         let log = self.state.log(SERVER);
@@ -266,6 +269,21 @@ impl Drop for Lab {
             eprintln!("{error}");
         }
     }
+}
+
+/// The layout of the lab that this one joins. It has to be up, and nobody else's second cluster.
+fn joined(spec: &Spec) -> Result<Option<Layout>, LabError> {
+    let Some(first) = &spec.joins else { return Ok(None) };
+    let joins = |lab: &String| {
+        let found = State::of(lab).and_then(|state| state.read());
+        found.is_ok_and(|found| found.spec.joins.as_ref() == Some(first))
+    };
+    if let Some(other) = state::labs().into_iter().find(|lab| *lab != spec.name && joins(lab)) {
+        return Err(LabError::Spec(format!("lab {other} has joined lab {first}; two labs can share a WAN")));
+    }
+    let first = State::of(first)?.read()?.spec;
+    first.validate_as_joined()?;
+    Ok(Some(Layout::of(&first)))
 }
 
 fn need_root() -> Result<(), LabError> {

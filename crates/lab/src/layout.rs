@@ -8,33 +8,49 @@
 //! | LAN of site *n*: router `.1`, node *k* `.10+k` | 10.(100+*n*).0.0/24 | fd00:(100+*n*)::/64 |
 //! | pods of node *i*: bridge `.1`, pod *j* `.10+j` | 10.42.*i*.0/24 | fd42:*i*::/64 |
 //! | Services (nothing answers there) | 10.43.0.0/16 | fd43::/112 |
+//!
+//! A lab that joins the WAN of another one is the second cluster there: its sites are numbered from 9, its API is
+//! `.253` / `::fd`, its pods are in 10.52.0.0/16 and fd52::/32 and its Services in 10.53.0.0/16 and fd53::/112.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::spec::{Access, Spec};
+use crate::spec::{self, Access, Spec};
 
 /// The port of the embedded Kubernetes API.
 pub const API_PORT: u16 = 6443;
-/// The API's addresses on the WAN.
+/// The address of the first cluster's API on the WAN.
 pub const API_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
-/// The API's IPv6 address on the WAN.
+/// The IPv6 address of the first cluster's API on the WAN.
 pub const API_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
-/// The Service ranges that agents are told about.
-pub const SERVICE_CIDRS: &str = "10.43.0.0/16,fd43::/112";
+/// The number of the first site of a second cluster: the sites before it are the first cluster's.
+pub(crate) const SECOND_CLUSTER: u8 = 9;
 
 /// Everything in a lab, with its addresses.
 #[derive(Debug, Clone)]
 pub struct Layout {
     /// The lab's name.
     pub lab: String,
+    /// The lab whose WAN it is connected to: itself, or the one it joins.
+    wan_of: String,
+    /// Which of the clusters on that WAN it is.
+    pub cluster: Cluster,
     /// In the order of the description.
     pub sites: Vec<SiteLayout>,
     /// All nodes, site by site.
     pub nodes: Vec<NodeLayout>,
     /// All pods, node by node.
     pub pods: Vec<PodLayout>,
+}
+
+/// Which of the clusters on a WAN a lab is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cluster {
+    /// The one that made the WAN.
+    First,
+    /// One that joined it.
+    Second,
 }
 
 /// A site and its router.
@@ -46,7 +62,7 @@ pub struct SiteLayout {
     pub access: Access,
     /// The router's namespace.
     pub namespace: String,
-    /// Its number, from 1.
+    /// Its number on the WAN, from 1.
     pub number: u8,
 }
 
@@ -61,6 +77,8 @@ pub struct NodeLayout {
     pub namespace: String,
     /// Its number in the lab, from 1.
     pub number: u8,
+    /// Its cluster.
+    pub cluster: Cluster,
     /// The name of its port on the router.
     pub router_port: String,
     /// Its LAN addresses.
@@ -105,10 +123,17 @@ pub enum Family {
 impl Layout {
     /// Lays out a valid description.
     pub fn of(spec: &Spec) -> Self {
-        let mut layout =
-            Self { lab: spec.name.clone(), sites: Vec::new(), nodes: Vec::new(), pods: Vec::new() };
+        let cluster = if spec.joins.is_some() { Cluster::Second } else { Cluster::First };
+        let mut layout = Self {
+            lab: spec.name.clone(),
+            wan_of: spec.joins.clone().unwrap_or_else(|| spec.name.clone()),
+            cluster,
+            sites: Vec::new(),
+            nodes: Vec::new(),
+            pods: Vec::new(),
+        };
         for (site_index, site) in spec.sites.iter().enumerate() {
-            let number = number(site_index);
+            let number = cluster.first_site() + number(site_index) - 1;
             layout.sites.push(SiteLayout {
                 name: site.name.clone(),
                 access: site.access,
@@ -117,12 +142,9 @@ impl Layout {
             });
             for (ordinal, node) in site.nodes.iter().enumerate() {
                 let node_index = layout.nodes.len();
-                layout.nodes.push(node_layout(
-                    &spec.name,
-                    node,
-                    (site_index, site.access),
-                    (node_index, ordinal),
-                ));
+                let position = Position { site: site_index, node: node_index, ordinal };
+                let node_layout = layout.place(node, position);
+                layout.nodes.push(node_layout);
                 for pod in 1..=node.pods {
                     layout.pods.push(pod_layout(&spec.name, &layout.nodes[node_index], node_index, pod));
                 }
@@ -133,7 +155,7 @@ impl Layout {
 
     /// The namespace of the WAN's bridge.
     pub fn wan(&self) -> String {
-        format!("{}wan", prefix(&self.lab))
+        format!("{}wan", prefix(&self.wan_of))
     }
 
     /// The namespace of the API server.
@@ -141,9 +163,39 @@ impl Layout {
         format!("{}api", prefix(&self.lab))
     }
 
-    /// All namespaces, the WAN's first.
+    /// The addresses of the API server on the WAN.
+    pub fn api_address(&self) -> DualStack {
+        match self.cluster {
+            Cluster::First => DualStack { v4: API_V4, v6: API_V6 },
+            Cluster::Second => DualStack {
+                v4: Ipv4Addr::from_bits(API_V4.to_bits() - 1),
+                v6: Ipv6Addr::from_bits(API_V6.to_bits() - 1),
+            },
+        }
+    }
+
+    /// The name of the API server's port on the WAN.
+    pub fn api_port(&self) -> &'static str {
+        match self.cluster {
+            Cluster::First => "api",
+            Cluster::Second => "api2",
+        }
+    }
+
+    /// The addresses of Services, of which the agents are told.
+    pub fn services(&self) -> (Ipv4Net, Ipv6Net) {
+        let number = self.cluster.pods() + 1;
+        let v6 = Ipv6Addr::new(0xfd00 + decimal(number.into()), 0, 0, 0, 0, 0, 0, 0);
+        (Ipv4Net::new_assert(Ipv4Addr::new(10, number, 0, 0), 16), Ipv6Net::new_assert(v6, 112))
+    }
+
+    /// All namespaces that the lab makes, the WAN's first.
     pub fn namespaces(&self) -> Vec<String> {
-        let mut all = vec![self.wan(), self.api()];
+        let mut all = match self.cluster {
+            Cluster::First => vec![self.wan()],
+            Cluster::Second => Vec::new(),
+        };
+        all.push(self.api());
         all.extend(self.sites.iter().map(|site| site.namespace.clone()));
         all.extend(self.nodes.iter().map(|node| node.namespace.clone()));
         all.extend(self.pods.iter().map(|pod| pod.namespace.clone()));
@@ -159,6 +211,48 @@ impl Layout {
     pub fn pod(&self, name: &str) -> Option<&PodLayout> {
         self.pods.iter().find(|pod| pod.name == name)
     }
+
+    /// A node of a site that has been laid out.
+    fn place(&self, node: &spec::Node, position: Position) -> NodeLayout {
+        let site = &self.sites[position.site];
+        let ordinal = number(position.ordinal);
+        NodeLayout {
+            name: node.name.clone(),
+            site: position.site,
+            namespace: format!("{}n-{}", prefix(&self.lab), node.name),
+            number: number(position.node),
+            cluster: self.cluster,
+            router_port: format!("node{ordinal}"),
+            lan: lan_address(site.number, 10 + ordinal),
+            public: (site.access == Access::Public).then(|| public_address(site.number, ordinal)),
+        }
+    }
+}
+
+impl Cluster {
+    /// The number of its first site.
+    fn first_site(self) -> u8 {
+        match self {
+            Self::First => 1,
+            Self::Second => SECOND_CLUSTER,
+        }
+    }
+
+    /// The second number of its pods' IPv4 addresses. The next one is its Services'.
+    fn pods(self) -> u8 {
+        match self {
+            Self::First => 42,
+            Self::Second => 52,
+        }
+    }
+}
+
+/// Where in a description a node is: indices, from 0.
+struct Position {
+    site: usize,
+    node: usize,
+    /// Within its site.
+    ordinal: usize,
 }
 
 impl SiteLayout {
@@ -199,12 +293,13 @@ impl SiteLayout {
 impl NodeLayout {
     /// The IPv4 addresses of its pods.
     pub fn pods_v4(&self) -> Ipv4Net {
-        Ipv4Net::new_assert(Ipv4Addr::new(10, 42, self.number, 0), 24)
+        Ipv4Net::new_assert(Ipv4Addr::new(10, self.cluster.pods(), self.number, 0), 24)
     }
 
     /// The IPv6 addresses of its pods.
     pub fn pods_v6(&self) -> Ipv6Net {
-        Ipv6Net::new_assert(Ipv6Addr::new(0xfd42, decimal(self.number.into()), 0, 0, 0, 0, 0, 0), 64)
+        let cluster = 0xfd00 + decimal(self.cluster.pods().into());
+        Ipv6Net::new_assert(Ipv6Addr::new(cluster, decimal(self.number.into()), 0, 0, 0, 0, 0, 0), 64)
     }
 
     /// The addresses of its pod bridge.
@@ -237,27 +332,6 @@ pub fn prefix(lab: &str) -> String {
     format!("kl-{lab}-")
 }
 
-fn node_layout(
-    lab: &str,
-    node: &crate::spec::Node,
-    site: (usize, Access),
-    position: (usize, usize),
-) -> NodeLayout {
-    let (site_index, access) = site;
-    let (node_index, ordinal) = position;
-    let host = 10 + number(ordinal);
-    let site_number = number(site_index);
-    NodeLayout {
-        name: node.name.clone(),
-        site: site_index,
-        namespace: format!("{}n-{}", prefix(lab), node.name),
-        number: number(node_index),
-        router_port: format!("node{}", number(ordinal)),
-        lan: lan_address(site_number, host),
-        public: (access == Access::Public).then(|| public_address(site_number, number(ordinal))),
-    }
-}
-
 fn pod_layout(lab: &str, node: &NodeLayout, node_index: usize, pod: u8) -> PodLayout {
     PodLayout {
         name: format!("{}-p{pod}", node.name),
@@ -285,7 +359,7 @@ fn public_address(site: u8, host: u8) -> DualStack {
 fn pod_address(node: &NodeLayout, host: u8) -> DualStack {
     let mut v6 = node.pods_v6().addr().segments();
     v6[7] = decimal(host.into());
-    DualStack { v4: Ipv4Addr::new(10, 42, node.number, host), v6: v6.into() }
+    DualStack { v4: Ipv4Addr::new(10, node.cluster.pods(), node.number, host), v6: v6.into() }
 }
 
 /// A position counted from 1. Descriptions are limited to 15 sites of 14 nodes, so it fits.
@@ -328,6 +402,31 @@ mod tests {
             ("10.42.4.11".into(), "fd42:4::11".into())
         );
         assert_eq!(pod.namespace, "kl-demo-p-b2-p1");
+    }
+
+    #[test]
+    fn a_second_cluster_shares_nothing_but_the_wan() {
+        let first = Layout::of(&Spec::demo());
+        let second = Layout::of(&Spec { joins: Some(first.lab.clone()), ..Spec::demo().named("other") });
+        assert_eq!(second.wan(), first.wan());
+        assert!(!second.namespaces().contains(&second.wan()), "it is the other lab's");
+        let addresses = |layout: &Layout| -> Vec<DualStack> {
+            let sites = layout.sites.iter().flat_map(|site| [site.wan(), site.gateway()]);
+            let nodes = layout.nodes.iter().flat_map(|node| [Some(node.lan), node.public]).flatten();
+            let pods = layout.pods.iter().map(|pod| pod.address);
+            sites.chain(nodes).chain(pods).chain([layout.api_address()]).collect()
+        };
+        let taken = addresses(&first);
+        for address in addresses(&second) {
+            let free = |other: &DualStack| other.v4 != address.v4 && other.v6 != address.v6;
+            assert!(taken.iter().all(free), "{address:?} is taken twice");
+        }
+        let pod = second.pod("b2-p1").expect("every node has a pod");
+        let text = (pod.address.v4.to_string(), pod.address.v6.to_string());
+        assert_eq!(text, ("10.52.4.11".into(), "fd52:4::11".into()));
+        let (v4, v6) = second.services();
+        assert_eq!(format!("{v4},{v6}"), "10.53.0.0/16,fd53::/112");
+        assert_eq!(second.api_address().v6.to_string(), "2001:db8::fd");
     }
 
     #[test]

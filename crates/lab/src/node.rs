@@ -16,7 +16,7 @@ use crate::{
     LabError,
     fabric::set_port,
     http::{Request, Response},
-    layout::{Layout, NodeLayout, SERVICE_CIDRS},
+    layout::{Layout, NodeLayout},
     process::{Place, Running},
     programs,
     spec::Spec,
@@ -138,6 +138,7 @@ impl NodeRef<'_> {
     pub fn agent_command(&self) -> Result<Vec<String>, LabError> {
         let site = &self.layout.sites[self.node.site];
         let mesh = &self.spec.mesh;
+        let (services_v4, services_v6) = self.layout.services();
         let kg = programs::find("kg", self.spec.programs.kg.as_deref())?;
         let mut command = vec![
             kg.display().to_string(),
@@ -147,7 +148,7 @@ impl NodeRef<'_> {
             format!("--encapsulate={}", mesh.encapsulate),
             format!("--mesh-granularity={}", mesh.granularity),
             format!("--subnet={}", mesh.subnet),
-            format!("--service-cidr={SERVICE_CIDRS}"),
+            format!("--service-cidr={services_v4},{services_v6}"),
             format!("--internal-cidr={},{}", site.lan_v4(), site.lan_v6()),
             format!("--listen=:{AGENT_PORT}"),
             format!("--liveness-timeout={}s", mesh.liveness_timeout),

@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub namespace: String,
     /// An address that is assigned in the namespace.
     pub address: IpAddr,
+    /// Where others send to, if that is not the address itself: that of a Service, which somebody on the way translates.
+    pub service: Option<IpAddr>,
 }
 
 /// What became of the packets from one endpoint to another.
@@ -253,6 +255,8 @@ fn stream(
 struct Port {
     socket: UdpSocket,
     address: SocketAddr,
+    /// Where others send to, and where their answers have to come from.
+    reached_at: SocketAddr,
 }
 
 impl Port {
@@ -261,7 +265,8 @@ impl Port {
             let socket = UdpSocket::bind((endpoint.address, 0))?;
             socket.set_nonblocking(true)?;
             let address = socket.local_addr()?;
-            Ok(Self { socket, address })
+            let reached_at = SocketAddr::new(endpoint.service.unwrap_or(endpoint.address), address.port());
+            Ok(Self { socket, address, reached_at })
         };
         let action = format!("opening a socket on {} in {}", endpoint.address, endpoint.namespace);
         netns::inside(&endpoint.namespace, open)?.map_err(LabError::io(action))
@@ -270,7 +275,7 @@ impl Port {
     fn send(&self, to: &Self, pair: (usize, usize), sent: Duration) {
         let packet = Packet { pair, sent, answer: None };
         // That there is no way to the destination is what a probe is for; its outcome is the missing answer.
-        let _ = self.socket.send_to(&packet.encode(), to.address);
+        let _ = self.socket.send_to(&packet.encode(), to.reached_at);
     }
 }
 
@@ -349,7 +354,8 @@ fn exchange(ports: &[Port], mut answered: impl FnMut((usize, usize), Duration, O
                     let answer = Packet { answer: Some(source.ip()), ..packet };
                     let _ = port.socket.send_to(&answer.encode(), source);
                 }
-                Some(seen) if from == own => {
+                // What comes from elsewhere is no answer: a client would not take it for one.
+                Some(seen) if from == own && ports.get(to).is_some_and(|to| to.reached_at == source) => {
                     let expected = port.address.ip();
                     answered(
                         packet.pair,

@@ -27,7 +27,8 @@ impl Lab {
         let pod = self.layout.pod(name).map(|pod| (&pod.namespace, pod.address));
         let node = || self.layout.node(name).map(|node| (&node.namespace, node.lan));
         let (namespace, address) = pod.or_else(node).ok_or_else(|| self.unknown(name))?;
-        Ok(Endpoint { name: name.into(), namespace: namespace.clone(), address: address.of(family) })
+        let (namespace, address) = (namespace.clone(), address.of(family));
+        Ok(Endpoint { name: name.into(), namespace, address, service: None })
     }
 
     /// Sends packets from one pod or node to another until the stream is stopped, and counts losses.

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::LabError;
+use crate::{LabError, layout::SECOND_CLUSTER};
 
 /// A lab: its sites and how the mesh runs on them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,7 +18,10 @@ pub struct Spec {
     /// The lab's name: 1 to 12 lowercase letters and digits. Labs of different names do not touch each other.
     #[serde(default = "Spec::default_name")]
     pub name: String,
-    /// 1 to 15 sites.
+    /// The lab whose WAN this one is connected to, as a second cluster with an API, sites and addresses of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<String>,
+    /// 1 to 15 sites. Of a lab that joins another one 1 to 7, and 1 to 8 of the one it joins.
     pub sites: Vec<Site>,
     /// How the agents form the mesh.
     #[serde(default)]
@@ -112,6 +115,7 @@ impl Spec {
         behind_nat.annotations.insert(PERSISTENT_KEEPALIVE.into(), "10".into());
         Self {
             name: Self::default_name(),
+            joins: None,
             sites: vec![
                 Site::new("a", Access::Public, vec![Node::new("a1"), Node::new("a2")]),
                 Site::new("b", Access::Public, vec![Node::new("b1"), Node::new("b2")]),
@@ -151,8 +155,14 @@ impl Spec {
     pub fn validate(&self) -> Result<(), LabError> {
         let wrong = |what: String| Err(LabError::Spec(what));
         check_lab_name(&self.name)?;
-        if !(1..=15).contains(&self.sites.len()) {
-            return wrong(format!("it has {} sites; 1 to 15 are possible", self.sites.len()));
+        let most = if let Some(other) = &self.joins {
+            check_lab_name(other)?;
+            16 - usize::from(SECOND_CLUSTER)
+        } else {
+            15
+        };
+        if !(1..=most).contains(&self.sites.len()) {
+            return wrong(format!("it has {} sites; 1 to {most} are possible", self.sites.len()));
         }
         let mut seen = BTreeSet::from(["wan", "api"]);
         for site in &self.sites {
@@ -180,6 +190,26 @@ impl Spec {
         let sites: BTreeSet<&str> = self.sites.iter().map(|site| site.name.as_str()).collect();
         if sites.len() != self.sites.len() {
             return wrong("two sites have the same name".into());
+        }
+        Ok(())
+    }
+
+    /// Checks that another lab can join this one.
+    ///
+    /// # Errors
+    /// [`LabError::Spec`] when it is a second cluster itself, or has too many sites.
+    pub fn validate_as_joined(&self) -> Result<(), LabError> {
+        let wrong = |what: String| Err(LabError::Spec(what));
+        if let Some(first) = &self.joins {
+            return wrong(format!("lab {} has joined lab {first}; two labs can share a WAN", self.name));
+        }
+        let most = usize::from(SECOND_CLUSTER) - 1;
+        if self.sites.len() > most {
+            return wrong(format!(
+                "lab {} has {} sites; a lab that another one joins can have {most}",
+                self.name,
+                self.sites.len()
+            ));
         }
         Ok(())
     }
@@ -291,5 +321,13 @@ mod tests {
         check(|spec| spec.sites[1].name = "a".into(), "same name");
         check(|spec| spec.sites[1].nodes[0].name = "B1".into(), "node name");
         check(|spec| spec.sites[0].nodes[0].name = "api".into(), "reserved");
+        check(|spec| spec.joins = Some("a-b".into()), "lab name");
+        check(
+            |spec| {
+                spec.joins = Some("other".into());
+                spec.sites = vec![spec.sites[0].clone(); 8];
+            },
+            "1 to 7 are possible",
+        );
     }
 }

@@ -158,5 +158,5 @@ fn the_machine_itself_has_no_new_device() {
 fn public(lab: &Lab, node: &str, family: Family) -> Endpoint {
     let layout = lab.layout().node(node).expect("the demo has it");
     let address = layout.public.expect("its site is public").of(family);
-    Endpoint { name: node.into(), namespace: layout.namespace.clone(), address }
+    Endpoint { name: node.into(), namespace: layout.namespace.clone(), address, service: None }
 }
