@@ -95,14 +95,16 @@ pub fn conflicts<'a>(
     found
 }
 
-fn claims(node: &Node) -> impl Iterator<Item = (Claim, IpNet)> {
+/// What a node has.
+pub(crate) fn claims(node: &Node) -> impl Iterator<Item = (Claim, IpNet)> {
     let pods = node.pod_subnets.iter().map(|subnet| (Claim::PodSubnet, subnet.trunc()));
     let internal = node.internal_ips.iter().map(|net| (Claim::InternalIp, host(net.addr())));
     let wireguard = node.wireguard_ips.iter().map(|net| (Claim::WireguardSubnet, net.trunc()));
     pods.chain(internal).chain(wireguard)
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
+/// Whether two prefixes have an address in common.
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 

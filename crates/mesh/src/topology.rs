@@ -4,6 +4,7 @@
 
 mod claims;
 mod location_ips;
+mod nested;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -74,6 +75,7 @@ impl Topology {
         let mut peers = claims::without_key_conflicts(&segments, peers, &mut problems);
         location_ips::filter_location_ips(&mut segments, &peers, &mut problems);
         claims::claim_allowed_ips(&mut segments, &mut peers, &mut problems);
+        nested::report_nested_ranges(&segments, &config.subnets, &peers, &mut problems);
         Self { config, segments, peers, problems }
     }
 

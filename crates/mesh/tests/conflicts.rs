@@ -184,6 +184,52 @@ fn a_peer_gets_nothing_that_a_node_has() {
     );
 }
 
+/// Two clusters that were linked although they have the same ranges: nothing is taken away, and both sides are named.
+#[test]
+fn ranges_inside_of_each_other_stay_and_are_told() {
+    let peers = ["d1 key=9 10.2.0.0/16,10.6.0.0/16,10.4.0.9/32", "e1 key=8 10.6.1.0/24,10.2.1.7/32"];
+    check(
+        SUBNET,
+        &[N1, "n2 key=2 location=b pods=10.2.2.0/24 internal=10.1.0.2/24"],
+        &peers,
+        &[
+            "location:a: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32",
+            "location:b: 10.2.2.0/24 10.1.0.2/32 10.4.0.2/32",
+            "peer d1: 10.2.0.0/16 10.6.0.0/16 10.4.0.9/32",
+            "peer e1: 10.6.1.0/24 10.2.1.7/32",
+            "OverlappingAllowedIP on peer d1",
+            "OverlappingAllowedIP on peer d1",
+            "OverlappingAllowedIP on peer e1",
+            "OverlappingAllowedIP on peer e1",
+        ],
+    );
+    let config = TopologyConfig { granularity: Granularity::Full, subnets: SUBNET.parse().unwrap() };
+    let equal = "f1 key=7 10.2.1.0/24,10.4.0.1/32,10.6.1.0/24";
+    let peers = peers.into_iter().chain([equal]).map(peer);
+    let nodes = [node(N1), node("n2 key=2 pods=10.2.2.0/24 internal=10.1.0.2/24")];
+    let said = Topology::new(config, nodes, peers).problems;
+    let said: Vec<_> = said.iter().map(ToString::to_string).collect();
+    let narrower = "; what both hold belongs to the narrower one, and is not reached at the other";
+    let expected = [
+        "peer f1: the allowed IP 10.6.1.0/24 belongs to peer e1 and is left out".to_owned(),
+        "peer f1: the allowed IP 10.2.1.0/24 belongs to node n1 of node:n1 and is left out".to_owned(),
+        "peer f1: the allowed IP 10.4.0.1/32 belongs to node:n1 and is left out".to_owned(),
+        format!(
+            "peer d1: the allowed IP 10.2.0.0/16 overlaps the pod subnet 10.2.1.0/24 of node n1, and 1 more{narrower}"
+        ),
+        format!(
+            "peer d1: the allowed IP 10.4.0.9/32 overlaps the WireGuard subnet 10.4.0.0/16 of the mesh{narrower}"
+        ),
+        format!(
+            "peer e1: the allowed IP 10.6.1.0/24 overlaps the allowed IP 10.6.0.0/16 of peer d1{narrower}"
+        ),
+        format!(
+            "peer e1: the allowed IP 10.2.1.7/32 overlaps the pod subnet 10.2.1.0/24 of node n1, and 1 more{narrower}"
+        ),
+    ];
+    assert_eq!(said, expected.map(|text| format!("{text} (OverlappingAllowedIP)")));
+}
+
 #[test]
 fn location_ips_take_nothing_away() {
     check(

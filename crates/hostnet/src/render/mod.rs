@@ -143,6 +143,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         Role::Member => renderer.routes_through_leader(),
     }
     renderer.routes_inside_location();
+    renderer.report_service_ranges();
     renderer.addon_rules();
     renderer.state.firewall = Some(renderer.firewall());
     renderer.state.forwarding = Forwarding { v4: true, v6: renderer.uses_ipv6() };
@@ -292,8 +293,31 @@ impl Renderer<'_> {
             }
         }
         for peer in &self.perspective.topology.peers {
-            for destination in &peer.allowed_ips {
-                self.tunnel_route(destination.trunc(), NextHop::Destination);
+            let endpoint = self.perspective.peer_endpoint(peer);
+            let endpoint = endpoint.and_then(|at| self.resolve(&at)).map(|at| prefix::host(at.ip()));
+            for destination in peer.allowed_ips.iter().map(IpNet::trunc) {
+                // The leader of another cluster in the same private network: its internal address is its endpoint.
+                if Some(destination) != endpoint {
+                    self.tunnel_route(destination, NextHop::Destination);
+                }
+            }
+        }
+    }
+
+    /// Services are found before routes are, so that a peer with addresses of services is not reached at them.
+    fn report_service_ranges(&mut self) {
+        for peer in &self.perspective.topology.peers {
+            for allowed_ip in &peer.allowed_ips {
+                let overlaps = |net: &&IpNet| net.contains(allowed_ip) || allowed_ip.contains(*net);
+                let Some(services) = self.config.service_cidrs.iter().find(overlaps) else { continue };
+                self.problems.insert(Problem::new(
+                    Object::Peer(peer.name.clone()),
+                    "OverlappingAllowedIP",
+                    format!(
+                        "the allowed IP {allowed_ip} overlaps the services' range {services} of this cluster \
+                         (--service-cidr), whose addresses are reached here and not at the peer"
+                    ),
+                ));
             }
         }
     }

@@ -47,6 +47,33 @@ fn an_interface_of_somebody_else() {
     fixture.check(&["link given0 wireguard up given", "address 10.4.0.1/16 given0"]);
 }
 
+/// Another cluster's leader in the same private network: what goes to its endpoint is not what goes through its tunnel.
+#[test]
+fn the_endpoint_of_a_peer_among_its_allowed_ips() {
+    let mut fixture = Fixture::of("a1", &["a1 10.1.0.1/24 10.2.1.0/24"], "10.4.0.0/16", Encapsulation::Never);
+    let mut leader = peer("p1 10.3.0.0/24 10.1.0.77/32 10.1.0.78/32");
+    leader.endpoint = "10.1.0.77:51820".parse().ok();
+    fixture.peers = vec![leader];
+    fixture.check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "address 10.4.0.1/16 kilo0",
+        "route 10.1.0.78/32 dev kilo0 src 10.1.0.1",
+        "route 10.3.0.0/24 dev kilo0 src 10.1.0.1",
+    ]);
+}
+
+/// Two clusters with the same services.
+#[test]
+fn services_that_a_peer_has_too() {
+    let mut fixture = Fixture::v4("a2", Encapsulation::Never);
+    fixture.config.service_cidrs = vec!["10.43.0.0/16".parse().unwrap()];
+    fixture.peers = vec![peer("p1 10.43.7.0/24 10.5.0.1/32"), peer("p2 10.44.0.0/16")];
+    let said: Vec<_> = fixture.rendered().problems.iter().map(ToString::to_string).collect();
+    let wanted =
+        "peer p1: the allowed IP 10.43.7.0/24 overlaps the services' range 10.43.0.0/16 of this cluster";
+    assert!(said.len() == 1 && said[0].starts_with(wanted), "{said:?}");
+}
+
 /// A name that does not resolve leaves its peer without an endpoint, and everything else as it is.
 #[test]
 fn names_of_endpoints() {

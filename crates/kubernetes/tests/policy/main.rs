@@ -65,6 +65,11 @@ impl Judges {
 
     /// What the webhook has against it.
     fn webhook(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let request = Self::review(object, old);
+        judge(&request, &self.surroundings).unwrap().faults
+    }
+
+    fn review(object: &Value, old: Option<&Value>) -> admission::Request {
         let operation = if old.is_some() { "UPDATE" } else { "CREATE" };
         let review = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
@@ -73,8 +78,7 @@ impl Judges {
                 "resource": { "group": "kilo.squat.ai", "version": "v1alpha1", "resource": "peers" },
             },
         });
-        let request = admission::Request::decode(review.to_string().as_bytes()).unwrap();
-        judge(&request, &self.surroundings).unwrap().faults
+        admission::Request::decode(review.to_string().as_bytes()).unwrap()
     }
 
     /// Both say the same; whether the object is allowed.
@@ -281,6 +285,34 @@ fn refusals_say_what_is_wrong() {
     }
     let secret = judges.policy(&with("presharedKey", json!("hunter2")), None);
     assert!(secret.len() == 1 && !secret[0].contains("hunter2"), "{secret:?}");
+}
+
+/// What `kgctl showconf node d1 --as-peer` prints in a cluster of the same ranges, with the services' among them. Who
+/// applies it reads both names: the webhook writes the Peer's, before a policy's words the API server does.
+#[test]
+fn a_leader_of_a_cluster_with_the_same_ranges_is_refused_by_both() {
+    let mut judges = Judges::new();
+    judges.params["data"]["service-subnets"] = json!("10.43.0.0/16");
+    let ranges = ["10.42.1.0/24", "fd42::/64", "10.1.0.1/32", "fd01::1/128", "10.4.0.1/32", "10.43.0.0/16"];
+    let mut leader = with("allowedIPs", json!(ranges));
+    leader["metadata"]["name"] = json!("d1");
+    assert!(!judges.agree(&leader, None));
+    let request = Judges::review(&leader, None);
+    let answer = request.answer(&judge(&request, &judges.surroundings).unwrap());
+    let message = answer["response"]["status"]["message"].as_str().unwrap();
+    for named in [
+        "peer d1 cannot be used: ",
+        "10.42.1.0/24 overlaps the pod subnet 10.42.1.0/24 of node a",
+        "10.1.0.1/32 overlaps the internal address 10.1.0.1/32 of node a",
+        "fd01::1/128 overlaps the internal address fd01::1/128 of node b",
+        "10.4.0.1/32 overlaps the WireGuard subnet 10.4.0.0/16 of node a",
+    ] {
+        assert!(message.contains(named), "{named:?} is not in {message}");
+    }
+    let said = judges.policy(&leader, None);
+    for named in ["the WireGuard subnet", "the pod subnets", "the service subnets", "the node addresses"] {
+        assert!(said.iter().any(|text| text.contains(named)), "{named:?} is not in {said:?}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::{
     Node, Object, Peer, Problem, PublicKey, Segment,
+    conflict::{Claim, claims},
     overlap::{Covers, repeated},
 };
 
@@ -244,10 +245,22 @@ pub(super) fn claim_allowed_ips(segments: &mut [Segment], peers: &mut [Peer], pr
                 problems.push(Problem::new(
                     Object::Peer(peer.name.clone()),
                     "OverlappingAllowedIP",
-                    format!("the allowed IP {ip} belongs to {owner} and is left out"),
+                    format!(
+                        "the allowed IP {ip} belongs to {}{owner} and is left out",
+                        of_node(segments, ip)
+                    ),
                 ));
                 false
             }
         });
     }
+}
+
+/// Which node of a segment has a prefix, in words; none has the WireGuard address.
+fn of_node(segments: &[Segment], prefix: &IpNet) -> String {
+    let has = |node: &&Arc<Node>| {
+        claims(node).any(|(claim, claimed)| claim != Claim::WireguardSubnet && claimed == prefix.trunc())
+    };
+    let node = segments.iter().flat_map(|segment| &segment.nodes).find(has);
+    node.map_or_else(String::new, |node| format!("node {} of ", node.name))
 }
