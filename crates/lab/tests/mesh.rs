@@ -4,7 +4,7 @@ mod common;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kilo_lab::{Family, Lab, LabError, topology};
+use kilo_lab::{Family, Lab, topology};
 
 #[test]
 fn locations_reach_each_other_through_their_leaders() {
@@ -13,7 +13,7 @@ fn locations_reach_each_other_through_their_leaders() {
         let matrix = lab.matrix(family).expect("sockets can be opened");
         assert!(matrix.is_complete(), "{family}: {:?}", matrix.failures());
     }
-    let rows = published(&lab);
+    let rows = common::led(&lab);
     let leaders: Vec<&str> =
         rows.iter().filter(|row| row.role == topology::Role::Leader).map(|row| row.node.as_str()).collect();
     assert_eq!(leaders, ["a1", "b1", "c1"], "{}", topology::render(&rows));
@@ -34,9 +34,11 @@ fn full_granularity_gives_every_pair_of_nodes_its_own_tunnel() {
     let mut spec = common::with_agents("full");
     spec.mesh.granularity = "full".into();
     let lab = common::converged(spec);
-    let rows = published(&lab);
-    let addresses: BTreeSet<&str> = rows.iter().map(|row| row.wireguard_ip.as_str()).collect();
-    assert_eq!(addresses.len(), 5, "every node has its own WireGuard address:\n{}", topology::render(&rows));
+    let rows = common::published(&lab, "a WireGuard address of each node", |rows| {
+        let addresses =
+            rows.iter().map(|row| row.wireguard_ip.as_str()).filter(|address| !address.is_empty());
+        addresses.collect::<BTreeSet<_>>().len() == rows.len()
+    });
     for node in lab.nodes() {
         let name = &node.layout().name;
         let others: BTreeSet<&str> =
@@ -106,7 +108,7 @@ fn the_mesh_is_drawn(lab: &Lab) {
 }
 
 fn the_site_behind_nat_is_known_by_its_routers_address(lab: &Lab) {
-    let key = published(lab)
+    let key = common::led(lab)
         .into_iter()
         .find(|row| row.node == "c1")
         .map(|row| row.key)
@@ -123,16 +125,4 @@ fn the_site_behind_nat_is_known_by_its_routers_address(lab: &Lab) {
             "{leader} sends to {seen:?}, not to {from_nat:?}"
         );
     }
-}
-
-/// The topology, once every node has published itself.
-fn published(lab: &Lab) -> Vec<topology::Row> {
-    let mut rows = Vec::new();
-    common::eventually("every node publishing itself", common::patiently(Duration::from_secs(20)), || {
-        rows = topology::read(lab)?;
-        let silent = rows.iter().any(|row| row.role == topology::Role::Silent || row.key.is_empty());
-        let led = lab.layout().sites.iter().all(|site| topology::leaders(&rows, &site.name).next().is_some());
-        Ok::<_, LabError>((silent || !led).then(|| topology::render(&rows)))
-    });
-    rows
 }

@@ -1,9 +1,18 @@
 //! What the lab's tests share: descriptions, and looks at what is on this machine.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use kilo_lab::{Lab, LabError, NodeRef, Spec, wait_until};
+use kilo_lab::{
+    Lab, LabError, NodeRef, Spec,
+    topology::{self, Role},
+    wait_until,
+};
 
 /// The program under test: where cargo built it, or in the search path where the tests were carried to
 /// another machine.
@@ -157,6 +166,61 @@ pub fn assert_gone(lab: &str) {
     };
     wait_until("the end of everything in the lab", Duration::from_secs(10), look)
         .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The mesh as it is published, once every node has published itself and it is `settled`. Just after a start it is not: each
+/// node was alone before it knew the others, and said so.
+pub fn published(lab: &Lab, what: &str, settled: impl Fn(&[topology::Row]) -> bool) -> Vec<topology::Row> {
+    let mut rows = Vec::new();
+    eventually(what, patiently(Duration::from_secs(20)), || {
+        rows = topology::read(lab)?;
+        let silent = rows.iter().any(|row| row.role == Role::Silent || row.key.is_empty());
+        Ok((silent || !settled(&rows)).then(|| topology::render(&rows)))
+    });
+    rows
+}
+
+/// The mesh as it is published, once each location has exactly one leader.
+pub fn led(lab: &Lab) -> Vec<topology::Row> {
+    published(lab, "one leader of each location", |rows| {
+        let locations: BTreeSet<&str> = rows.iter().map(|row| row.location.as_str()).collect();
+        locations.iter().all(|location| topology::leaders(rows, location).count() == 1)
+    })
+}
+
+/// The marked blocks of a page of the documents, without what they are indented by. Words are replaced by those of the mark,
+/// `<!-- lab NAME=VALUE … -->`, and by further ones.
+pub fn blocks(page: &str, further: &[(&str, &str)]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let Some(words) = line.trim().strip_prefix("<!-- lab").and_then(|rest| rest.strip_suffix("-->"))
+        else {
+            continue;
+        };
+        let fence = lines.next().expect("a block follows the mark");
+        let indent = fence.len() - fence.trim_start().len();
+        assert!(fence.trim().starts_with("```"), "no block follows {line}");
+        let body = lines.by_ref().take_while(|line| line.trim() != "```");
+        let mut block =
+            body.map(|line| line.get(indent..).unwrap_or_default()).collect::<Vec<_>>().join("\n");
+        let marked = words.split_whitespace().filter_map(|word| word.split_once('='));
+        for (name, value) in marked.chain(further.iter().copied()) {
+            block = block.replace(name, value);
+        }
+        found.push(block);
+    }
+    found
+}
+
+/// A line of shell that puts `kgctl` and `kubectl` into the search path.
+pub fn tools() -> String {
+    // Where `make` has installed it; elsewhere it is in the search path.
+    let kubectl = std::env::var("KUBECTL").ok().map(PathBuf::from);
+    let kubectl = kubectl.as_deref().and_then(Path::parent).unwrap_or(Path::new("/usr/bin")).display();
+    let kgctl = kilo_lab::programs::find("kgctl", None).expect("it is built");
+    let kgctl = kgctl.parent().expect("it is in a directory").display();
+    format!("PATH={kgctl}:{kubectl}:$PATH")
 }
 
 /// Waits for a condition, or fails with what was seen last.
