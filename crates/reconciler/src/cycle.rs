@@ -230,12 +230,16 @@ impl Reconciler {
     pub fn handle_patched(&mut self, result: Result<(), String>, now: Now) {
         self.status.patching = false;
         let heartbeat = self.config.liveness_timeout / 2;
-        let pause = if result.is_ok() { heartbeat } else { RETRY.min(heartbeat) };
         let changed_meanwhile = match (&self.status.sent, &self.status.wanted) {
             (Some(sent), Some(wanted)) => Status { last_seen: sent.last_seen, ..wanted.clone() } != *sent,
             _ => false,
         };
-        let pause = if changed_meanwhile { RETRY } else { pause };
+        let pause = match (&result, changed_meanwhile) {
+            (Err(_), _) => RETRY.min(heartbeat),
+            // At a start every node leads until it knows the others: it takes that back as soon as it has said it.
+            (Ok(()), true) => Duration::ZERO,
+            (Ok(()), false) => heartbeat,
+        };
         self.status.next = Some(now.instant + pause);
         self.status.error = result.err();
         self.publish();

@@ -69,6 +69,28 @@ fn what_someone_else_removes_comes_back() {
     assert_eq!(world.host, before);
 }
 
+/// As after a start: it has just told that it leads when it hears of somebody who does.
+#[test]
+fn what_changes_while_it_is_told_is_told_right_after() {
+    let mut world = World::with([]);
+    world.api_slow = true;
+    world.pass(Duration::from_secs(30), &[]);
+    assert!(!world.patches.last().unwrap().wireguard_ips.is_empty());
+    let told = world.patches.len();
+    world.see(Node { leader: true, ..node("b", "one", 2) });
+    world.now = world.now.after(Duration::from_millis(20));
+    world.work();
+    assert_eq!((world.view.role, world.patches.len()), (Some(Role::Member), told), "one at a time");
+    world.answer_patch();
+    world.work();
+    assert_eq!(world.patches.len(), told + 1);
+    assert!(world.patches.last().unwrap().wireguard_ips.is_empty());
+    // An API that refuses is not asked in a hurry.
+    world.api_away = true;
+    world.pass(Duration::from_secs(40), &[]);
+    assert!((told + 2..told + 14).contains(&world.patches.len()), "{}", world.patches.len());
+}
+
 #[test]
 fn a_silent_leader_is_replaced_and_comes_back() {
     let rival = Node { leader: true, ..node("b", "one", 2) };

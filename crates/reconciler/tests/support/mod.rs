@@ -44,6 +44,8 @@ pub struct World {
     /// Changes for which this is true succeed and do nothing.
     pub ignore: fn(&Change) -> bool,
     pub api_away: bool,
+    /// Patches are not answered until [`World::answer_patch`].
+    pub api_slow: bool,
 }
 
 /// The private key of the n-th node.
@@ -87,6 +89,7 @@ impl World {
             refuse: |_| false,
             ignore: |_| false,
             api_away: false,
+            api_slow: false,
         }
     }
 
@@ -164,6 +167,7 @@ impl World {
                 }
                 self.reconciler.handle_applied(failures, self.now);
             }
+            Action::Patch(status) if self.api_slow => self.patches.push(status),
             Action::Patch(status) => {
                 let result = if self.api_away { Err("connection refused".to_owned()) } else { Ok(()) };
                 let heard = result.is_ok();
@@ -183,6 +187,12 @@ impl World {
             }
             Action::Publish(view) => self.view = *view,
         }
+    }
+
+    /// The API answers the last patch, and the next ones at once.
+    pub fn answer_patch(&mut self) {
+        self.api_slow = false;
+        self.reconciler.handle_patched(Ok(()), self.now);
     }
 
     /// Destinations of the routes, as text.
