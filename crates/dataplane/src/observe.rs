@@ -113,12 +113,9 @@ impl Kernel {
         if seen.damaged {
             host.leftovers.insert(Leftover::Firewall);
         }
-        for found in
-            nft::leftover_chains(&mut nft.socket).map_err(Error::observing("the chains of iptables"))?
-        {
-            let (table, chain) = (found.table.to_owned(), found.chain.to_owned());
-            host.leftovers.insert(Leftover::Chain { family: found.family, table, chain });
-        }
+        let tables = nft::tables_with_leftovers(&mut nft.socket);
+        let tables = tables.map_err(Error::observing("the tables of iptables"))?.into_iter();
+        host.leftovers.extend(tables.map(|(family, table)| Leftover::Iptables { family, table }));
         Ok(())
     }
 }

@@ -90,7 +90,7 @@ pub fn plan(observed: &HostState, desired: &HostState) -> Vec<Change> {
     let leftovers = observed.leftovers.iter().filter(|leftover| match leftover {
         // Setting the firewall repairs it.
         Leftover::Firewall => desired.firewall.is_none(),
-        Leftover::Route { .. } | Leftover::Rule(_) | Leftover::Chain { .. } => true,
+        Leftover::Route { .. } | Leftover::Rule(_) | Leftover::Iptables { .. } => true,
     });
     changes.extend(leftovers.cloned().map(Change::RemoveLeftover));
     // The kernel forgets the routes of a link that goes down: by now nothing uses it.

@@ -164,7 +164,9 @@ impl fmt::Display for Leftover {
         match self {
             Leftover::Route { route, protocol } => write!(f, "route {route} proto {protocol}"),
             Leftover::Rule(rule) => write!(f, "rule {rule}"),
-            Leftover::Chain { family, table, chain } => write!(f, "chain {family} {table} {chain}"),
+            Leftover::Iptables { family, table } => {
+                write!(f, "Kilo's rules in table {family} {table} of iptables")
+            }
             Leftover::Firewall => f.write_str("parts of a firewall that is not as it should be"),
         }
     }

@@ -31,14 +31,12 @@ pub enum Leftover {
     },
     /// A rule that looks up [`crate::KILO_TABLE`] and is not marked as ours.
     Rule(Rule),
-    /// A chain of iptables, with the rules that jump to it.
-    Chain {
+    /// All that is a Go agent's in a table of iptables-nft: its chain, and its rules in the chains of others.
+    Iptables {
         /// `ip` or `ip6`.
         family: &'static str,
         /// The table, for example `nat`.
-        table: String,
-        /// The chain, for example `KILO-NAT`.
-        chain: String,
+        table: &'static str,
     },
     /// Parts of a firewall of ours that is not as we make it: a table with foreign rules or chains, or our rules in
     /// the tables of iptables without our table. Setting the firewall repairs it; otherwise it is removed.

@@ -196,7 +196,7 @@ impl Application<'_> {
             Change::SetFirewall(_)
             | Change::UpdateFirewall(..)
             | Change::RemoveFirewall
-            | Change::RemoveLeftover(Leftover::Firewall | Leftover::Chain { .. }) => self.firewall(change),
+            | Change::RemoveLeftover(Leftover::Firewall | Leftover::Iptables { .. }) => self.firewall(change),
             Change::EnableForwarding(families) => {
                 self.advertised().and_then(|advertised| setting::enable(*families, &advertised))
             }
@@ -220,9 +220,8 @@ impl Application<'_> {
         let result = match change {
             Change::SetFirewall(firewall) => nft.set(firewall),
             Change::UpdateFirewall(_, firewall) => nft.update(firewall),
-            Change::RemoveLeftover(Leftover::Chain { family, table, chain }) => {
-                let result = nft::remove_leftover_chain(&mut nft.socket, family, table, chain);
-                unless(result, &[libc::ENOENT])
+            Change::RemoveLeftover(Leftover::Iptables { family, table }) => {
+                unless(nft::remove_leftovers(&mut nft.socket, family, table), &[libc::ENOENT])
             }
             _ => nft.remove(),
         };

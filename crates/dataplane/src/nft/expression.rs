@@ -163,6 +163,17 @@ pub fn jump_target(rule: Attributes<'_>) -> Option<&str> {
     })
 }
 
+/// The comment that iptables-nft gave to a rule: a match of its own, called `comment`, which holds the text
+/// (`struct xt_comment_info`).
+pub fn iptables_comment(rule: Attributes<'_>) -> Option<&str> {
+    rule.inside(NFTA_RULE_EXPRESSIONS).find_map(|(_, element)| {
+        let element = Attributes::new(element);
+        let data = element.inside(NFTA_EXPR_DATA);
+        (element.text(NFTA_EXPR_NAME) == "match" && data.text(NFTA_MATCH_NAME) == "comment")
+            .then(|| data.text(NFTA_MATCH_INFO))
+    })
+}
+
 /// Writes a comment as `nft(8)` and iptables-nft do: user data of type 0, length, text with its zero
 /// (`NFTNL_UDATA_RULE_COMMENT` of libnftnl).
 pub fn write_comment(writer: &mut Writer<'_>, comment: &str) {

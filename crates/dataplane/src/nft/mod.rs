@@ -14,5 +14,5 @@ mod leftover;
 mod message;
 mod table;
 
-pub use leftover::{chains as leftover_chains, remove as remove_leftover_chain};
+pub use leftover::{remove as remove_leftovers, tables as tables_with_leftovers};
 pub use table::Nft;

@@ -72,8 +72,7 @@ fn add(state: &mut HostState, words: &[&str]) {
         ["forwarding"] => state.forwarding.v4 = true,
         ["leftover", family @ ("ip" | "ip6")] => {
             let family = if *family == "ip" { "ip" } else { "ip6" };
-            let chain = Leftover::Chain { family, table: "nat".to_owned(), chain: "KILO-NAT".to_owned() };
-            state.leftovers.insert(chain);
+            state.leftovers.insert(Leftover::Iptables { family, table: "nat" });
         }
         other => panic!("{other:?}"),
     }
@@ -218,8 +217,8 @@ fn leftovers_go_after_what_takes_their_place() {
         &[
             "+ firewall masquerade from: +10.2.1.0/24",
             "+ route 10.2.2.0/24 dev eth0",
-            "- leftover chain ip nat KILO-NAT",
-            "- leftover chain ip6 nat KILO-NAT",
+            "- leftover Kilo's rules in table ip nat of iptables",
+            "- leftover Kilo's rules in table ip6 nat of iptables",
         ],
     );
 }

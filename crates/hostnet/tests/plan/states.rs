@@ -134,7 +134,7 @@ prop_compose! {
 }
 
 fn leftovers() -> impl Strategy<Value = BTreeSet<Leftover>> {
-    let chain = Leftover::Chain { family: "ip", table: "nat".to_owned(), chain: "KILO-NAT".to_owned() };
+    let chain = Leftover::Iptables { family: "ip", table: "nat" };
     sample::subsequence(vec![Leftover::Firewall, chain], 0..=2)
         .prop_map(|picked| picked.into_iter().collect())
 }
