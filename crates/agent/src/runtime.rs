@@ -57,7 +57,15 @@ pub struct Runtime {
 
 impl Runtime {
     /// Opens everything that the agent needs. Nothing on the host is changed yet.
-    pub async fn start(setup: setup::Setup) -> Result<Self> {
+    pub async fn start(mut setup: setup::Setup) -> Result<Self> {
+        let resolver = Resolver::of_host()
+            .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
+            .ok();
+        let tasks: FuturesUnordered<Task> = FuturesUnordered::new();
+        match own_addresses(&resolver, &setup.reconciler.node).await {
+            Ok(addresses) => setup.reconciler.discovery.hostname_addresses = addresses,
+            Err(later) => tasks.push(later),
+        }
         let flags = &setup.flags;
         let cli::Backend::Kubernetes = flags.backend;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = setup.reconciler.node, "starting");
@@ -67,9 +75,6 @@ impl Runtime {
             concat!("kg/", env!("CARGO_PKG_VERSION")),
         );
         let client = kubernetes::client::connect(&access).await?;
-        let resolver = Resolver::of_host()
-            .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
-            .ok();
         let shown = Arc::new(http::Shown::new());
         if !flags.dry_run {
             http::serve(flags.listen, shown.clone()).await?;
@@ -101,7 +106,7 @@ impl Runtime {
             resolver,
             shown,
             reporter: report::Reporter::default(),
-            tasks: FuturesUnordered::new(),
+            tasks,
             annotations: BTreeMap::new(),
             cni_subnets: Vec::new(),
         })
@@ -111,7 +116,6 @@ impl Runtime {
     pub async fn run(mut self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        self.look_up_hostname();
         loop {
             while let Some(action) = self.reconciler.poll_action(now()) {
                 if self.setup.flags.dry_run {
@@ -262,14 +266,6 @@ impl Runtime {
     }
 
     /// Not waited for: without a DNS server it takes seconds, and mostly it tells nothing that the interfaces do not.
-    fn look_up_hostname(&mut self) {
-        let Some(resolver) = self.resolver.clone() else { return };
-        let node = self.setup.reconciler.node.clone();
-        self.tasks.push(Box::pin(async move {
-            Done::Named(resolver.resolve_host(&node).await.unwrap_or_default())
-        }));
-    }
-
     fn publish(&mut self, view: View) {
         for problem in self.reporter.tell(&view, &self.setup.reconciler.node) {
             let client = self.client.clone();
@@ -374,6 +370,22 @@ impl Runtime {
         }
     }
 }
+
+/// The addresses that the node's name resolves to, or what gives them later. They are waited for, because otherwise the
+/// others are told addresses that are not the right ones, and a moment later the right ones; but not for long, because a
+/// name server may be out of reach until there is a mesh.
+async fn own_addresses(resolver: &Option<Resolver>, node: &str) -> Result<Vec<std::net::IpAddr>, Task> {
+    let Some(resolver) = resolver.clone() else { return Ok(Vec::new()) };
+    let node = node.to_owned();
+    let mut answer = Box::pin(async move { resolver.resolve_host(&node).await.unwrap_or_default() });
+    match tokio::time::timeout(HOSTNAME_WAIT, &mut answer).await {
+        Ok(addresses) => Ok(addresses),
+        Err(_) => Err(Box::pin(async move { Done::Named(answer.await) })),
+    }
+}
+
+/// How long the start waits for a name server.
+const HOSTNAME_WAIT: Duration = Duration::from_secs(1);
 
 /// An API that does not answer must not hold up the end for longer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);

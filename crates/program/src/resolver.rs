@@ -1,12 +1,14 @@
 //! Looks up the DNS names of endpoints.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fs, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
 
 /// A name that is not answered after this time counts as not answered.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+const HOSTS: &str = "/etc/hosts";
 
 /// A resolver with the host's configuration.
 #[derive(Clone)]
@@ -31,9 +33,11 @@ impl Resolver {
         self.look_up(format!("{}.", name.trim_end_matches('.'))).await
     }
 
-    /// The addresses of a host's own name; search domains count.
+    /// The addresses of a host's own name; search domains count. What `/etc/hosts` says is all there is, as for the C
+    /// library: otherwise a name without an IPv6 address there would wait for a name server that may not be there yet.
     pub async fn resolve_host(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        self.look_up(name.to_owned()).await
+        let written = addresses_in(&fs::read_to_string(HOSTS).unwrap_or_default(), name);
+        if written.is_empty() { self.look_up(name.to_owned()).await } else { Ok(written) }
     }
 
     async fn look_up(&self, name: String) -> Result<Vec<IpAddr>, String> {
@@ -42,5 +46,31 @@ impl Resolver {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
         }
+    }
+}
+
+/// The addresses of a name in a file like `/etc/hosts` (hosts(5)).
+fn addresses_in(hosts: &str, name: &str) -> Vec<IpAddr> {
+    let lines = hosts.lines().filter_map(|line| line.split('#').next());
+    lines
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let address = words.next()?.parse().ok()?;
+            words.any(|word| word.eq_ignore_ascii_case(name)).then_some(address)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_file_may_name_an_address_of_each_family() {
+        let hosts = "127.0.0.1 localhost\n10.0.0.5\tnode-a.example node-a # 10.0.0.6\n\
+                     # 10.0.0.7 node-a\nfd00::5 NODE-A\nfe80::1%eth0 node-a\nnode-a\n";
+        let expected: Vec<IpAddr> = vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
+        assert_eq!(addresses_in(hosts, "node-a"), expected);
+        assert!(addresses_in(hosts, "node").is_empty());
     }
 }
