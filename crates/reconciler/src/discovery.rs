@@ -51,12 +51,9 @@ pub fn discover(facts: &HostFacts, pod_subnets: &[IpNet], config: &DiscoveryConf
         if config.prioritise_private { first_private.or(public) } else { public.or(first_private) };
     Discovered {
         endpoint: endpoint.map(|net| Endpoint::from_ip(net.addr(), config.port)),
-        // A node that only has public addresses uses them inside of its location too.
-        internal_ips: if internal_ips.is_empty() && config.internal_cidrs.is_empty() {
-            public.into_iter().copied().collect()
-        } else {
-            internal_ips
-        },
+        // A public address is none: its neighbours would send to it without encryption. As with the Go agent, a node
+        // without private addresses is alone in its segment, and all it sends goes through tunnels.
+        internal_ips,
     }
 }
 
@@ -139,7 +136,7 @@ mod tests {
     fn public_endpoint_private_internal() {
         check(&["eth0 10.0.0.5/24 203.0.113.9/32"], |_| (), "203.0.113.9:51820 | 10.0.0.5/24");
         check(&["eth0 203.0.113.9/24", "eth1 10.0.0.5/16"], |_| (), "203.0.113.9:51820 | 10.0.0.5/16");
-        check(&["eth0 203.0.113.9/24"], |_| (), "203.0.113.9:51820 | 203.0.113.9/24");
+        check(&["eth0 203.0.113.9/24"], |_| (), "203.0.113.9:51820 | ");
     }
 
     #[test]
