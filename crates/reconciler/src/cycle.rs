@@ -11,6 +11,7 @@ use crate::{
     intended::Intended,
     machine::{Action, Mtu, Reconciler},
     nat::Located,
+    sessions::begin_anew,
     view::{Counts, View},
 };
 
@@ -58,7 +59,7 @@ impl Reconciler {
         let (local, status_base) = self.local_node(&observation, now);
         self.compute_topology(local.clone());
         let Some(topology) = self.topology.clone() else { return };
-        let Observation { host, facts, handshakes } = observation;
+        let Observation { mut host, facts, mut handshakes } = observation;
         self.last.facts = facts;
         let lacking = local.lacks();
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
@@ -82,7 +83,10 @@ impl Reconciler {
         let intended = self.intended.take().filter(|last| last.holds(&topology, &self.last.facts, &config));
         let mut intended =
             intended.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config));
+        self.sessions.find(&handshakes, self.objects.nodes().filter_map(|node| node.key));
+        let gone = self.sessions.forget(&mut host.wireguard, &mut handshakes, now.instant);
         let changes = intended.plan(&host, &handshakes, &self.endpoints);
+        let changes = begin_anew(gone, &self.config.render.interface, changes);
         self.intended = Some(intended);
         if changes.is_empty() {
             return self.succeed(now);
@@ -97,7 +101,8 @@ impl Reconciler {
         self.last.failures = Some(Vec::new());
         self.last.reconciles += 1;
         let missing = self.last.somebody_missing && self.last.role == Some(Role::Leader);
-        self.rounds.succeed(self.behind_nat.next_look(missing), now.instant);
+        let sooner = [self.behind_nat.next_look(missing), self.sessions.next_look(now.instant)];
+        self.rounds.succeed(sooner.into_iter().flatten().min(), now.instant);
     }
 
     fn fail(&mut self, failures: Vec<String>, now: Now) {
@@ -241,6 +246,11 @@ impl Reconciler {
             (Ok(()), false) => heartbeat,
         };
         self.status.next = Some(now.instant + pause);
+        if result.is_ok()
+            && let Some(pause) = self.sessions.told(now.instant)
+        {
+            self.rounds.look_within(pause, now.instant);
+        }
         self.status.error = result.err();
         self.publish();
     }

@@ -19,6 +19,7 @@ mod names;
 mod nat;
 mod objects;
 mod rounds;
+mod sessions;
 mod view;
 
 pub use client::{Client, ClientAction, ClientSettings, ClientView};

@@ -13,7 +13,7 @@ use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
     intended::Intended, liveness::Liveness, names::Names, nat::BehindNat, objects::Objects, rounds::Rounds,
-    view::View,
+    sessions::Sessions, view::View,
 };
 
 /// How the MTU of the WireGuard interface is found.
@@ -90,6 +90,7 @@ pub struct Reconciler {
     pub(crate) names: Names,
     pub(crate) behind_nat: BehindNat,
     pub(crate) endpoints: Endpoints,
+    pub(crate) sessions: Sessions,
     pub(crate) rounds: Rounds,
     pub(crate) last: Outcome,
     pub(crate) status: StatusState,
@@ -139,6 +140,7 @@ impl Reconciler {
             names: Names::default(),
             behind_nat: BehindNat::default(),
             endpoints: Endpoints::default(),
+            sessions: Sessions::default(),
             last: Outcome::default(),
             status: StatusState::default(),
             actions: VecDeque::new(),
@@ -201,6 +203,8 @@ impl Reconciler {
                 self.watch = Ok(());
                 if !self.synced {
                     self.synced = true;
+                    let own = self.objects.node(&self.config.node);
+                    self.sessions.start(own.is_none_or(|node| node.key == Some(self.key)));
                     self.rounds.look_now(now.instant);
                 }
             }

@@ -67,7 +67,8 @@ impl Rounds {
         self.look_within(GATHER, now);
     }
 
-    fn look_within(&mut self, delay: Duration, now: Instant) {
+    /// A look is due after a while, or sooner.
+    pub fn look_within(&mut self, delay: Duration, now: Instant) {
         let at = (now + delay).max(self.not_before.unwrap_or(now));
         self.next = Some(self.next.map_or(at, |before| before.min(at)));
     }

@@ -327,3 +327,38 @@ fn a_node_behind_nat_that_never_comes_costs_little() {
     world.pass(10 * MINUTE, &[nat]);
     assert!(world.observations < 30, "{} looks in ten minutes", world.observations);
 }
+
+/// Another agent ended here: it took the key back from the API and left the device as it was.
+#[test]
+fn sessions_that_the_others_have_forgotten_are_not_waited_for() {
+    let nodes = || [node("b", "two", 2), Node { persistent_keepalive: 10, ..node("c", "three", 3) }];
+    let before = World::with(nodes());
+    let start = |own: Node| {
+        let mut world = World::new();
+        world.host = before.host.clone();
+        world.see(own);
+        nodes().into_iter().for_each(|node| world.see(node));
+        world.shake_hands(2);
+        world.reconciler.handle_watch(Watch::Synced, world.now);
+        world.pass(Duration::from_secs(10), &[]);
+        world
+    };
+    let nameless = Node { endpoint: None, key: None, internal_ips: Vec::new(), ..node("a", "one", 1) };
+    let world = start(nameless);
+    let texts: Vec<_> = world.applied.iter().map(ToString::to_string).collect();
+    let b = key(2).public_key();
+    assert_eq!(
+        texts[0],
+        format!("- wireguard kilo0 peer {b}"),
+        "it has been told by then: {:?}",
+        world.patches
+    );
+    assert!(
+        texts[1].starts_with(&format!("+ wireguard kilo0 peer {b}")) && texts[1].contains("keepalive 1"),
+        "{texts:?}"
+    );
+    assert_eq!(world.host, before.host, "then everything is as it should be: {texts:?}");
+
+    let world = start(node("a", "one", 1));
+    assert_eq!(world.applied, [], "who is known to the others keeps the sessions");
+}
