@@ -52,7 +52,7 @@ impl Kernel {
         for table in [KILO_TABLE, ADDON_TABLE] {
             routes.extend(route::in_table(&mut self.route, table)?);
         }
-        links.sort_routes(&routes, &mut host);
+        let suspects = links.sort_routes(&routes, &mut host);
         for found in rule::all(&mut self.route)? {
             if found.protocol == ROUTE_PROTOCOL {
                 host.rules.insert(found.rule);
@@ -70,7 +70,7 @@ impl Kernel {
             handshakes = device.handshakes;
             host.wireguard = Some(self.with_known_key(device.wireguard));
         }
-        Ok(Observation { host, facts, handshakes })
+        Ok(Observation { host, facts, suspects, handshakes })
     }
 
     /// WireGuard changes some bits of a key that is not made for Curve25519 (RFC 7748, section 5). The key that we set
@@ -129,8 +129,9 @@ fn tunnel_kind(link: &KernelLink) -> Option<LinkKind> {
 }
 
 impl Links {
-    /// Sorts routes into ours, leftovers, and those that do not matter.
-    fn sort_routes(&self, routes: &[KernelRoute], host: &mut HostState) {
+    /// Sorts routes into ours, leftovers, those that may be leftovers, and those that do not matter.
+    fn sort_routes(&self, routes: &[KernelRoute], host: &mut HostState) -> BTreeSet<Leftover> {
+        let mut suspects = BTreeSet::new();
         // One after the other into a tree costs several times what sorting once does, and a leader has thousands.
         let mut own = Vec::with_capacity(routes.len());
         for found in routes {
@@ -145,8 +146,13 @@ impl Links {
             let go_device = link.name == self.interface || link.name.as_str() == TUNNELS[0].0;
             if found.protocol == ROUTE_PROTOCOL && found.metric == 0 {
                 own.push(route);
-            } else if found.protocol == RTPROT_STATIC && (go_device || found.table == KILO_TABLE) {
-                host.leftovers.insert(Leftover::Route { route, protocol: RTPROT_STATIC });
+            } else if found.protocol == RTPROT_STATIC {
+                let leftover = Leftover::Route { route, protocol: RTPROT_STATIC };
+                if go_device || found.table == KILO_TABLE {
+                    host.leftovers.insert(leftover);
+                } else if found.onlink && found.metric == 0 && !found.is_default() {
+                    suspects.insert(leftover);
+                }
             }
         }
         // The kernel uses the first of several to one destination: the order among these stays.
@@ -156,6 +162,7 @@ impl Links {
         host.leftovers.extend(further.map(|route| Leftover::Route { route, protocol: ROUTE_PROTOCOL }));
         own.dedup_by_key(|route| route.key());
         host.routes = own.into_iter().collect();
+        suspects
     }
 
     /// The interface of the default route with the lowest metric, IPv4 before IPv6; what leads into our own links does

@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use hostnet::{Firewall, HostState, KILO_TABLE, Leftover, Route, Rule};
+use hostnet::{Change, Firewall, HostState, KILO_TABLE, Leftover, Route, Rule};
 use mesh::prefix::Family;
 use support::*;
 
@@ -33,6 +33,8 @@ ip -6 route add fd02:3::/64 dev kilo0 proto static
 ip route add 10.1.0.2/32 via 10.1.0.2 dev eth0 proto static table 1107
 ip rule add from 10.2.1.0/24 to 10.1.0.2/32 table 1107
 ip rule add to 10.1.0.2/32 iif kilo0 table 1107
+ip route add 10.2.4.0/24 via 10.1.0.3 dev eth0 proto static onlink
+ip route add 10.2.5.0/24 via 10.1.0.3 dev eth0 proto static onlink metric 50
 ip route add 10.99.0.0/16 via 10.1.0.9 dev eth0 proto static
 "#;
 
@@ -66,7 +68,10 @@ fn leftovers_are_found_and_removed() {
         reach(&mut plane, &with_interface()).await;
         GO.lines().filter(|line| !line.is_empty()).for_each(|line| drop(run(line)));
 
-        let found = plane.observe().await.unwrap().host.leftovers;
+        let observation = plane.observe().await.unwrap();
+        let member = route("10.2.4.0/24", Some("10.1.0.3"), "eth0");
+        assert_eq!(observation.suspects, [Leftover::Route { route: member, protocol: 4 }].into());
+        let found = observation.host.leftovers;
         let iptables = |family, table| Leftover::Iptables { family, table };
         let routes = found.iter().filter(|leftover| matches!(leftover, Leftover::Route { .. })).count();
         let rules = found.iter().filter(|leftover| matches!(leftover, Leftover::Rule(_))).count();
@@ -85,16 +90,23 @@ fn leftovers_are_found_and_removed() {
         reach(&mut plane, &desired()).await;
         let observed = plane.observe().await.unwrap().host;
         assert_eq!(observed.leftovers, [].into());
+        let suspects = plane.observe().await.unwrap().suspects.into_iter();
+        apply(&mut plane, &suspects.map(Change::RemoveLeftover).collect::<Vec<_>>()).await;
         assert_eq!((&observed.routes, &observed.rules), (&desired().routes, &desired().rules));
         let text = run("iptables-save; ip6tables-save");
-        let left: Vec<&str> = text.lines().filter(|line| line.starts_with("-A") || line.contains("KILO")).collect();
+        let left: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("-A") || line.contains("KILO")).collect();
         let others = [
             "-A INPUT -p udp -m udp --dport 51820 -m comment --comment \"Kilo: let WireGuard in\" -j ACCEPT",
             "-A POSTROUTING -s 10.66.0.0/16 -j MASQUERADE",
             "-A POSTROUTING -s 10.67.0.0/16 -m comment --comment \"Kilo: an operator wrote this\" -j MASQUERADE",
         ];
         assert_eq!(left, others, "{text}");
-        assert_eq!(run("ip route show proto static").trim(), "10.99.0.0/16 via 10.1.0.9 dev eth0");
+        let left: Vec<String> =
+            run("ip route show proto static").lines().map(|line| line.trim().to_owned()).collect();
+        let others =
+            ["10.2.5.0/24 via 10.1.0.3 dev eth0 metric 50 onlink", "10.99.0.0/16 via 10.1.0.9 dev eth0"];
+        assert_eq!(left, others);
     });
 }
 

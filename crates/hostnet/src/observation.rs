@@ -1,11 +1,15 @@
 //! What is seen on a host in one look: what is ours, and the facts that decisions need.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use mesh::PublicKey;
 
-use crate::{HostState, LinkName};
+use crate::{HostState, Leftover, LinkName};
 
 /// What is seen on a host in one look.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -14,6 +18,9 @@ pub struct Observation {
     pub host: HostState,
     /// What is not, but matters.
     pub facts: HostFacts,
+    /// What a Go agent may have left, too: routes of protocol `static` through interfaces that are not ours. They are its
+    /// if their next hop is a node.
+    pub suspects: BTreeSet<Leftover>,
     /// Of every WireGuard peer that had a handshake: when, and where the peer is.
     pub handshakes: BTreeMap<PublicKey, Handshake>,
 }

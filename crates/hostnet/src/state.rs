@@ -21,8 +21,8 @@ pub struct Address {
 /// Something that a Go agent left behind, whose place we take before we remove it; or a damaged part of our own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leftover {
-    /// A route of protocol `static` on the WireGuard interface or `tunl0`, or in [`crate::KILO_TABLE`]; or a further
-    /// route of our own protocol to a destination that has one.
+    /// A route of protocol `static` on the WireGuard interface or `tunl0`, in [`crate::KILO_TABLE`], or by way of another
+    /// node; or a further route of our own protocol to a destination that has one.
     Route {
         /// The route.
         route: Route,

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hostnet::{Handshake, Observation, RenderConfig};
+use hostnet::{Handshake, Leftover, NextHop, Observation, RenderConfig, Route};
+use ipnet::IpNet;
 use mesh::{Host, Node, Perspective, PublicKey, Role, Topology, prefix::Family};
 
 use crate::{
@@ -59,7 +60,7 @@ impl Reconciler {
         let (local, status_base) = self.local_node(&observation, now);
         self.compute_topology(local.clone());
         let Some(topology) = self.topology.clone() else { return };
-        let Observation { mut host, facts, mut handshakes } = observation;
+        let Observation { mut host, facts, suspects, mut handshakes } = observation;
         self.last.facts = facts;
         let lacking = local.lacks();
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
@@ -83,6 +84,9 @@ impl Reconciler {
         let intended = self.intended.take().filter(|last| last.holds(&topology, &self.last.facts, &config));
         let mut intended =
             intended.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config));
+        if self.last.reconciles == 0 {
+            host.leftovers.extend(suspects.into_iter().filter(|suspect| self.is_of_go(suspect)));
+        }
         self.sessions.find(&handshakes, self.objects.nodes().filter_map(|node| node.key));
         let gone = self.sessions.forget(&mut host.wireguard, &mut handshakes, now.instant);
         let changes = intended.plan(&host, &handshakes, &self.endpoints);
@@ -95,6 +99,26 @@ impl Reconciler {
             Ok(()) => self.actions.push_back(Action::Apply(changes)),
             Err(why) => self.fail(vec![why], now),
         }
+    }
+
+    /// Whether this is a route to a part of the mesh by way of a node: a Go agent's. Only what is there at the start can
+    /// be; what an operator adds later is the operator's.
+    fn is_of_go(&self, suspect: &Leftover) -> bool {
+        let Leftover::Route { route: Route { next_hop: NextHop::Gateway(via), destination, .. }, .. } = suspect else {
+            return false;
+        };
+        let mut addresses = self.objects.nodes().flat_map(|node| &node.internal_ips);
+        let is_part = |node: &Arc<Node>| {
+            let nets =
+                [&node.pod_subnets, &node.allowed_location_ips].into_iter().flatten().map(IpNet::trunc);
+            let internal = node.internal_ips.iter().map(|net| mesh::prefix::host(net.addr()));
+            nets.chain(internal).any(|net| net == *destination)
+        };
+        let mut peers = self.objects.peers().flat_map(|peer| &peer.allowed_ips);
+        addresses.any(|net| net.addr() == *via)
+            && (self.config.topology.subnets.iter().any(|subnet| subnet.contains(destination))
+                || self.objects.nodes().any(is_part)
+                || peers.any(|net| net.trunc() == *destination))
     }
 
     fn succeed(&mut self, now: Now) {

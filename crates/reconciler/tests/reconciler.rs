@@ -4,9 +4,14 @@
 
 mod support;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use hostnet::Change;
+use hostnet::{Change, Leftover, NextHop, Route};
 use mesh::{Forced, Node, Object, Problem, Role};
 use reconciler::{NodeUpdate, Reconciler, Removal, Watch};
 use support::{World, key, node};
@@ -361,4 +366,51 @@ fn sessions_that_the_others_have_forgotten_are_not_waited_for() {
 
     let world = start(node("a", "one", 1));
     assert_eq!(world.applied, [], "who is known to the others keeps the sessions");
+}
+
+/// A member of a Go agent's had routes by way of its leader and its neighbours. Those that are replaced go with it; the
+/// others are told from an operator's by what they lead to, and how.
+#[test]
+fn routes_of_a_go_agent_on_the_private_interface_are_found_at_the_start() {
+    let route = |destination: &str, via: &str| {
+        let route = Route {
+            table: hostnet::MAIN_TABLE,
+            destination: destination.parse().unwrap(),
+            next_hop: NextHop::Gateway(via.parse().unwrap()),
+            link: "eth0".parse().unwrap(),
+            source: None,
+        };
+        Leftover::Route { route, protocol: 4 }
+    };
+    let of_go = [
+        route("10.4.0.2/32", "10.0.0.2"),
+        route("10.42.9.0/24", "10.0.0.2"),
+        route("10.0.0.9/32", "10.0.0.2"),
+        route("192.168.9.0/24", "10.0.0.2"),
+    ];
+    let of_operator = [
+        route("192.168.8.0/24", "10.0.0.2"),
+        route("10.42.9.0/24", "10.0.0.77"),
+        route("10.4.0.2/32", "10.0.0.78"),
+    ];
+    let location = vec!["192.168.9.7/24".parse().unwrap()];
+    let silent = Node { last_seen: 0, allowed_location_ips: location, ..node("c", "two", 9) };
+    let mut world = World::new();
+    world.suspects = of_go.iter().chain(&of_operator).cloned().collect();
+    world.see(Node { endpoint: None, key: None, internal_ips: Vec::new(), ..node("a", "one", 1) });
+    for node in [node("b", "one", 2), silent] {
+        world.see(node);
+    }
+    // The host in memory has none.
+    world.ignore = |change| matches!(change, Change::RemoveLeftover(_));
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.work();
+    let removed: BTreeSet<_> = world
+        .applied
+        .iter()
+        .filter_map(
+            |change| if let Change::RemoveLeftover(leftover) = change { Some(leftover) } else { None },
+        )
+        .collect();
+    assert_eq!(removed, of_go.iter().collect());
 }

@@ -1,7 +1,6 @@
 //! One agent on its host in a cluster of any size, which is told everything at once.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -85,7 +84,7 @@ impl Alone {
                 Action::Observe => {
                     let host = self.machine.0.clone();
                     let observation =
-                        Observation { host, facts: self.facts.clone(), handshakes: BTreeMap::new() };
+                        Observation { host, facts: self.facts.clone(), ..Observation::default() };
                     self.reconciler.handle_observation(Ok(observation), self.now);
                 }
                 Action::Apply(changes) => {

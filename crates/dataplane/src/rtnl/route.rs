@@ -25,6 +25,8 @@ pub struct KernelRoute {
     /// The index of the interface.
     pub link: u32,
     pub source: Option<IpAddr>,
+    /// Whether the next hop is taken to be on the link.
+    pub onlink: bool,
     /// Lower is better. The metric that the kernel gives to IPv6 routes on its own is 0 here, like IPv4's.
     pub metric: u32,
 }
@@ -66,6 +68,7 @@ fn decode_base<'a>(message: &Received<'a>) -> Option<(KernelRoute, Option<&'a [u
         next_hop: NextHop::Destination,
         link: 0,
         source: None,
+        onlink: message.word(8) & RTNH_F_ONLINK != 0,
         metric: 0,
     };
     let (mut hops, mut gateway, mut outer) = (None, None, None);

@@ -7,14 +7,15 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hostnet::{
-    Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Observation, RenderConfig, Responsible,
+    Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Leftover, Observation, RenderConfig,
+    Responsible,
 };
 use mesh::{Forced, Granularity, Node, PrivateKey, PublicKey, TopologyConfig, allocation::Subnets};
 use reconciler::{
@@ -30,6 +31,7 @@ pub struct World {
     pub reconciler: Reconciler,
     pub host: HostState,
     pub facts: HostFacts,
+    pub suspects: BTreeSet<Leftover>,
     pub handshakes: BTreeMap<PublicKey, Handshake>,
     pub now: Now,
     pub view: View,
@@ -78,6 +80,7 @@ impl World {
             reconciler: Reconciler::new(config()),
             host: HostState::default(),
             facts,
+            suspects: BTreeSet::new(),
             handshakes: BTreeMap::new(),
             now: Now { instant: Instant::now(), unix: START },
             view: View::default(),
@@ -151,6 +154,7 @@ impl World {
                 let observation = Observation {
                     host: self.host.clone(),
                     facts: self.facts.clone(),
+                    suspects: self.suspects.clone(),
                     handshakes: self.handshakes.clone(),
                 };
                 self.reconciler.handle_observation(Ok(observation), self.now);

@@ -328,6 +328,7 @@ impl Agent {
         Observation {
             host: self.machine.0.clone(),
             facts: self.facts.clone(),
+            suspects: BTreeSet::new(),
             handshakes: self.handshakes.iter().map(handshake).collect(),
         }
     }
