@@ -6,6 +6,7 @@ use mesh::PrivateKey;
 
 use crate::{
     error::Error,
+    legacy::Legacy,
     netlink::{Protocol, Socket},
     nft::Nft,
     rtnl::link,
@@ -30,6 +31,7 @@ pub struct Kernel {
     /// Or why there is no nf_tables.
     pub nft: Result<Nft, String>,
     pub wireguard: Box<dyn WireguardBackend>,
+    pub legacy: Legacy,
     /// The private key that was set last.
     pub known_key: Option<PrivateKey>,
 }
@@ -51,7 +53,7 @@ impl Kernel {
             // Tells itself when it is observed again.
             Err(_) => Ok(nft),
         });
-        Ok(Self { config, route, nft, wireguard, known_key: None })
+        Ok(Self { config, route, nft, wireguard, legacy: Legacy::default(), known_key: None })
     }
 
     /// Whether we make and remove the WireGuard interface.

@@ -11,6 +11,7 @@
 mod apply;
 mod error;
 mod kernel;
+mod legacy;
 mod netlink;
 mod nft;
 mod observe;

@@ -70,7 +70,8 @@ impl Kernel {
             handshakes = device.handshakes;
             host.wireguard = Some(self.with_known_key(device.wireguard));
         }
-        Ok(Observation { host, facts, suspects, handshakes })
+        let legacy_tables = self.legacy.observe();
+        Ok(Observation { host, facts, suspects, legacy_tables, handshakes })
     }
 
     /// WireGuard changes some bits of a key that is not made for Curve25519 (RFC 7748, section 5). The key that we set

@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use hostnet::{Change, Firewall, HostState, KILO_TABLE, Leftover, Route, Rule};
+use hostnet::{Change, Firewall, HostState, KILO_TABLE, Leftover, LegacyTable, Route, Rule};
 use mesh::prefix::Family;
 use support::*;
 
@@ -121,5 +121,27 @@ fn of_two_equal_rules_ours_stays() {
         let rules = json("ip -j rule show table 1107");
         assert_eq!(rules.len(), 1, "{rules:?}");
         assert_eq!(rules[0]["protocol"], "107", "{rules:?}");
+    });
+}
+
+/// They are told, not changed; and once an operator has removed them, as the documentation says, nothing is told any more.
+#[test]
+fn rules_in_iptables_legacy_are_seen() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        assert_eq!(plane.observe().await.unwrap().legacy_tables, []);
+        let mut plane = open().await;
+        let legacy = GO.replace("ip6tables ", "ip6tables-legacy ").replace("iptables ", "iptables-legacy ");
+        legacy.lines().filter(|line| line.contains("-legacy")).for_each(|line| drop(run(line)));
+        let tables = |family| ["filter", "nat"].map(|table| LegacyTable { family, table });
+        let found = plane.observe().await.unwrap();
+        assert_eq!(found.legacy_tables, [tables("ip"), tables("ip6")].concat());
+        assert_eq!(found.host.leftovers, [].into(), "nf_tables does not show them");
+        run(
+            "for v in iptables ip6tables; do $v-legacy-save | grep -v -e KILO- -e 'Kilo: ' | $v-legacy-restore; done",
+        );
+        assert_eq!(plane.observe().await.unwrap().legacy_tables, []);
+        let left = run("iptables-legacy-save | grep ^-A");
+        assert_eq!(left.trim(), "-A POSTROUTING -s 10.66.0.0/16 -j MASQUERADE");
     });
 }

@@ -17,7 +17,7 @@ pub mod wireguard;
 pub use compatibility::Compatibility;
 pub use firewall::{EncapsulationFilter, Firewall, Outer};
 pub use link::{Link, LinkKind, LinkName};
-pub use observation::{Handshake, HostFacts, Interface, Observation};
+pub use observation::{Handshake, HostFacts, Interface, LegacyTable, Observation};
 pub use plan::{Change, plan};
 pub use render::{Encapsulation, EncapsulationType, RenderConfig, Rendered, Responsible, render};
 pub use route::{NextHop, Route, Rule};

@@ -21,8 +21,19 @@ pub struct Observation {
     /// What a Go agent may have left, too: routes of protocol `static` through interfaces that are not ours. They are its
     /// if their next hop is a node.
     pub suspects: BTreeSet<Leftover>,
+    /// Tables of iptables-legacy that hold rules of a Go agent. They are not ours to change.
+    pub legacy_tables: Vec<LegacyTable>,
     /// Of every WireGuard peer that had a handshake: when, and where the peer is.
     pub handshakes: BTreeMap<PublicKey, Handshake>,
+}
+
+/// A table of iptables-legacy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LegacyTable {
+    /// `ip` or `ip6`.
+    pub family: &'static str,
+    /// For example `nat`.
+    pub table: &'static str,
 }
 
 /// The last handshake with a peer.

@@ -60,8 +60,9 @@ impl Reconciler {
         let (local, status_base) = self.local_node(&observation, now);
         self.compute_topology(local.clone());
         let Some(topology) = self.topology.clone() else { return };
-        let Observation { mut host, facts, suspects, mut handshakes } = observation;
+        let Observation { mut host, facts, suspects, legacy_tables, mut handshakes } = observation;
         self.last.facts = facts;
+        self.last.legacy_tables = legacy_tables;
         let lacking = local.lacks();
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
             self.last.role = None;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hostnet::{Change, HostFacts, HostState, LinkKind, RenderConfig};
+use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig};
 use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
@@ -102,6 +102,8 @@ pub struct Reconciler {
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub facts: HostFacts,
+    /// What of a Go agent is beyond our reach.
+    pub legacy_tables: Vec<LegacyTable>,
     /// What failed; `None`: no reconcile has ended yet.
     pub failures: Option<Vec<String>>,
     pub role: Option<mesh::Role>,
@@ -299,7 +301,22 @@ impl Reconciler {
         let topology = self.topology.iter().flat_map(|topology| &topology.problems);
         let rendered = self.intended.iter().flat_map(|intended| &intended.problems);
         let all = self.objects.problems().chain(topology).chain(rendered).chain(&self.access);
-        all.cloned().chain(self.unresolved()).collect()
+        all.cloned().chain(self.unresolved()).chain(self.beyond_reach()).collect()
+    }
+
+    fn beyond_reach(&self) -> Option<Problem> {
+        let tables = &self.last.legacy_tables;
+        let named: Vec<String> =
+            tables.iter().map(|found| format!("{} {}", found.family, found.table)).collect();
+        (!tables.is_empty()).then(|| {
+            let message = format!(
+                "the tables {} of iptables-legacy hold rules of a Go agent, which masquerade or drop what nodes and \
+                 Peers send that it did not know; kg cannot change them: run `iptables-legacy-save | grep -v -e KILO- \
+                 -e 'Kilo: ' | iptables-legacy-restore`, with ip6tables for ip6, or reboot",
+                named.join(", ")
+            );
+            Problem::new(Object::Host, "LegacyIptables", message)
+        })
     }
 
     fn unresolved(&self) -> Vec<Problem> {

@@ -414,3 +414,18 @@ fn routes_of_a_go_agent_on_the_private_interface_are_found_at_the_start() {
         .collect();
     assert_eq!(removed, of_go.iter().collect());
 }
+
+#[test]
+fn rules_that_are_out_of_reach_are_told_while_they_are_there() {
+    let mut world = World::new();
+    world.legacy_tables = vec![hostnet::LegacyTable { family: "ip", table: "nat" }];
+    world.see(node("a", "one", 1));
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.settle();
+    let told: Vec<_> = world.view.problems.iter().map(|problem| problem.reason).collect();
+    assert_eq!(told, ["LegacyIptables"]);
+    assert_eq!(world.view.unhealthy, Vec::<String>::new());
+    world.legacy_tables.clear();
+    world.pass(MINUTE, &[]);
+    assert!(world.view.problems.is_empty());
+}

@@ -14,8 +14,8 @@ use std::{
 };
 
 use hostnet::{
-    Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Leftover, Observation, RenderConfig,
-    Responsible,
+    Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Leftover, LegacyTable, Observation,
+    RenderConfig, Responsible,
 };
 use mesh::{Forced, Granularity, Node, PrivateKey, PublicKey, TopologyConfig, allocation::Subnets};
 use reconciler::{
@@ -32,6 +32,7 @@ pub struct World {
     pub host: HostState,
     pub facts: HostFacts,
     pub suspects: BTreeSet<Leftover>,
+    pub legacy_tables: Vec<LegacyTable>,
     pub handshakes: BTreeMap<PublicKey, Handshake>,
     pub now: Now,
     pub view: View,
@@ -81,6 +82,7 @@ impl World {
             host: HostState::default(),
             facts,
             suspects: BTreeSet::new(),
+            legacy_tables: Vec::new(),
             handshakes: BTreeMap::new(),
             now: Now { instant: Instant::now(), unix: START },
             view: View::default(),
@@ -155,6 +157,7 @@ impl World {
                     host: self.host.clone(),
                     facts: self.facts.clone(),
                     suspects: self.suspects.clone(),
+                    legacy_tables: self.legacy_tables.clone(),
                     handshakes: self.handshakes.clone(),
                 };
                 self.reconciler.handle_observation(Ok(observation), self.now);

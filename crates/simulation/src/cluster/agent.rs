@@ -329,6 +329,7 @@ impl Agent {
             host: self.machine.0.clone(),
             facts: self.facts.clone(),
             suspects: BTreeSet::new(),
+            legacy_tables: Vec::new(),
             handshakes: self.handshakes.iter().map(handshake).collect(),
         }
     }
