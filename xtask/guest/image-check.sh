@@ -20,7 +20,7 @@ inside() {
 }
 say() { echo "image-check: $*"; }
 
-say "$(inside /kg version)"
+say "kg $(inside /kg version)"
 inside /kgctl --help >/dev/null
 inside /opt/bin/kg --help >/dev/null
 if (echo >"$root/file") 2>/dev/null; then

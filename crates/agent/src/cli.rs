@@ -1,13 +1,16 @@
 //! The command line of `kg`: the flags of the Go agent with their defaults, and ours.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use hostnet::{Compatibility, Encapsulation, EncapsulationType, LinkName};
-use ipnet::IpNet;
 use mesh::{Granularity, allocation::Subnets};
 use program::{
-    flags::{PodCidrSource, duration},
+    flags::{Cidrs, PodCidrSource, duration},
     log,
 };
 use reconciler::Mtu;
@@ -23,8 +26,8 @@ use reconciler::Mtu;
 )]
 pub struct Cli {
     /// Print the version and exit.
-    #[arg(long, short = 'v', action = clap::ArgAction::Version)]
-    version: Option<bool>,
+    #[arg(long, short = 'v')]
+    pub version: bool,
     /// What to do instead of running the agent.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -97,8 +100,8 @@ pub struct Agent {
     #[arg(long, default_value = "kilo0", value_name = "NAME")]
     pub interface: LinkName,
     /// Look for this node's private addresses in these ranges only.
-    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
-    pub internal_cidr: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR,…")]
+    pub internal_cidr: Vec<Cidrs>,
     /// Accept forwarding from and to pods even where the host's firewall drops it.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub iptables_forward_rules: bool,
@@ -145,8 +148,8 @@ pub struct Agent {
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
     pub resync_period: Duration,
     /// Addresses of services: what pods send there is not masqueraded.
-    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
-    pub service_cidr: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR,…")]
+    pub service_cidr: Vec<Cidrs>,
     /// Where the private key is kept.
     #[arg(long, default_value = "/var/lib/kilo", value_name = "DIR")]
     pub state_dir: PathBuf,
@@ -179,10 +182,15 @@ pub enum WireguardChoice {
     Embedded,
 }
 
-/// `:1107` listens on all addresses of both families.
+/// `:1107` listens on all addresses of both families; of a name like `localhost`, its first IPv4 address counts, as in Go.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
-    full.parse().map_err(|_| "an address is written ADDRESS:PORT or :PORT".to_owned())
+    if let Ok(address) = full.parse() {
+        return Ok(address);
+    }
+    let named: Vec<SocketAddr> = full.to_socket_addrs().into_iter().flatten().collect();
+    let v4 = named.iter().find(|address| address.is_ipv4());
+    v4.or(named.first()).copied().ok_or_else(|| "an address is written ADDRESS:PORT or :PORT".to_owned())
 }
 
 fn mtu(text: &str) -> Result<Mtu, String> {
@@ -197,6 +205,8 @@ fn mtu(text: &str) -> Result<Mtu, String> {
 
 #[cfg(test)]
 mod tests {
+    use program::flags::all;
+
     use super::*;
 
     #[test]
@@ -213,10 +223,23 @@ mod tests {
         assert!(flags("kg --local=maybe").is_err());
     }
 
+    /// As pflag reads them.
+    #[test]
+    fn lists_are_gathered() {
+        let flags = |text: &str| Cli::try_parse_from(text.split(' ')).map(|cli| cli.agent).unwrap();
+        let agent = flags(
+            "kg --service-cidr 10.43.0.0/16 --internal-cidr=10.0.0.0/8 --service-cidr=fd43::/112,10.44.0.1/16",
+        );
+        assert_eq!((all(&agent.service_cidr).len(), all(&agent.internal_cidr).len()), (3, 1));
+        let agent = flags("kg --service-cidr= --internal-cidr= --port=4 --port=5");
+        assert_eq!((all(&agent.service_cidr).len(), all(&agent.internal_cidr).len(), agent.port), (0, 0, 5));
+    }
+
     #[test]
     fn listens_on_both_families() {
         assert_eq!(listen_address(":1107"), Ok("[::]:1107".parse().unwrap()));
         assert_eq!(listen_address("127.0.0.1:80"), Ok("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(listen_address("localhost:80"), Ok("127.0.0.1:80".parse().unwrap()));
         assert!(listen_address("1107").is_err());
     }
 }

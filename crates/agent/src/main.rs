@@ -25,9 +25,11 @@ use program::log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.command {
+    let command = if cli.version { Some(Command::Version) } else { cli.command };
+    let outcome = match command {
+        // Nothing but the version, as the Go agent prints it: scripts compare it.
         Some(Command::Version) => {
-            println!("kg {}", env!("CARGO_PKG_VERSION"));
+            println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         Some(Command::Completion { shell }) => {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use dataplane::WireguardChoice;
 use hostnet::{Compatibility, RenderConfig, Responsible};
 use mesh::{PrivateKey, TopologyConfig};
+use program::flags::all;
 use reconciler::{Config, Removal, discovery::DiscoveryConfig};
 
 use kubernetes::PodCidrSource;
@@ -29,7 +30,7 @@ pub struct Setup {
 impl Setup {
     /// Reads the key file and the host's name. With `--dry-run` nothing is written: a key that is missing is made up.
     pub fn of(flags: cli::Agent) -> Result<Self> {
-        let node = match &flags.hostname {
+        let node = match flags.hostname.as_ref().filter(|name| !name.is_empty()) {
             Some(name) => name.clone(),
             None => program::host_name().context("give --hostname")?,
         };
@@ -47,7 +48,7 @@ impl Setup {
             local_routes_by: responsible(flags.local),
             pod_nat_by: responsible(flags.cni),
             accept_forwarding: flags.iptables_forward_rules,
-            service_cidrs: flags.service_cidr.clone(),
+            service_cidrs: all(&flags.service_cidr),
             resolved: Default::default(),
         };
         let reconciler = Config {
@@ -57,7 +58,7 @@ impl Setup {
             mtu: flags.mtu,
             discovery: DiscoveryConfig {
                 hostname_addresses: Vec::new(),
-                internal_cidrs: flags.internal_cidr.clone(),
+                internal_cidrs: all(&flags.internal_cidr),
                 prioritise_private: flags.prioritise_private_addresses,
                 port: flags.port,
             },

@@ -14,9 +14,12 @@ use ipnet::IpNet;
 use kubernetes::client::{ApiAccess, Credentials};
 use program::flags::PodCidrSource;
 
+/// It is printed behind the program's name, as Go's kgctl prints it.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
+
 /// Manage a Kilo network.
 #[derive(Parser)]
-#[command(name = "kgctl", version, arg_required_else_help = true)]
+#[command(name = "kgctl", version = VERSION, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,

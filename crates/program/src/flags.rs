@@ -1,6 +1,28 @@
 //! Values of flags: those that both programs have, and those in the form that Go's programs take.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+/// One occurrence of a flag that is a list of CIDRs and may be given several times (`StringSlice` of Go's pflag). An
+/// empty one adds nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cidrs(pub Vec<IpNet>);
+
+impl FromStr for Cidrs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cidr = |text: &str| text.parse().map_err(|_| format!("{text:?} is no CIDR such as 10.43.0.0/16"));
+        let texts = text.split(',').filter(|_| !text.is_empty());
+        texts.map(cidr).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// What all occurrences list.
+pub fn all(occurrences: &[Cidrs]) -> Vec<IpNet> {
+    occurrences.iter().flat_map(|list| &list.0).copied().collect()
+}
 
 use clap::ValueEnum;
 
@@ -59,6 +81,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_gos() {
+        let list = |text: &str| text.parse::<Cidrs>().map(|list| list.0.len());
+        assert_eq!((list(""), list("10.0.0.0/8"), list("10.0.0.0/8,fd00::/8")), (Ok(0), Ok(1), Ok(2)));
+        for text in [",", "10.0.0.0/8,", "10.0.0.0/8, 10.1.0.0/16", "10.0.0.1"] {
+            assert!(list(text).is_err(), "{text:?} was accepted");
+        }
+    }
 
     #[test]
     fn durations_are_gos() {

@@ -105,7 +105,9 @@ impl Reconciler {
     /// Whether this is a route to a part of the mesh by way of a node: a Go agent's. Only what is there at the start can
     /// be; what an operator adds later is the operator's.
     fn is_of_go(&self, suspect: &Leftover) -> bool {
-        let Leftover::Route { route: Route { next_hop: NextHop::Gateway(via), destination, .. }, .. } = suspect else {
+        let Leftover::Route { route: Route { next_hop: NextHop::Gateway(via), destination, .. }, .. } =
+            suspect
+        else {
             return false;
         };
         let mut addresses = self.objects.nodes().flat_map(|node| &node.internal_ips);
