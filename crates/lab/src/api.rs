@@ -67,7 +67,8 @@ impl<'a> Api<'a> {
         Ok(nodes)
     }
 
-    /// Creates a Node, a Peer or a CustomResourceDefinition, or replaces the one of the same name.
+    /// Creates a Node, a Peer, a CustomResourceDefinition or an object of another CNI, or replaces the one of the same
+    /// name.
     ///
     /// # Errors
     /// [`LabError::Api`] when it is refused, [`LabError::Http`] when there is no answer.
@@ -181,8 +182,10 @@ fn collection(kind: &str) -> Result<&'static str, LabError> {
         "Node" => Ok("/api/v1/nodes"),
         "Peer" => Ok("/apis/kilo.squat.ai/v1alpha1/peers"),
         "CustomResourceDefinition" => Ok("/apis/apiextensions.k8s.io/v1/customresourcedefinitions"),
+        "CiliumNode" => Ok("/apis/cilium.io/v2/ciliumnodes"),
+        "BlockAffinity" => Ok("/apis/crd.projectcalico.org/v1/blockaffinities"),
         _ => Err(LabError::Spec(format!(
-            "the lab handles Nodes, Peers and CustomResourceDefinitions, not {kind:?}"
+            "the lab handles Nodes, Peers, CustomResourceDefinitions, CiliumNodes and BlockAffinities, not {kind:?}"
         ))),
     }
 }

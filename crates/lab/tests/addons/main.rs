@@ -5,8 +5,10 @@
 mod common;
 mod networks;
 
+use std::time::Duration;
+
 use kilo_lab::{Lab, NodeRef, Spec};
-use networks::{calico_ipip, calico_vxlan, cilium, flannel};
+use networks::{calico_block, calico_ipip, calico_vxlan, cilium, flannel};
 
 /// The flags that every add-on has.
 fn addon(theme: &str, flags: &[&str]) -> Spec {
@@ -85,7 +87,7 @@ fn flannel_without_its_device() {
     let lab = common::up(addon("flno", &["--compatibility=flannel"]));
     start_agents(&lab);
     let a2 = lab.node("a2").expect("the demo has it");
-    common::eventually("a warning", common::patiently(std::time::Duration::from_secs(20)), || {
+    common::eventually("a warning", common::patiently(Duration::from_secs(20)), || {
         let log = a2.agent_log();
         Ok((!log.contains("there is no interface flannel.1")).then_some(log))
     });
@@ -110,7 +112,29 @@ fn cilium_in_tunnel_mode() {
 fn calico_with_vxlan() {
     let lab = common::up(addon("calv", &["--compatibility=calico"]));
     calico_vxlan(&lab);
+    start_agents(&lab);
+    common::assert_converges(&lab);
+    a_block_is_taken_and_is_reached(&lab);
     works_beside(&lab, "vxlan.calico");
+}
+
+/// Calico takes another block for a node when the first ones are full: the mesh follows.
+fn a_block_is_taken_and_is_reached(lab: &Lab) {
+    let b1 = lab.node("b1").expect("the demo has it");
+    b1.read(&["ip", "address", "add", "10.42.77.1/32", "dev", "kube-bridge"]).expect("ip runs");
+    calico_block(lab, "b1", "10.42.77.0/26");
+    ping_until(lab, "a2-p1", "10.42.77.1");
+    let a1 = lab.node("a1").expect("the demo has it");
+    let routes = a1.read(&["ip", "route", "show", "table", "1108"]).expect("ip runs");
+    assert!(
+        routes.contains("10.42.77.0/26") && !routes.contains("10.42.3.0/24"),
+        "blocks alone count: {routes}"
+    );
+    lab.api().delete("BlockAffinity", "b1-10-42-77-0-26").expect("it is there");
+    common::eventually("the end of the block", common::patiently(Duration::from_secs(10)), || {
+        let routes = a1.read(&["ip", "route", "show", "table", "1108"])?;
+        Ok(routes.contains("10.42.77.0").then_some(routes))
+    });
 }
 
 /// Where Calico encapsulates in IP, with the kernel's device, that is shared; without IPIP in the kernel, ours is in UDP.
@@ -124,14 +148,10 @@ fn calico_with_routes() {
 }
 
 fn ping_until(lab: &Lab, from: &str, to: &str) {
-    common::eventually(
-        &format!("{to} answering {from}"),
-        common::patiently(std::time::Duration::from_secs(30)),
-        || {
-            let output = lab.exec(from, &["ping", "-n", "-c", "1", "-W", "1", to])?;
-            Ok((!output.status.success()).then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
-        },
-    );
+    common::eventually(&format!("{to} answering {from}"), common::patiently(Duration::from_secs(30)), || {
+        let output = lab.exec(from, &["ping", "-n", "-c", "1", "-W", "1", to])?;
+        Ok((!output.status.success()).then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
+    });
 }
 
 /// Whether the kernel can encapsulate in IP.

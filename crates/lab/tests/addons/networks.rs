@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use kilo_lab::{Lab, NodeRef, layout::NodeLayout};
+use serde_json::{Value, json};
 
 /// An address that the network has on the node, in the node's pod subnets: `10.42.N.LAST`, `fd42:N::LAST`.
 fn inside(node: &NodeLayout, last: u8) -> (String, String) {
@@ -98,9 +99,39 @@ pub fn flannel(lab: &Lab) {
     });
 }
 
+/// A definition of another CNI's objects, as loose as it may be.
+fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
+    let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": format!("{plural}.{group}") },
+        "spec": {
+            "group": group, "scope": "Cluster",
+            "names": { "kind": kind, "plural": plural, "singular": kind.to_lowercase(), "listKind": format!("{kind}List") },
+            "versions": [{
+                "name": version, "served": true, "storage": true, "schema": { "openAPIV3Schema": schema },
+            }],
+        },
+    })
+}
+
+fn apply(lab: &Lab, object: &Value) {
+    lab.api().apply(object).unwrap_or_else(|error| panic!("{error}: {object}"));
+}
+
 /// Cilium in tunnel mode. Its programs in the kernel find the node of a pod by themselves; here routes do. It turns the
 /// reverse-path filter off on its devices.
 pub fn cilium(lab: &Lab) {
+    apply(lab, &definition("cilium.io", "v2", "CiliumNode", "ciliumnodes"));
+    for node in &lab.layout().nodes {
+        apply(
+            lab,
+            &json!({
+                "apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": { "name": node.name },
+                "spec": { "ipam": { "podCIDRs": [node.pods_v4().to_string(), node.pods_v6().to_string()] } },
+            }),
+        );
+    }
     let overlay = Overlay { device: "cilium_vxlan", id: 2, port: 8472, last: 200 };
     on_every_node(lab, |node, others| {
         let mut script = overlay.build(node, others);
@@ -128,6 +159,29 @@ fn blocks(node: &NodeLayout) -> [String; 2] {
     [0, 64].map(|first| format!("10.42.{}.{first}/26", node.number))
 }
 
+/// The objects by which Calico knows whose a block is.
+fn calico_blocks(lab: &Lab) {
+    apply(lab, &definition("crd.projectcalico.org", "v1", "BlockAffinity", "blockaffinities"));
+    for node in &lab.layout().nodes {
+        let v6 = format!("fd42:{:x}::/122", node.pods_v6().network().segments()[1]);
+        for block in blocks(node).iter().chain([&v6]) {
+            calico_block(lab, &node.name, block);
+        }
+    }
+}
+
+/// One of them.
+pub fn calico_block(lab: &Lab, node: &str, cidr: &str) {
+    let name = format!("{node}-{}", cidr.replace(['.', ':', '/'], "-"));
+    apply(
+        lab,
+        &json!({
+            "apiVersion": "crd.projectcalico.org/v1", "kind": "BlockAffinity", "metadata": { "name": name },
+            "spec": { "cidr": cidr, "node": node, "state": "confirmed", "deleted": "false", "type": "host" },
+        }),
+    );
+}
+
 /// What Calico makes of its blocks: a hole where no pod is, and a route to each pod. (The lab's pods are on a bridge.)
 fn calico_pods(lab: &Lab, node: NodeRef<'_>) -> String {
     let own = node.layout();
@@ -144,6 +198,7 @@ fn calico_pods(lab: &Lab, node: NodeRef<'_>) -> String {
 
 /// Calico with VXLAN.
 pub fn calico_vxlan(lab: &Lab) {
+    calico_blocks(lab);
     let overlay = Overlay { device: "vxlan.calico", id: 4096, port: 4789, last: 60 };
     on_every_node(lab, |node, others| {
         let mut script =
@@ -160,6 +215,7 @@ pub fn calico_vxlan(lab: &Lab) {
 
 /// Calico with routes of its BGP daemon: in IP where the kernel can, which it shares with Kilo, else bare.
 pub fn calico_ipip(lab: &Lab, ipip: bool) {
+    calico_blocks(lab);
     on_every_node(lab, |node, others| {
         let own = node.layout();
         let mut script = calico_pods(lab, node);
