@@ -56,13 +56,13 @@ impl Ecn {
             packet[1] |= 0x30;
             return true;
         }
+        let before = [packet[0], packet[1]];
         packet[1] |= 3;
-        let header = usize::from(packet[0] & 15) * 4;
-        if let Some(header) = packet.get_mut(..header).filter(|header| header.len() >= 20) {
-            header[10..12].fill(0);
-            let checksum = Sum::default().add(header).finish();
-            header[10..12].copy_from_slice(&checksum);
-        }
+        // Updated as RFC 1624, section 3 says: a checksum that is wrong stays wrong.
+        let old = u16::from_be_bytes([packet[10], packet[11]]);
+        let sum = Sum::default().add_number(!old).add_number(!u16::from_be_bytes(before));
+        let checksum = sum.add_number(u16::from_be_bytes([packet[0], packet[1]])).finish();
+        packet[10..12].copy_from_slice(&checksum);
         true
     }
 }
@@ -109,6 +109,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_mark_makes_no_wrong_checksum_right() {
+        let mut marked = packet(false, Ecn::Capable0);
+        marked[11] ^= 1;
+        assert!(Ecn::Congestion.decapsulate(&mut marked));
+        assert!(!Sum::default().add(&marked).is_valid());
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub fn joined_packets(data: &[u8]) {
         parts += burst.parts.len();
         let bytes: usize = burst.parts.iter().map(ExactSizeIterator::len).sum();
         assert!(burst.head().len() - HEADER_SIZE + bytes <= 65_535, "no packet is larger than IP allows");
+        assert!(burst.parts.len() <= 64, "no run is longer than the kernel allows");
     }
     assert_eq!(parts, pushed, "every packet is in one burst");
 }

@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -118,6 +119,45 @@ fn packets_nobody_takes_are_refused_at_once() {
     // What works is not disturbed.
     reach(&a, "10.9.0.2");
     reach(&b, "10.9.0.1");
+}
+
+/// Programs may hand over many small datagrams at once, and all of them pass as one from end to end.
+#[test]
+fn bursts_of_small_datagrams_arrive() {
+    const AT_ONCE: usize = 60;
+    let (a, b) = tunnel_over("192.0.2.2", false);
+    for (address, family) in [("10.9.0.2", "10.9.0.1"), ("fd09::2", "fd09::1")] {
+        reach(&a, address);
+        let at = |ip: &str| SocketAddr::new(ip.parse().expect("an address"), 0);
+        let receiver = b.namespace.enter(|| UdpSocket::bind(at(address))).expect("a socket");
+        set_option(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 32 << 20);
+        receiver.set_read_timeout(Some(Duration::from_secs(2))).expect("a socket");
+        let sender = a.namespace.enter(|| UdpSocket::bind(at(family))).expect("a socket");
+        sender.connect(receiver.local_addr().expect("a bound socket")).expect("an address of the tunnel");
+        for size in [4, 20, 100, 500] {
+            set_option(&sender, libc::SOL_UDP, libc::UDP_SEGMENT, size);
+            let burst = vec![7; AT_ONCE * size as usize];
+            for _ in 0..5 {
+                for _ in 0..16 {
+                    sender.send(&burst).expect("the interface takes it");
+                }
+                let mut buffer = [0; 1000];
+                for number in 0..16 * AT_ONCE {
+                    receiver.recv(&mut buffer).unwrap_or_else(|error| {
+                        panic!("{size} bytes, number {number}: {error}; {:?}", b.device.state().drops)
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
+    let length = std::mem::size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `length` bytes are read from `value`.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 #[test]

@@ -12,8 +12,13 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
+/// Of IPv4, in the byte with the upper bits of the fragment offset.
+const DONT_FRAGMENT: u8 = 0x40;
 /// Flows that are joined at the same time.
 const MAX_OPEN: usize = 16;
+/// Packets in one run: Linux refuses longer runs of UDP from an interface (UDP_MAX_SEGMENTS before 6.9), and a system
+/// call takes 1024 pieces (UIO_MAXIOV).
+const MAX_PARTS: usize = 64;
 /// The largest IP packet.
 const MAX_LENGTH: usize = 65_535;
 /// Bytes of all headers of the packets that are joined: IP and TCP without IP options, with TCP options.
@@ -131,20 +136,21 @@ impl Burst {
         let payload = packet.len() - next.payload;
         if payload > flow.size
             || flow.length + payload > MAX_LENGTH
+            || self.parts.len() == MAX_PARTS
             || (flow.is_tcp && next.sequence_of(packet) != flow.next_sequence)
         {
             return false;
         }
         let first = &buffer[self.parts[0].clone()];
         if self.parts.len() == 1 {
-            if !flow.headers_agree(first, packet) {
+            if !flow.headers_agree(first, packet, 1) {
                 return false;
             }
             if !flow.is_checked && !flow.checksum_fits(first) {
                 return false;
             }
             flow.is_checked = true;
-        } else if !flow.headers_agree(&self.head[HEADER_SIZE..], packet) {
+        } else if !flow.headers_agree(&self.head[HEADER_SIZE..], packet, self.parts.len()) {
             return false;
         }
         if !flow.checksum_fits(packet) {
@@ -254,14 +260,18 @@ impl Flow {
             && packet[self.addresses()] == first[self.addresses()]
     }
 
-    /// Whether everything is equal that cutting would make equal.
-    fn headers_agree(&self, first: &[u8], packet: &[u8]) -> bool {
+    /// Whether everything is what cutting would make it, `behind` packets after the first one.
+    fn headers_agree(&self, first: &[u8], packet: &[u8], behind: usize) -> bool {
         let network = if self.is_v6 {
             // Version, traffic class and flow label; hop limit.
             first[..4] == packet[..4] && first[7] == packet[7]
         } else {
-            // Type of service; don't-fragment; time to live.
-            first[1] == packet[1] && first[6] == packet[6] && first[8] == packet[8]
+            // Type of service; don't-fragment; time to live. The identification matters to fragments only (RFC 6864).
+            first[1] == packet[1]
+                && first[6] == packet[6]
+                && first[8] == packet[8]
+                && (packet[6] & DONT_FRAGMENT != 0
+                    || identification(packet) == identification(first).wrapping_add(behind as u16))
         };
         let tcp = self.transport;
         // Acknowledgement; header length; window; urgent pointer and options.
@@ -273,6 +283,10 @@ impl Flow {
     }
 
     fn checksum_fits(&self, packet: &[u8]) -> bool {
+        // Joining writes the checksum of the IPv4 header anew: a wrong one would become right.
+        if !self.is_v6 && !Sum::default().add(&packet[..self.transport]).is_valid() {
+            return false;
+        }
         let protocol = if self.is_tcp { TCP } else { UDP };
         if !self.is_tcp && packet[self.transport + 6..self.transport + 8] == [0, 0] {
             return false;
@@ -301,6 +315,11 @@ impl Flow {
         let partial = pseudo_header(&head[self.addresses()], protocol, transport_length).partial();
         head[at..at + 2].copy_from_slice(&partial);
     }
+}
+
+/// The identification of an IPv4 packet.
+fn identification(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[4], packet[5]])
 }
 
 /// Source and destination as they stand in the packet.

@@ -189,6 +189,16 @@ proptest! {
     }
 
     #[test]
+    fn a_wrong_header_checksum_is_never_made_right(shape in shape(), which in any::<prop::sample::Index>()) {
+        let mut packets = packets(&Shape { is_v6: false, ..shape });
+        let index = which.index(packets.len());
+        packets[index][10] ^= 0x55;
+        let out = cut(join(&packets, Joins::TcpAndUdp));
+        prop_assert!(out.contains(&packets[index]), "the damaged packet is passed on as it is");
+        prop_assert_eq!(out.len(), packets.len());
+    }
+
+    #[test]
     fn arbitrary_bytes_do_no_harm(
         header in prop::array::uniform10(any::<u8>()),
         packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..8),
@@ -215,6 +225,36 @@ fn nothing_is_joined_where_the_kernel_cannot_cut() {
     let shape = Shape { is_tcp: false, options: 0, ..shape };
     assert_eq!(join(&packets(&shape), Joins::Tcp).len(), 10);
     assert_eq!(join(&packets(&shape), Joins::TcpAndUdp).len(), 1);
+}
+
+/// Linux before 6.9 refuses a run of more than 64 UDP packets, and with it everything in the run.
+#[test]
+fn runs_of_small_packets_end_where_the_kernel_refuses_more() {
+    for is_tcp in [false, true] {
+        let shape = Shape { is_v6: false, is_tcp, options: 0, sizes: vec![1; 1000] };
+        let packets = packets(&shape);
+        let joined = join(&packets, Joins::TcpAndUdp);
+        assert_eq!(joined.len(), 1000usize.div_ceil(64), "TCP {is_tcp}");
+        let longest = joined.into_iter().map(|burst| cut(vec![burst]).len()).max();
+        assert_eq!(longest, Some(64));
+    }
+}
+
+/// Fragments of packets that differ in nothing else would be taken for each other's.
+#[test]
+fn identifications_of_packets_that_may_be_fragmented_are_kept() {
+    let shape = Shape { is_v6: false, is_tcp: false, options: 0, sizes: vec![100; 4] };
+    let mut packets = packets(&shape);
+    for (packet, id) in packets.iter_mut().zip([7u16, 8, 80, 81]) {
+        packet[4..6].copy_from_slice(&id.to_be_bytes());
+        packet[6] = 0;
+        packet[10..12].fill(0);
+        let checksum = Sum::default().add(&packet[..20]).finish();
+        packet[10..12].copy_from_slice(&checksum);
+    }
+    let joined = join(&packets, Joins::TcpAndUdp);
+    assert_eq!(joined.len(), 2);
+    assert_eq!(cut(joined), packets);
 }
 
 #[test]
