@@ -6,6 +6,10 @@ use blake2::digest::{FixedOutput, KeyInit, Update};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
+
+/// A key that is wiped from memory when it is not needed any more.
+pub(crate) type Secret = Zeroizing<[u8; 32]>;
 
 /// Random bytes from the operating system.
 ///
@@ -35,39 +39,39 @@ pub(crate) fn mac(key: &[u8], a: &[u8], b: &[u8]) -> [u8; 16] {
 }
 
 /// `HMAC(key, a || b)` over BLAKE2s (RFC 2104), not to be confused with the keyed hash of [`mac`].
-fn hmac(key: &[u8; 32], a: &[u8], b: &[u8]) -> [u8; 32] {
-    let mut inner = [0x36; 64];
-    let mut outer = [0x5c; 64];
+fn hmac(key: &[u8; 32], a: &[u8], b: &[u8]) -> Secret {
+    let mut inner = Zeroizing::new([0x36; 64]);
+    let mut outer = Zeroizing::new([0x5c; 64]);
     for (i, byte) in key.iter().enumerate() {
         inner[i] ^= byte;
         outer[i] ^= byte;
     }
     let mut hasher = Blake2s256::new();
-    Digest::update(&mut hasher, inner);
+    Digest::update(&mut hasher, *inner);
     Digest::update(&mut hasher, a);
     Digest::update(&mut hasher, b);
-    hash(&outer, &hasher.finalize())
+    Zeroizing::new(hash(&*outer, &hasher.finalize()))
 }
 
 /// `KDF1(key, input)`.
-pub(crate) fn kdf1(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
+pub(crate) fn kdf1(key: &[u8; 32], input: &[u8]) -> Secret {
     hmac(&hmac(key, input, &[]), &[1], &[])
 }
 
 /// `KDF2(key, input)`.
-pub(crate) fn kdf2(key: &[u8; 32], input: &[u8]) -> ([u8; 32], [u8; 32]) {
+pub(crate) fn kdf2(key: &[u8; 32], input: &[u8]) -> (Secret, Secret) {
     let secret = hmac(key, input, &[]);
     let first = hmac(&secret, &[1], &[]);
-    let second = hmac(&secret, &first, &[2]);
+    let second = hmac(&secret, &*first, &[2]);
     (first, second)
 }
 
 /// `KDF3(key, input)`.
-pub(crate) fn kdf3(key: &[u8; 32], input: &[u8]) -> ([u8; 32], [u8; 32], [u8; 32]) {
+pub(crate) fn kdf3(key: &[u8; 32], input: &[u8]) -> (Secret, Secret, Secret) {
     let secret = hmac(key, input, &[]);
     let first = hmac(&secret, &[1], &[]);
-    let second = hmac(&secret, &first, &[2]);
-    let third = hmac(&secret, &second, &[3]);
+    let second = hmac(&secret, &*first, &[2]);
+    let third = hmac(&secret, &*second, &[3]);
     (first, second, third)
 }
 

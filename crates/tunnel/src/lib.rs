@@ -29,6 +29,7 @@ mod session;
 mod sync;
 mod sys;
 mod timers;
+mod timestamp;
 mod trie;
 pub mod uapi;
 

@@ -14,11 +14,14 @@ use arc_swap::ArcSwapOption;
 use crate::clock::Moment;
 use crate::cookie::{Cookie, MacKeys};
 use crate::key::{PresharedKey, PublicKey};
-use crate::noise::{Initiated, StaticShared, Timestamp};
+use crate::noise::{Initiated, StaticShared};
 use crate::session::{Role, Session};
 use crate::sync::lock;
 use crate::timers::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT, Timers};
+use crate::timestamp::Timestamp;
 
+/// An initiator may try this often; faster ones are taken for a flood of replays.
+const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
 /// Packets kept for a peer without a session, as many as in the kernel.
 const MAX_STAGED: usize = 128;
 
@@ -56,14 +59,39 @@ pub(crate) struct Peer {
     staged: Mutex<VecDeque<Box<[u8]>>>,
 }
 
-/// What the handshakes of a peer share.
+/// What the handshakes of a peer share. Locked for moments only, never while a handshake is computed.
 pub(crate) struct Handshake {
     pub(crate) shared: StaticShared,
     pub(crate) preshared: PresharedKey,
     pub(crate) initiated: Option<Initiated>,
     pub(crate) cookie: Cookie,
-    pub(crate) last_timestamp: Option<Timestamp>,
+    /// Of our initiations.
+    pub(crate) last_sent: Option<Timestamp>,
+    /// Of the peer's initiations.
+    pub(crate) last_taken: Option<Timestamp>,
     pub(crate) last_received: Option<Moment>,
+}
+
+/// What a handshake is computed with. It is copied, so that nobody waits for the computation.
+pub(crate) struct Secrets {
+    pub(crate) shared: StaticShared,
+    pub(crate) preshared: PresharedKey,
+}
+
+impl Handshake {
+    /// Takes the timestamp of an authentic initiation. None when it is a replay, or comes too soon.
+    pub(crate) fn take(&mut self, timestamp: Timestamp, now: Moment) -> Option<()> {
+        let is_replay = self.last_taken.is_some_and(|last| timestamp <= last);
+        if is_replay || self.last_received.is_some_and(|at| now.since(at) < MIN_INITIATION_INTERVAL) {
+            return None;
+        }
+        (self.last_taken, self.last_received) = (Some(timestamp), Some(now));
+        Some(())
+    }
+
+    pub(crate) fn secrets(&self) -> Secrets {
+        Secrets { shared: self.shared.clone(), preshared: self.preshared.clone() }
+    }
 }
 
 /// The session before, the one used for sending (also in `Peer::current`), and one the peer has not confirmed yet.
@@ -86,7 +114,8 @@ impl Peer {
                 preshared: PresharedKey::NONE,
                 initiated: None,
                 cookie: Cookie::default(),
-                last_timestamp: None,
+                last_sent: None,
+                last_taken: None,
                 last_received: None,
             }),
             received_bytes: AtomicU64::new(0),

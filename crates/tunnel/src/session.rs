@@ -129,3 +129,130 @@ impl Session {
 fn text_in(place: &Range<usize>, counter: u64) -> Text {
     Text { counter, start: place.start + DATA_HEADER_SIZE, end: place.end - TAG_SIZE }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SIZE: usize = 32 + DATA_OVERHEAD;
+
+    /// Both ends of a session.
+    fn pair(now: Moment) -> [Session; 2] {
+        let keys = |sending: u8, receiving: u8| TransportKeys {
+            sending: [sending; 32],
+            receiving: [receiving; 32],
+            remote_index: 5,
+        };
+        [
+            Session::new(1, Role::Initiator, &keys(1, 2), now),
+            Session::new(2, Role::Responder, &keys(2, 1), now),
+        ]
+    }
+
+    /// Messages of 32 bytes, one behind the other.
+    fn seal(session: &Session, many: usize) -> Option<(Vec<u8>, Vec<Range<usize>>)> {
+        let places: Vec<_> = (0..many).map(|at| at * SIZE..(at + 1) * SIZE).collect();
+        let mut buffer = vec![7; many * SIZE];
+        session.seal(&mut buffer, &places).then_some((buffer, places))
+    }
+
+    fn counters(buffer: &[u8]) -> Vec<u64> {
+        buffer.chunks(SIZE).map(|message| u64::from_le_bytes(field(message, 8))).collect()
+    }
+
+    #[test]
+    fn counters_end_before_they_repeat() {
+        let now = Moment::from_nanos(1);
+        let [sender, receiver] = pair(now);
+        sender.next_counter.store(REKEY_AFTER_MESSAGES, Ordering::Relaxed);
+        assert!(!sender.has_sent_much());
+        seal(&sender, 1).unwrap();
+        assert!(sender.has_sent_much(), "new keys are due long before the end");
+        sender.next_counter.store(REJECT_AFTER_MESSAGES - 3, Ordering::Relaxed);
+        assert!(sender.is_alive(now));
+        let (mut buffer, places) = seal(&sender, 3).unwrap();
+        assert_eq!(counters(&buffer).last(), Some(&(REJECT_AFTER_MESSAGES - 1)));
+        assert!(
+            receiver.open(&mut buffer, &places, now)[..3].iter().all(Result::is_ok),
+            "the last ones count"
+        );
+        assert!(!sender.is_alive(now), "nothing more under these keys");
+        for many in [1, BATCH] {
+            assert_eq!(seal(&sender, many), None);
+        }
+        sender.next_counter.store(REJECT_AFTER_MESSAGES - 3, Ordering::Relaxed);
+        assert_eq!(seal(&sender, 4), None, "a run that would go too far does not go out");
+        // Threads that were about to send do not wrap the counter around.
+        for _ in 0..500 {
+            assert_eq!(seal(&sender, BATCH), None);
+        }
+        assert!(!sender.is_alive(now));
+    }
+
+    #[test]
+    fn counters_beyond_the_end_are_refused_even_if_authentic() {
+        let now = Moment::from_nanos(1);
+        let [sender, receiver] = pair(now);
+        let mut texts = [Text::default(); 3];
+        let mut buffer = vec![0; 3 * SIZE];
+        for (at, counter) in
+            [REJECT_AFTER_MESSAGES, u64::MAX, REJECT_AFTER_MESSAGES - 1].into_iter().enumerate()
+        {
+            buffer[at * SIZE + 8..at * SIZE + 16].copy_from_slice(&counter.to_le_bytes());
+            texts[at] = text_in(&(at * SIZE..(at + 1) * SIZE), counter);
+        }
+        assert!(sender.sealing.seal(&mut buffer, &texts));
+        let places = [0, 1, 2].map(|at| at * SIZE..(at + 1) * SIZE);
+        let results = receiver.open(&mut buffer, &places, now);
+        assert_eq!(results[..3], [Err(Refused::Expired), Err(Refused::Expired), Ok(())]);
+    }
+
+    #[test]
+    fn keys_expire_to_the_nanosecond() {
+        let start = Moment::from_nanos(1);
+        let [sender, receiver] = pair(start);
+        let (buffer, places) = seal(&sender, 1).unwrap();
+        let last = start.plus(REJECT_AFTER_TIME - Duration::from_nanos(1));
+        assert!(sender.is_alive(last) && receiver.open(&mut buffer.clone(), &places, last)[0].is_ok());
+        let late = start.plus(REJECT_AFTER_TIME);
+        assert!(!sender.is_alive(late));
+        assert_eq!(receiver.open(&mut buffer.clone(), &places, late)[0], Err(Refused::Expired));
+    }
+
+    #[test]
+    fn a_message_counts_once_and_a_forged_one_not_at_all() {
+        let now = Moment::from_nanos(1);
+        let [sender, receiver] = pair(now);
+        let (buffer, places) = seal(&sender, BATCH).unwrap();
+        for at in 0..SIZE {
+            let mut forged = buffer.clone();
+            forged[3 * SIZE + at] ^= 1;
+            // Type and index are not authenticated by the cipher: they have chosen the key.
+            let expected = if at < 8 { Ok(()) } else { Err(Refused::Forged) };
+            let [_, receiver] = pair(now);
+            assert_eq!(receiver.open(&mut forged, &places, now)[3], expected, "byte {at}");
+            assert_eq!(
+                receiver.open(&mut buffer.clone(), &places, now)[3].is_ok(),
+                at >= 8,
+                "then the right one"
+            );
+        }
+        let twice: Vec<_> = places[..8].iter().chain(&places[..8]).cloned().collect();
+        let mut both = buffer.clone();
+        assert!(receiver.open(&mut both, &twice[..8], now)[..8].iter().all(Result::is_ok));
+        let mut again = buffer.clone();
+        assert_eq!(receiver.open(&mut again, &places, now)[..8], [Err(Refused::Replayed); 8]);
+        let mut all = buffer.clone();
+        assert_eq!(receiver.open(&mut all, &places, now), [Err(Refused::Replayed); BATCH]);
+    }
+
+    #[test]
+    fn each_direction_has_its_key() {
+        let now = Moment::from_nanos(1);
+        let [sender, _] = pair(now);
+        let (mut buffer, places) = seal(&sender, 1).unwrap();
+        assert_eq!(sender.open(&mut buffer, &places, now)[0], Err(Refused::Forged), "reflected");
+    }
+}

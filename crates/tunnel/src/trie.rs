@@ -2,7 +2,7 @@
 //! and an update among thousands of entries costs microseconds.
 //!
 //! Keys are bit strings of up to 128 bits, left-aligned in a `u128`. The trie does not know whether they are
-//! prefixes of addresses (`routing`) or session indices (`engine`).
+//! prefixes of addresses (`routing`), session indices (`engine`) or parts of public keys (`engine::registry`).
 
 use std::sync::Arc;
 
@@ -80,6 +80,20 @@ impl<V: Clone> Trie<V> {
         if self.get(key, len).is_some() {
             self.root = remove(&self.root, key & mask(len), len);
         }
+    }
+
+    /// All values, in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = &V> {
+        let mut ahead: Vec<&Node<V>> = self.root.as_deref().into_iter().collect();
+        std::iter::from_fn(move || {
+            loop {
+                let node = ahead.pop()?;
+                ahead.extend(node.children.iter().rev().filter_map(Option::as_deref));
+                if let Some(value) = &node.value {
+                    return Some(value);
+                }
+            }
+        })
     }
 
     /// Whether nothing is stored.
@@ -191,6 +205,7 @@ mod tests {
                 prop_assert_eq!(trie.get(key, len), model.get(&(key, len)));
             }
             prop_assert_eq!(trie.is_empty(), model.is_empty());
+            prop_assert_eq!(trie.iter().collect::<Vec<_>>(), model.values().collect::<Vec<_>>());
             for (key, len) in probes {
                 prop_assert_eq!(trie.longest_match(key).copied(), slow_match(&model, key));
                 prop_assert_eq!(trie.get(key, len), model.get(&(key, len)));

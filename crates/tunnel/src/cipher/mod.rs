@@ -1,19 +1,17 @@
 //! The AEAD of data messages, ChaCha20-Poly1305 (RFC 8439), for single messages and for runs of them.
 //!
-//! *ring* does it on every processor, message by message; where the processor has AVX-512, runs are done by `wide`.
+//! *ring* does it on every processor, message by message (`plain`); where the processor has AVX-512, runs are done by `wide`.
 //! Both give the same bytes. Counters and replays are the session's business.
 
 #[cfg(target_arch = "x86_64")]
 mod chacha20;
+mod plain;
 #[cfg(target_arch = "x86_64")]
 mod poly1305;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
-use ring::aead::{Aad, LessSafeKey};
-
-use crate::crypto::{aead_key, nonce};
-use crate::message::TAG_SIZE;
+use plain::PlainKey;
 
 /// Messages that are worked on at once.
 pub(crate) const BATCH: usize = 16;
@@ -31,7 +29,7 @@ pub(crate) struct Text {
 
 /// The key of one direction of a session.
 pub(crate) struct Key {
-    plain: LessSafeKey,
+    plain: PlainKey,
     #[cfg(target_arch = "x86_64")]
     wide: Option<wide::WideKey>,
 }
@@ -39,7 +37,7 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
         Self {
-            plain: aead_key(key),
+            plain: PlainKey::new(key),
             #[cfg(target_arch = "x86_64")]
             wide: wide::WideKey::new(key),
         }
@@ -67,16 +65,7 @@ impl Key {
             wide.seal(buffer, texts);
             return true;
         }
-        texts.iter().all(|text| {
-            let (body, tag_out) = buffer[text.start..text.end + TAG_SIZE].split_at_mut(text.end - text.start);
-            match self.plain.seal_in_place_separate_tag(nonce(text.counter), Aad::empty(), body) {
-                Ok(tag) => {
-                    tag_out.copy_from_slice(tag.as_ref());
-                    true
-                }
-                Err(_) => false,
-            }
-        })
+        texts.iter().all(|text| self.plain.seal(buffer, text))
     }
 
     /// Opens at most [`BATCH`] texts in place and tells which were authentic.
@@ -90,8 +79,7 @@ impl Key {
         }
         let mut authentic = [false; BATCH];
         for (authentic, text) in authentic.iter_mut().zip(texts) {
-            let sealed = &mut buffer[text.start..text.end + TAG_SIZE];
-            *authentic = self.plain.open_in_place(nonce(text.counter), Aad::empty(), sealed).is_ok();
+            *authentic = self.plain.open(buffer, text);
         }
         authentic
     }

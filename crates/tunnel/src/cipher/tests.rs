@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::message::TAG_SIZE;
 
 const KEY: [u8; 32] = [0x5a; 32];
 

@@ -9,10 +9,6 @@ use crate::sys;
 
 use super::{Shared, outbound};
 
-/// Packets arm timers without waking this thread; none of them is nearer than a second, so looking twice a second is
-/// enough.
-const LONGEST_SLEEP: Duration = Duration::from_millis(500);
-
 /// Runs until the device stops.
 pub(super) fn run(shared: &Shared) {
     let mut out = Vec::new();
@@ -23,18 +19,16 @@ pub(super) fn run(shared: &Shared) {
         shared.do_errands();
         let now = sys::now();
         let more = shared.engine.handle_jobs(now, &mut out);
-        shared.engine.handle_timers(now, &mut out);
+        if shared.engine.timers_due() <= now.moment {
+            shared.engine.handle_timers(now, &mut out);
+        }
         for (to, datagram) in out.drain(..) {
             if let Err(error) = shared.send(&to, &datagram, datagram.len(), Ecn::NotCapable) {
                 shared.engine.drops.count(Drop::UdpSend);
                 tracing::debug!(endpoint = %to.address, %error, "cannot send");
             }
         }
-        let sleep = if more {
-            Duration::ZERO
-        } else {
-            shared.engine.next_timer().since(sys::moment()).min(LONGEST_SLEEP)
-        };
+        let sleep = if more { Duration::ZERO } else { shared.engine.timers_due().since(sys::moment()) };
         let fds = [shared.stop.as_raw_fd(), shared.bell.as_raw_fd(), shared.tun.link_events_fd()];
         match sys::wait(fds, Some(sleep)) {
             Ok([true, ..]) => return,

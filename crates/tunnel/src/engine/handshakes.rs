@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use crate::clock::{Moment, Now};
 use crate::drops::Drop;
+use crate::key::PrivateKey;
 use crate::message::{COOKIE_REPLY_SIZE, INITIATION_SIZE, Message, RESPONSE_SIZE, word};
-use crate::noise::{self, Parties, Timestamp};
-use crate::peer::{Endpoint, Peer};
+use crate::noise::{self, Parties};
+use crate::peer::{Endpoint, Peer, Secrets};
 use crate::session::{Role, Session};
 use crate::sync::lock;
 use crate::timers::Due;
+use crate::timestamp::Timestamp;
 
 use super::limits::Verdict;
-use super::{Carrier, Engine, Indexed, Job, Outbox, key_of};
+use super::{Carrier, Engine, Identity, Indexed, Job, LONGEST_SLEEP, Outbox, key_of};
 
-/// An initiator may try this often; faster ones are taken for a flood of replays.
-const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
 /// Jobs done before the caller looks at its timers again.
 const JOBS_AT_ONCE: usize = 64;
 
@@ -35,6 +34,9 @@ impl Engine {
                 (job, waiting)
             };
             if !self.is_running() {
+                if let Job::Initiate(peer) = job {
+                    peer.wants_initiation.store(false, Relaxed);
+                }
                 continue;
             }
             match job {
@@ -58,29 +60,36 @@ impl Engine {
 
     /// Does what is due for every peer.
     pub(crate) fn handle_timers(&self, now: Now, out: &mut Outbox) {
+        // First of all: what is armed while looking brings it forward again.
+        self.timers_due.store(now.moment.plus(LONGEST_SLEEP).as_nanos(), Relaxed);
         if !self.is_running() {
             return;
         }
-        let ready: Vec<Arc<Peer>> = {
-            let registry = lock(&self.registry);
-            let peers = registry.values().map(|entry| &entry.peer);
-            peers.filter(|peer| peer.timers.next() <= now.moment).cloned().collect()
-        };
-        for peer in ready {
-            for due in peer.timers.take_due(now.moment) {
-                match due {
-                    Due::Retry => {
-                        peer.clear_local_address();
-                        self.initiate(&peer, now, true, out);
-                    }
-                    Due::Handshake => {
-                        peer.clear_local_address();
-                        self.initiate(&peer, now, false, out);
-                    }
-                    Due::GiveUp => self.drops.add(Drop::NoSession, peer.take_staged().len() as u64),
-                    Due::Keepalive => self.keepalive(&peer, now, out),
-                    Due::ForgetKeys => self.release(peer.forget_keys()),
+        let mut next = Moment::NEVER;
+        for entry in self.registry.load_full().iter() {
+            let peer = &entry.peer;
+            if peer.timers.next() <= now.moment {
+                self.handle_timers_of(peer, now, out);
+            }
+            next = next.min(peer.timers.next());
+        }
+        self.look_at_timers(next);
+    }
+
+    fn handle_timers_of(&self, peer: &Arc<Peer>, now: Now, out: &mut Outbox) {
+        for due in peer.timers.take_due(now.moment) {
+            match due {
+                Due::Retry => {
+                    peer.clear_local_address();
+                    self.initiate(peer, now, true, out);
                 }
+                Due::Handshake => {
+                    peer.clear_local_address();
+                    self.initiate(peer, now, false, out);
+                }
+                Due::GiveUp => self.drops.add(Drop::NoSession, peer.take_staged().len() as u64),
+                Due::Keepalive => self.keepalive(peer, now, out),
+                Due::ForgetKeys => self.release(peer.forget_keys()),
             }
         }
     }
@@ -93,23 +102,30 @@ impl Engine {
             return;
         }
         peer.timers.initiation_sent(now.moment, is_retry);
-        let mut handshake = lock(&peer.handshake);
-        let index = self.bind_index(|_| Indexed { peer: peer.clone(), session: None });
-        let parties = Parties {
-            private,
-            public: &identity.public,
-            remote: &peer.key,
-            shared: &handshake.shared,
-            preshared: &handshake.preshared,
+        self.look_at_timers(peer.timers.next());
+        let (secrets, last_sent) = {
+            let handshake = lock(&peer.handshake);
+            (handshake.secrets(), handshake.last_sent)
         };
-        let Some((initiated, mut message)) = noise::initiate(&parties, index, timestamp(now.wall)) else {
+        let timestamp = Timestamp::at(now.wall).after(last_sent);
+        let index = self.bind_index(|_| Indexed { peer: peer.clone(), session: None });
+        let parties = parties(&identity, private, peer, &secrets);
+        let Some((initiated, mut message)) = noise::initiate(&parties, index, timestamp) else {
             self.release(vec![index]);
             return;
         };
-        let old = handshake.initiated.replace(initiated);
+        let old = {
+            let mut handshake = lock(&peer.handshake);
+            handshake.last_sent = Some(timestamp);
+            handshake.cookie.stamp(&peer.macs, &mut message, now.moment);
+            handshake.initiated.replace(initiated)
+        };
         self.release(old.iter().map(|old| old.index).collect());
-        handshake.cookie.stamp(&peer.macs, &mut message, now.moment);
-        drop(handshake);
+        if peer.removed.load(Relaxed) {
+            // Removed while the handshake was computed: leave nothing behind.
+            self.release(peer.forget_keys());
+            return;
+        }
         tracing::debug!(peer = %peer.key, endpoint = %endpoint.address, "sending a handshake initiation");
         self.send_handshake(peer, &endpoint, message.to_vec(), now.moment, out);
     }
@@ -162,38 +178,26 @@ impl Engine {
         now: Now,
         out: &mut Outbox,
     ) -> Option<()> {
-        let identity = self.identity.load();
+        let identity = self.identity.load_full();
         let private = identity.private.as_ref()?;
         let identified = noise::identify(private, &identity.public, bytes)?;
-        let peer = lock(&self.registry).get(&identified.remote)?.peer.clone();
-        let mut handshake = lock(&peer.handshake);
-        let received = noise::receive(identified, &handshake.shared)?;
-        if handshake.last_timestamp.is_some_and(|last| received.timestamp <= last)
-            || handshake.last_received.is_some_and(|at| now.moment.since(at) < MIN_INITIATION_INTERVAL)
-        {
-            return None;
-        }
-        handshake.last_timestamp = Some(received.timestamp);
-        handshake.last_received = Some(now.moment);
-        let parties = Parties {
-            private,
-            public: &identity.public,
-            remote: &peer.key,
-            shared: &handshake.shared,
-            preshared: &handshake.preshared,
-        };
+        let peer = self.registry.load().get(&identified.remote)?.peer.clone();
+        let secrets = lock(&peer.handshake).secrets();
+        let received = noise::receive(identified, &secrets.shared)?;
+        lock(&peer.handshake).take(received.timestamp, now.moment)?;
         let index = self.bind_index(|_| Indexed { peer: peer.clone(), session: None });
+        let parties = parties(&identity, private, &peer, &secrets);
         let Some((keys, mut message)) = noise::respond(&parties, received, index) else {
             self.release(vec![index]);
             return None;
         };
-        handshake.cookie.stamp(&peer.macs, &mut message, now.moment);
-        drop(handshake);
+        lock(&peer.handshake).cookie.stamp(&peer.macs, &mut message, now.moment);
         tracing::debug!(peer = %peer.key, endpoint = %source.address, "answering a handshake initiation");
         peer.received_bytes.fetch_add(INITIATION_SIZE as u64, Relaxed);
         peer.roam(&source);
         peer.timers.packet_received(now.moment);
-        self.install(&peer, Session::new(index, Role::Responder, &keys, now.moment), now.moment);
+        let session = Session::new(index, Role::Responder, &keys, now.moment);
+        self.install(&peer, session, (&identity, &secrets), now.moment);
         self.send_handshake(&peer, &source, message.to_vec(), now.moment, out);
         Some(())
     }
@@ -207,28 +211,28 @@ impl Engine {
     ) -> Option<()> {
         let index = word(bytes, 8);
         let peer = self.indices.load().get(key_of(index), 32)?.peer.clone();
-        let identity = self.identity.load();
+        let identity = self.identity.load_full();
         let private = identity.private.as_ref()?;
-        let mut handshake = lock(&peer.handshake);
-        let initiated = handshake.initiated.take_if(|initiated| initiated.index == index)?;
-        let parties = Parties {
-            private,
-            public: &identity.public,
-            remote: &peer.key,
-            shared: &handshake.shared,
-            preshared: &handshake.preshared,
+        let (initiated, secrets) = {
+            let mut handshake = lock(&peer.handshake);
+            let initiated = handshake.initiated.take_if(|initiated| initiated.index == index)?;
+            (initiated, handshake.secrets())
         };
-        let Some(keys) = noise::finish(&initiated, &parties, bytes) else {
+        let Some(keys) = noise::finish(&initiated, &parties(&identity, private, &peer, &secrets), bytes)
+        else {
             // Somebody else's answer must not end the handshake: the right one may still come.
-            handshake.initiated = Some(initiated);
+            lock(&peer.handshake).initiated = Some(initiated);
+            if peer.removed.load(Relaxed) {
+                self.release(peer.forget_keys());
+            }
             return None;
         };
-        drop(handshake);
         peer.received_bytes.fetch_add(RESPONSE_SIZE as u64, Relaxed);
         peer.roam(&source);
         peer.timers.packet_received(now.moment);
         peer.timers.handshake_complete();
-        self.install(&peer, Session::new(index, Role::Initiator, &keys, now.moment), now.moment);
+        let session = Session::new(index, Role::Initiator, &keys, now.moment);
+        self.install(&peer, session, (&identity, &secrets), now.moment);
         peer.last_handshake.store(now.wall.as_nanos() as u64, Relaxed);
         tracing::debug!(peer = %peer.key, endpoint = %source.address, "handshake finished");
         if peer.has_staged() {
@@ -240,15 +244,23 @@ impl Engine {
         Some(())
     }
 
-    /// Binds a session to its index and takes it into use.
-    fn install(&self, peer: &Arc<Peer>, session: Session, now: Moment) {
+    /// Binds a session to its index and takes it into use. What it was made with may have changed meanwhile.
+    fn install(
+        &self,
+        peer: &Arc<Peer>,
+        session: Session,
+        (identity, secrets): (&Arc<Identity>, &Secrets),
+        now: Moment,
+    ) {
         let session = Arc::new(session);
         let entry = Indexed { peer: peer.clone(), session: Some(session.clone()) };
         self.rebind_index(session.local_index, &entry);
         self.release(peer.install(session, now));
-        if peer.removed.load(Relaxed) {
-            // Removed while the handshake was computed: leave nothing behind.
+        if peer.removed.load(Relaxed) || !Arc::ptr_eq(&self.identity.load(), identity) {
+            // Leave nothing behind.
             self.release(peer.forget_keys());
+        } else if lock(&peer.handshake).preshared != secrets.preshared {
+            self.handshake_soon(peer, now);
         }
     }
 
@@ -278,12 +290,17 @@ impl Engine {
     }
 }
 
-/// TAI64N, with the lower bits cut off so that handshakes do not tell the exact time.
-fn timestamp(wall: Duration) -> Timestamp {
-    const TAI_BASE: u64 = (1 << 62) + 10;
-    const WHITENED: u32 = !((1 << 24) - 1);
-    let mut out = [0; 12];
-    out[..8].copy_from_slice(&(TAI_BASE + wall.as_secs()).to_be_bytes());
-    out[8..].copy_from_slice(&(wall.subsec_nanos() & WHITENED).to_be_bytes());
-    out
+fn parties<'a>(
+    identity: &'a Identity,
+    private: &'a PrivateKey,
+    peer: &'a Peer,
+    secrets: &'a Secrets,
+) -> Parties<'a> {
+    Parties {
+        private,
+        public: &identity.public,
+        remote: &peer.key,
+        shared: &secrets.shared,
+        preshared: &secrets.preshared,
+    }
 }

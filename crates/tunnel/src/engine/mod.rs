@@ -1,8 +1,8 @@
 //! A whole WireGuard device without sockets, threads or clocks: peers, cryptokey routing, sessions by index, jobs.
 //!
 //! Shared by all threads. The path of a packet takes no lock that a handshake or a change of the configuration holds:
-//! routes and session indices are persistent tries that are replaced as a whole. Handshakes and timers are *jobs*,
-//! done by whoever calls [`Engine::handle_jobs`] and [`Engine::handle_timers`]; the bell tells when there are some.
+//! routes, session indices and the peers are persistent tries that are replaced as a whole. Handshakes and timers are
+//! *jobs*, done by whoever calls [`Engine::handle_jobs`] and [`Engine::handle_timers`]; the bell tells when there are some.
 
 #[cfg(test)]
 mod greeting;
@@ -12,6 +12,7 @@ mod inbound;
 mod interop;
 mod limits;
 mod outbound;
+mod registry;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,9 @@ mod tests;
 mod world;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -39,7 +41,11 @@ pub(crate) use inbound::{Datagrams, Opened};
 pub(crate) use outbound::{Carrier, NoCarrier};
 
 use limits::Limits;
-use settings::Registry;
+use registry::Registry;
+
+/// Packets arm timers without telling anybody. None of those is nearer than a second, so looking twice a second finds each
+/// before it is due.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// Datagrams to be sent, in order.
 pub(crate) type Outbox = Vec<(Endpoint, Vec<u8>)>;
@@ -50,10 +56,11 @@ pub(crate) struct Engine {
     identity: ArcSwap<Identity>,
     routes: ArcSwap<Routes<Arc<Peer>>>,
     indices: ArcSwap<Trie<Indexed>>,
-    /// Held while peers are changed or looked up by key, never by packets.
-    registry: Mutex<Registry>,
+    registry: ArcSwap<Registry>,
     /// Serialises those who change settings.
     settings: Mutex<()>,
+    /// When the timers have to be looked at.
+    timers_due: AtomicU64,
     jobs: Mutex<Jobs>,
     limits: Mutex<Limits>,
     bell: Box<dyn Fn() + Send + Sync>,
@@ -111,8 +118,9 @@ impl Engine {
             identity: ArcSwap::from_pointee(Identity::new(private)),
             routes: ArcSwap::from_pointee(Routes::default()),
             indices: ArcSwap::from_pointee(Trie::default()),
-            registry: Mutex::default(),
+            registry: ArcSwap::from_pointee(Registry::default()),
             settings: Mutex::default(),
+            timers_due: AtomicU64::new(0),
             jobs: Mutex::default(),
             limits: Mutex::new(Limits::new()),
             bell,
@@ -153,10 +161,13 @@ impl Engine {
     /// Follows the interface going up or down: going down forgets all sessions, as in the kernel; coming up sends
     /// the persistent keepalives.
     pub(crate) fn set_running(&self, up: bool) {
-        if self.running.swap(up, Relaxed) == up {
+        if self.is_running() == up {
             return;
         }
-        for entry in lock(&self.registry).values() {
+        // No peer may be added meanwhile, and be left as it was.
+        let _serial = lock(&self.settings);
+        self.running.store(up, Relaxed);
+        for entry in self.registry.load_full().iter() {
             let peer = &entry.peer;
             if up {
                 if peer.timers.persistent_keepalive() != 0 {
@@ -172,10 +183,14 @@ impl Engine {
         }
     }
 
-    /// The earliest moment at which [`Engine::handle_timers`] has something to do, as things are now.
-    pub(crate) fn next_timer(&self) -> Moment {
-        let registry = lock(&self.registry);
-        registry.values().map(|entry| entry.peer.timers.next()).min().unwrap_or(Moment::NEVER)
+    /// The moment at which [`Engine::handle_timers`] has to be called, at the latest.
+    pub(crate) fn timers_due(&self) -> Moment {
+        Moment::from_nanos(self.timers_due.load(Relaxed))
+    }
+
+    /// Has the timers looked at then, if not earlier.
+    fn look_at_timers(&self, at: Moment) {
+        self.timers_due.fetch_min(at.as_nanos(), Relaxed);
     }
 
     fn add_job(&self, job: Job) {
@@ -188,6 +203,13 @@ impl Engine {
         if peer.timers.may_initiate(now) && !peer.wants_initiation.swap(true, Relaxed) {
             self.add_job(Job::Initiate(peer.clone()));
         }
+    }
+
+    /// Asks for new keys although there are some, as soon as may be.
+    fn handshake_soon(&self, peer: &Peer, now: Moment) {
+        peer.timers.handshake_soon(now);
+        self.look_at_timers(peer.timers.next());
+        (self.bell)();
     }
 
     /// Finds a random index that is not in use and binds it.

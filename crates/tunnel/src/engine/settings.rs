@@ -3,7 +3,7 @@
 //! All changes of one call appear to packets at the same moment, as far as allowed IPs go: the routes are replaced
 //! once. Nothing a caller does not name is touched, above all not a session or a learned endpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
@@ -19,20 +19,15 @@ use crate::peer::{Endpoint, Peer};
 use crate::routing::Routes;
 use crate::sync::lock;
 
+use super::registry::{Entry, Registry};
 use super::{Engine, Identity, Job};
 
-/// The peers, with what each owns. Only settings look at the prefixes here; packets use the routes.
-pub(super) type Registry = BTreeMap<PublicKey, Entry>;
-
-/// A peer and its allowed IPs.
-pub(super) struct Entry {
-    pub(super) peer: Arc<Peer>,
-    allowed_ips: BTreeSet<IpNet>,
-}
-
-/// A change in the making: the registry locked, the new routes not yet published.
-struct Edit<'a> {
-    registry: &'a mut Registry,
+/// A change in the making, not yet published.
+struct Edit {
+    registry: Registry,
+    /// What differs from the registry; `None` is removed. Kept apart, so that who gets or loses many prefixes in one
+    /// call is not copied for each of them.
+    changed: BTreeMap<PublicKey, Option<Entry>>,
     routes: Routes<Arc<Peer>>,
 }
 
@@ -52,17 +47,14 @@ impl Engine {
         if identity.private.is_some() {
             self.apply_locked(&[PeerChange::Remove(identity.public)], Moment::default());
         }
-        let peers: Vec<Arc<Peer>> = lock(&self.registry).values().map(|entry| entry.peer.clone()).collect();
-        self.identity.store(identity.clone());
-        for peer in peers {
-            if let Some(private) = &identity.private {
-                let shared = StaticShared::new(private, &peer.key);
-                lock(&peer.handshake).shared = shared;
-            }
+        self.identity.store(identity);
+        for Entry { peer, .. } in self.registry.load_full().iter() {
+            let shared = self.shared(&peer.key);
+            lock(&peer.handshake).shared = shared;
             self.release(peer.forget_keys());
             peer.timers.stop();
             if peer.timers.persistent_keepalive() != 0 {
-                self.add_job(Job::Keepalive(peer));
+                self.add_job(Job::Keepalive(peer.clone()));
             }
         }
     }
@@ -74,42 +66,38 @@ impl Engine {
     }
 
     fn apply_locked(&self, changes: &[PeerChange], now: Moment) {
-        let identity = self.identity.load();
-        // Diffie-Hellman takes tens of microseconds per new peer: not while handshakes wait for the registry.
-        let mut shared = self.shared_with_new_peers(changes);
-        let mut registry = lock(&self.registry);
-        let mut edit = Edit { registry: &mut registry, routes: Routes::clone(&self.routes.load()) };
+        let ourselves = self.identity.load().public;
+        let mut edit = Edit {
+            registry: Registry::clone(&self.registry.load()),
+            changed: BTreeMap::new(),
+            routes: Routes::clone(&self.routes.load()),
+        };
         let mut gone = Vec::new();
         let mut touched = Vec::new();
         for change in changes {
             match change {
-                PeerChange::RemoveAll => {
-                    edit.routes = Routes::default();
-                    gone.extend(std::mem::take(edit.registry).into_values().map(|entry| entry.peer));
-                }
+                PeerChange::RemoveAll => gone.extend(edit.remove_all()),
                 PeerChange::Remove(key) => gone.extend(edit.remove(key)),
-                PeerChange::Set(settings) if settings.key == identity.public => {}
+                PeerChange::Set(settings) if settings.key == ourselves => {}
                 PeerChange::Set(settings) => {
-                    let known = edit.registry.contains_key(&settings.key);
-                    if settings.when_missing == WhenMissing::Add && !known {
-                        // A key that came back after its removal in the same call is computed here.
-                        let shared =
-                            shared.remove(&settings.key).unwrap_or_else(|| self.shared(&settings.key));
-                        edit.add(settings.key, shared);
+                    let known = edit.peer(&settings.key);
+                    let peer = match (&known, settings.when_missing) {
+                        (Some(peer), _) => peer.clone(),
+                        (None, WhenMissing::Add) => edit.add(settings.key, self.shared(&settings.key)),
+                        (None, WhenMissing::Skip) => continue,
+                    };
+                    edit.set_allowed_ips(&peer, &settings.allowed_ips);
+                    self.set_peer(&peer, settings, now);
+                    if known.is_none() {
+                        self.greet(&peer);
                     }
-                    if let Some(peer) = edit.set_allowed_ips(settings) {
-                        self.set_peer(&peer, settings, now);
-                        if !known {
-                            self.greet(&peer);
-                        }
-                        touched.push(peer);
-                    }
+                    touched.push(peer);
                 }
             }
         }
         // Unpublish first: after this no packet reaches a removed peer.
-        self.routes.store(Arc::new(edit.routes));
-        drop(registry);
+        self.routes.store(Arc::new(std::mem::take(&mut edit.routes)));
+        self.registry.store(Arc::new(edit.finish()));
         for peer in gone {
             peer.removed.store(true, Relaxed);
             self.release(peer.forget_keys());
@@ -129,18 +117,6 @@ impl Engine {
         }
     }
 
-    fn shared_with_new_peers(&self, changes: &[PeerChange]) -> BTreeMap<PublicKey, StaticShared> {
-        let new: Vec<PublicKey> = {
-            let registry = lock(&self.registry);
-            let added = changes.iter().filter_map(|change| match change {
-                PeerChange::Set(settings) if settings.when_missing == WhenMissing::Add => Some(settings.key),
-                _ => None,
-            });
-            added.filter(|key| !registry.contains_key(key)).collect()
-        };
-        new.into_iter().map(|key| (key, self.shared(&key))).collect()
-    }
-
     /// What concerns the peer alone.
     fn set_peer(&self, peer: &Arc<Peer>, settings: &PeerSettings, now: Moment) {
         if let Some(preshared) = &settings.preshared_key {
@@ -150,8 +126,7 @@ impl Engine {
                 drop(handshake);
                 // The session lives on; a new handshake soon makes the new key count.
                 if peer.session(now).is_some() {
-                    peer.timers.handshake_soon(now);
-                    (self.bell)();
+                    self.handshake_soon(peer, now);
                 }
             }
         }
@@ -169,67 +144,103 @@ impl Engine {
 
     /// All peers, sorted by key.
     pub(crate) fn peers(&self) -> Vec<PeerState> {
-        lock(&self.registry).values().map(Entry::state).collect()
+        self.registry.load_full().iter().map(Entry::state).collect()
     }
 }
 
-impl Edit<'_> {
-    fn add(&mut self, key: PublicKey, shared: StaticShared) {
-        let entry = Entry { peer: Arc::new(Peer::new(key, shared)), allowed_ips: BTreeSet::new() };
-        self.registry.insert(key, entry);
+impl Edit {
+    /// A peer as it is after the changes so far.
+    fn peer(&self, key: &PublicKey) -> Option<Arc<Peer>> {
+        let entry = match self.changed.get(key) {
+            Some(changed) => changed.as_ref(),
+            None => self.registry.get(key),
+        };
+        entry.map(|entry| entry.peer.clone())
+    }
+
+    /// A peer's allowed IPs, to be changed. None when it is not there.
+    fn allowed_ips(&mut self, key: &PublicKey) -> Option<&mut BTreeSet<IpNet>> {
+        let entry = match self.changed.entry(*key) {
+            btree_map::Entry::Occupied(changed) => changed.into_mut(),
+            btree_map::Entry::Vacant(unchanged) => unchanged.insert(Some(self.registry.get(key)?.clone())),
+        };
+        entry.as_mut().map(|entry| Arc::make_mut(&mut entry.allowed_ips))
+    }
+
+    fn add(&mut self, key: PublicKey, shared: StaticShared) -> Arc<Peer> {
+        let peer = Arc::new(Peer::new(key, shared));
+        let entry = Entry { peer: peer.clone(), allowed_ips: Arc::default() };
+        self.changed.insert(key, Some(entry));
+        peer
     }
 
     fn remove(&mut self, key: &PublicKey) -> Option<Arc<Peer>> {
-        let entry = self.registry.remove(key)?;
-        for prefix in &entry.allowed_ips {
-            self.routes.remove(prefix);
+        let peer = self.peer(key)?;
+        for prefix in std::mem::take(self.allowed_ips(key)?) {
+            self.routes.remove(&prefix);
         }
-        Some(entry.peer)
-    }
-
-    /// Moves prefixes; returns the peer, if it exists.
-    fn set_allowed_ips(&mut self, settings: &PeerSettings) -> Option<Arc<Peer>> {
-        let entry = self.registry.get_mut(&settings.key)?;
-        let peer = entry.peer.clone();
-        let (add, remove) = match &settings.allowed_ips {
-            AllowedIpsChange::Keep => return Some(peer),
-            AllowedIpsChange::Replace(all) => {
-                let wanted: BTreeSet<IpNet> = all.iter().map(IpNet::trunc).collect();
-                let lost = entry.allowed_ips.difference(&wanted).copied().collect();
-                (wanted, lost)
-            }
-            AllowedIpsChange::Edit { add, remove } => {
-                let add: BTreeSet<IpNet> = add.iter().map(IpNet::trunc).collect();
-                let remove: Vec<IpNet> = remove.iter().map(IpNet::trunc).collect();
-                let lost = remove.into_iter().filter(|p| entry.allowed_ips.contains(p) && !add.contains(p));
-                let lost = lost.collect::<Vec<_>>();
-                (add, lost)
-            }
-        };
-        for prefix in &remove {
-            entry.allowed_ips.remove(prefix);
-            self.routes.remove(prefix);
-        }
-        for prefix in add {
-            self.give(&peer, prefix);
-        }
+        self.changed.insert(*key, None);
         Some(peer)
     }
 
+    fn remove_all(&mut self) -> Vec<Arc<Peer>> {
+        self.routes = Routes::default();
+        let (registry, changed) = (std::mem::take(&mut self.registry), std::mem::take(&mut self.changed));
+        let unchanged = registry.iter().filter(|entry| !changed.contains_key(&entry.peer.key));
+        unchanged.chain(changed.values().flatten()).map(|entry| entry.peer.clone()).collect()
+    }
+
+    fn set_allowed_ips(&mut self, peer: &Arc<Peer>, change: &AllowedIpsChange) {
+        let (add, remove): (BTreeSet<IpNet>, Vec<IpNet>) = match change {
+            AllowedIpsChange::Keep => return,
+            AllowedIpsChange::Replace(all) => {
+                let wanted: BTreeSet<IpNet> = all.iter().map(IpNet::trunc).collect();
+                let owned =
+                    self.allowed_ips(&peer.key).map(|owned| owned.difference(&wanted).copied().collect());
+                (wanted, owned.unwrap_or_default())
+            }
+            AllowedIpsChange::Edit { add, remove } => {
+                let add: BTreeSet<IpNet> = add.iter().map(IpNet::trunc).collect();
+                let remove = remove.iter().map(IpNet::trunc).filter(|prefix| !add.contains(prefix)).collect();
+                (add, remove)
+            }
+        };
+        for prefix in remove {
+            if self.allowed_ips(&peer.key).is_some_and(|owned| owned.remove(&prefix)) {
+                self.routes.remove(&prefix);
+            }
+        }
+        for prefix in add {
+            self.give(peer, prefix);
+        }
+    }
+
     fn give(&mut self, peer: &Arc<Peer>, prefix: IpNet) {
-        match self.routes.owner(&prefix) {
-            Some(owner) if Arc::ptr_eq(owner, peer) => return,
+        match self.routes.owner(&prefix).map(|owner| owner.key) {
+            Some(owner) if owner == peer.key => return,
             Some(owner) => {
-                if let Some(loser) = self.registry.get_mut(&owner.key) {
-                    loser.allowed_ips.remove(&prefix);
+                if let Some(loser) = self.allowed_ips(&owner) {
+                    loser.remove(&prefix);
                 }
             }
             None => {}
         }
         self.routes.insert(&prefix, peer.clone());
-        if let Some(entry) = self.registry.get_mut(&peer.key) {
-            entry.allowed_ips.insert(prefix);
+        if let Some(owned) = self.allowed_ips(&peer.key) {
+            owned.insert(prefix);
         }
+    }
+
+    /// The registry after all changes.
+    fn finish(self) -> Registry {
+        let mut registry = self.registry;
+        for (key, entry) in self.changed {
+            match entry {
+                Some(entry) => registry.insert(entry),
+                None => registry.remove(&key),
+            }
+        }
+        registry
     }
 }
 

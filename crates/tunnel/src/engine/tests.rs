@@ -376,6 +376,59 @@ fn a_new_private_key_ends_sessions_and_keeps_peers() {
     assert_eq!(world.nodes[0].engine.peers().len(), 1);
 }
 
+/// Handshakes are computed without a lock: what changes meanwhile must win, and nothing may be left behind.
+#[test]
+fn changes_in_the_middle_of_handshakes_leave_nothing_behind() {
+    let mut world = World::pair();
+    let engines = world.nodes.iter().map(|node| (&node.engine, node.key, node.address));
+    let [(a, key_a, address_a), (b, key_b, address_b)] = engines.collect::<Vec<_>>()[..] else { panic!() };
+    std::thread::scope(|scope| {
+        let changer = scope.spawn(|| {
+            for turn in 0..3000u16 {
+                let mut add = settings(key_b, Some(address_b), &["10.0.0.1/32"]);
+                add.preshared_key = Some([turn.to_le_bytes()[0] % 2; 32].into());
+                match turn % 4 {
+                    0 => a.apply(&[PeerChange::Remove(key_b)], world.now.moment),
+                    1 => b.set_private_key(Some(private_key(if turn % 8 == 1 { 9 } else { 2 }))),
+                    2 => {
+                        a.apply(&[PeerChange::RemoveAll, PeerChange::Set(add.clone())], world.now.moment);
+                    }
+                    _ => a.apply(&[PeerChange::Set(add.clone())], world.now.moment),
+                }
+            }
+        });
+        let mut now = world.now;
+        while !changer.is_finished() {
+            now.moment = now.moment.plus(seconds(6));
+            now.wall += seconds(6);
+            let mut out = super::Outbox::new();
+            a.handle_packet(&packet(0, 1, 1), now.moment, &mut out);
+            a.handle_jobs(now, &mut out);
+            a.handle_timers(now, &mut out);
+            for (from, to) in [(address_a, b), (address_b, a), (address_a, b)] {
+                let mut answers = super::Outbox::new();
+                for (_, mut datagram) in out.drain(..) {
+                    to.inbound(now.moment).open(&from.into(), &mut datagram);
+                }
+                to.handle_jobs(now, &mut answers);
+                out = answers;
+            }
+        }
+    });
+    a.apply(&[PeerChange::RemoveAll], world.now.moment);
+    b.apply(&[PeerChange::Remove(key_a)], world.now.moment);
+    assert!(a.indices.load().is_empty() && b.indices.load().is_empty());
+    // And it goes on.
+    b.set_private_key(Some(private_key(2)));
+    world.introduce(0, 1);
+    world.introduce(1, 0);
+    world.now.moment = world.now.moment.plus(seconds(1 << 32));
+    world.now.wall += seconds(1 << 32);
+    world.send(0, &packet(0, 1, 1));
+    world.pass(SECOND);
+    assert_eq!(world.nodes[1].delivered.last(), Some(&packet(0, 1, 1)));
+}
+
 #[test]
 fn a_device_that_is_down_is_silent() {
     let mut world = World::pair();
@@ -390,6 +443,137 @@ fn a_device_that_is_down_is_silent() {
     world.pass(SECOND);
     let sent = world.sent_of_size(1, INITIATION_SIZE, down);
     assert_eq!(sent, 1, "its persistent keepalive begins at once");
+}
+
+#[test]
+fn what_was_asked_for_when_the_device_went_down_is_asked_for_again() {
+    let mut world = World::pair();
+    let mut out = super::Outbox::new();
+    world.nodes[0].engine.handle_packet(&packet(0, 1, 1), world.now.moment, &mut out);
+    world.nodes[0].engine.set_running(false);
+    world.work(0);
+    world.nodes[0].engine.set_running(true);
+    world.send(0, &packet(0, 1, 2));
+    world.pass(SECOND);
+    assert_eq!(world.nodes[1].delivered, [packet(0, 1, 2)]);
+}
+
+/// The owner of an address in the tunnel is nobody else in the other family, however the address is written.
+#[test]
+fn sources_are_checked_in_their_own_family() {
+    let mut world = World::pair();
+    let v6 = |source: &str| {
+        let mut packet = vec![0; 40];
+        (packet[0], packet[6], packet[7]) = (0x60, 59, 64);
+        packet[8..24].copy_from_slice(&source.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        packet[24..40].copy_from_slice(&"fd00::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        packet
+    };
+    world.change(0, |peer| {
+        let all = ["10.0.0.1/32", "fd00::1/128"].map(|prefix| prefix.parse().unwrap());
+        peer.allowed_ips = AllowedIpsChange::Replace(all.to_vec());
+    });
+    world.change(1, |peer| {
+        let all = ["10.0.0.0/32", "fd00:a::/64"].map(|prefix| prefix.parse().unwrap());
+        peer.allowed_ips = AllowedIpsChange::Replace(all.to_vec());
+    });
+    world.send(0, &v6("fd00:a::5"));
+    world.pass(SECOND);
+    assert_eq!(world.nodes[1].delivered.len(), 1);
+    let foreign =
+        ["::ffff:10.0.0.0", "::10.0.0.0", "64:ff9b::10.0.0.0", "2002:a00:0::1", "a00::", "fd00:b::5", "::1"];
+    for source in foreign {
+        world.send(0, &v6(source));
+        world.pass(SECOND);
+    }
+    world.send(0, &packet(7, 1, 1));
+    world.pass(SECOND);
+    assert_eq!(world.nodes[1].delivered.len(), 1);
+    assert_eq!(world.nodes[1].engine.drops.read().foreign_source, foreign.len() as u64 + 1);
+    // And the other way round: what looks like an IPv4 prefix is none.
+    world.change(1, |peer| {
+        let all = ["::ffff:10.0.0.0/104", "::/96"].map(|prefix| prefix.parse().unwrap());
+        peer.allowed_ips = AllowedIpsChange::Replace(all.to_vec());
+    });
+    world.send(0, &packet(0, 1, 1));
+    world.pass(SECOND);
+    assert_eq!(world.nodes[1].delivered.len(), 1);
+}
+
+/// Authentic, but no packets.
+#[test]
+fn what_a_peer_sends_must_be_a_packet_of_the_length_it_tells() {
+    let mut world = World::pair();
+    world.send(0, &packet(0, 1, 1));
+    world.pass(SECOND);
+    let right = packet(0, 1, 2);
+    let change = |at: usize, value: u8| {
+        let mut packet = right.clone();
+        packet[at] = value;
+        packet
+    };
+    let long = |length: u16| {
+        let mut packet = right.clone();
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        packet
+    };
+    let send = |world: &mut World, packet: &[u8]| {
+        let address = "10.0.0.1".parse().unwrap();
+        let Ok(carrier) = world.nodes[0].engine.carrier(address, world.now.moment) else {
+            panic!("no session")
+        };
+        let mut out = super::Outbox::new();
+        world.nodes[0].engine.seal_one(&carrier, packet, world.now.moment, &mut out);
+        let source = world.nodes[0].address;
+        world.arrive(1, source, out.remove(0).1)
+    };
+    let bad = [
+        vec![0x45],
+        vec![0x60; 20],
+        change(0, 0x05),
+        change(0, 0x55),
+        change(0, 0xf5),
+        long(19),
+        long(0),
+        long(33),
+        long(u16::MAX),
+    ];
+    for packet in &bad {
+        assert_eq!(send(&mut world, packet), Opened::Nothing, "{packet:x?}");
+    }
+    assert_eq!(world.nodes[1].engine.drops.read().bad_packet, bad.len() as u64);
+    // Shorter than what was sent is possible: the rest is padding.
+    send(&mut world, &long(20));
+    assert_eq!(world.nodes[1].delivered.last(), Some(&long(20)[..20].to_vec()));
+}
+
+#[test]
+fn a_peer_whose_key_nobody_can_have_harms_nobody() {
+    let mut world = World::pair();
+    for (number, key) in [[0; 32], [1; 32], [0xff; 32]].into_iter().enumerate() {
+        let prefix = format!("10.0.0.{}/32", 100 + number);
+        let endpoint = world.nodes[1].address;
+        let peer = settings(key.into(), Some(endpoint), &[&prefix]);
+        world.nodes[0].engine.apply(&[PeerChange::Set(peer)], world.now.moment);
+        world.send(0, &packet(0, 100 + number as u8, 1));
+    }
+    world.pass(seconds(200));
+    world.send(0, &packet(0, 1, 1));
+    world.pass(SECOND);
+    assert_eq!(world.nodes[1].delivered, [packet(0, 1, 1)]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_end_the_handshakes() {
+    let mut world = World::pair();
+    world.send(0, &packet(0, 1, 1));
+    world.pass(SECOND);
+    world.now.wall -= seconds(3600);
+    for number in 2..400 {
+        world.send(0, &packet(0, 1, number));
+        world.pass(SECOND);
+    }
+    assert_eq!(world.nodes[1].delivered.len(), 399, "no packet was lost");
 }
 
 #[test]

@@ -146,7 +146,9 @@ impl World {
     pub(crate) fn work(&mut self, node: usize) {
         let mut out = Outbox::new();
         while self.nodes[node].engine.handle_jobs(self.now, &mut out) {}
-        self.nodes[node].engine.handle_timers(self.now, &mut out);
+        if self.nodes[node].engine.timers_due() <= self.now.moment {
+            self.nodes[node].engine.handle_timers(self.now, &mut out);
+        }
         while self.nodes[node].engine.handle_jobs(self.now, &mut out) {}
         self.launch(node, out);
     }
@@ -180,7 +182,7 @@ impl World {
             self.work(node);
         }
         loop {
-            let timer = self.nodes.iter().map(|node| node.engine.next_timer()).min().unwrap_or(Moment::NEVER);
+            let timer = self.nodes.iter().map(|node| node.engine.timers_due()).min().unwrap_or(Moment::NEVER);
             let arrival = self.flying.keys().next().map_or(Moment::NEVER, |(at, _)| *at);
             let next = timer.min(arrival);
             if next > end {
