@@ -1,4 +1,4 @@
-//! What can go wrong with a device, and what to do about it.
+//! What can go wrong with a device, and what to do about it. The texts are complete: no error has another behind it.
 
 use std::io;
 
@@ -6,7 +6,9 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name does not fit an interface.
-    #[error("interface name {name:?} must have 1 to 15 bytes without '/' or white space")]
+    #[error(
+        "interface name {name:?} must have 1 to 15 bytes without '/', '%', white space and control characters"
+    )]
     BadName {
         /// What was given.
         name: String,
@@ -20,48 +22,48 @@ pub enum Error {
         mtu: u32,
     },
     /// The interface could not be made.
-    #[error("cannot {attempt} for interface {name:?}: {source}{hint}", hint = hint(source))]
+    #[error("cannot {attempt} for interface {name:?}: {reason}{hint}", hint = hint(reason))]
     Tun {
         /// What was attempted.
         attempt: &'static str,
         /// The interface.
         name: String,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The UDP port could not be opened.
-    #[error("cannot listen on UDP port {port}: {source}{hint}", hint = hint(source))]
+    #[error("cannot listen on UDP port {port}: {reason}{hint}", hint = hint(reason))]
     Listen {
         /// The port.
         port: u16,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The mark could not be set.
-    #[error("cannot mark datagrams with {mark:#x}: {source}{hint}", hint = hint(source))]
+    #[error("cannot mark datagrams with {mark:#x}: {reason}{hint}", hint = hint(reason))]
     Fwmark {
         /// The mark.
         mark: u32,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A thread or another resource of the device could not be made.
-    #[error("cannot {attempt}: {source}")]
+    #[error("cannot {attempt}: {reason}")]
     Resource {
         /// What was attempted.
         attempt: &'static str,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The control socket could not be served or reached.
-    #[error("cannot {attempt} {path}: {source}")]
+    #[error("cannot {attempt} {path}: {reason}")]
     Socket {
         /// What was attempted.
         attempt: &'static str,
         /// The socket.
         path: String,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Another process serves the control socket.
     #[error("{path} is served by another process: stop the device that uses this interface name")]
@@ -78,7 +80,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// The other side of the UAPI refused.
-    #[error("the device at {path} answered errno {errno}: {source}", source = io::Error::from_raw_os_error(*errno))]
+    #[error("the device at {path} answered errno {errno}: {reason}", reason = io::Error::from_raw_os_error(*errno))]
     Refused {
         /// The socket.
         path: String,

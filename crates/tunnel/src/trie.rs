@@ -97,7 +97,6 @@ impl<V: Clone> Trie<V> {
     }
 
     /// Whether nothing is stored.
-    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.root.is_none()
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tunnel::{AllowedIpsChange, Config, Device, PeerChange, PeerSettings};
 
-use common::{End, Namespace, eventually, key, peer, tunnel_over, unique};
+use common::{End, Namespace, eventually, key, peer, receive, tunnel_over, unique};
 
 fn reach(from: &End, to: &str) {
     eventually(&format!("an answer from {to}"), || from.namespace.ping(to));
@@ -143,7 +143,7 @@ fn bursts_of_small_datagrams_arrive() {
                 }
                 let mut buffer = [0; 1000];
                 for number in 0..16 * AT_ONCE {
-                    receiver.recv(&mut buffer).unwrap_or_else(|error| {
+                    receive(&receiver, &mut buffer).unwrap_or_else(|error| {
                         panic!("{size} bytes, number {number}: {error}; {:?}", b.device.state().drops)
                     });
                 }
@@ -213,7 +213,7 @@ fn a_prefix_moves_between_live_peers_and_no_packet_is_lost() {
                 sender.send_to(&number.to_be_bytes(), target).expect("the interface takes it");
             }
             for _ in 0..20 {
-                match receiver.recv(&mut buffer) {
+                match receive(&receiver, &mut buffer) {
                     Ok(_) => seen[u32::from_be_bytes(buffer) as usize] += 1,
                     Err(_) => break,
                 }

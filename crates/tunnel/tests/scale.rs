@@ -16,7 +16,7 @@ use boringtun::x25519;
 use tunnel::uapi::Client;
 use tunnel::{AllowedIpsChange, DeviceChange, PeerChange, PeerSettings};
 
-use common::{Namespace, PATIENCE, eventually, key, peer, run, unique};
+use common::{Namespace, PATIENCE, eventually, key, peer, receive, run, terminate, unique};
 
 const PEERS: u32 = 5000;
 const DEVICE: u32 = 1_000_000;
@@ -157,7 +157,7 @@ fn greet(network: &UdpSocket, numbers: &[u32]) -> Vec<Tunn> {
     for _ in numbers {
         let mut message = [0; 2048];
         let length = loop {
-            let length = network.recv(&mut message).expect("the device answers every initiation");
+            let length = receive(network, &mut message).expect("the device answers every initiation");
             // The device also answers peers that have only sent, by keepalives.
             if message[0] == RESPONSE {
                 break length;
@@ -187,7 +187,7 @@ fn send_all(from: &mut Tunn, network: &UdpSocket, receiver: &UdpSocket, many: u3
             };
         }
         for _ in 0..AT_ONCE {
-            let length = receiver.recv(&mut buffer).unwrap_or_else(|error| {
+            let length = receive(receiver, &mut buffer).unwrap_or_else(|error| {
                 let missing =
                     seen.iter().take((start + AT_ONCE) as usize).filter(|times| **times == 0).count();
                 panic!("{error}: {missing} packets were lost around number {start}")
@@ -263,8 +263,6 @@ impl DeviceProcess {
 
 impl Drop for DeviceProcess {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.process.kill());
-        drop(self.process.wait());
+        terminate(&mut self.process);
     }
 }

@@ -4,8 +4,11 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tunnel::uapi::{Client, socket_path};
 use tunnel::{AllowedIpsChange, DeviceChange, Error, PeerChange, PeerSettings};
@@ -118,6 +121,140 @@ fn wg_syncconf_and_setconf_and_showconf_agree() {
     assert_eq!(a.device.state().peers.len(), 1);
     assert_eq!(run(&format!("wg showconf {}", a.interface)), shown);
     reach(&a, "10.9.0.2");
+}
+
+/// A link-local address means nothing without its interface.
+#[test]
+fn a_peer_may_be_at_a_link_local_address() {
+    let (a, b) = tunnel_over("192.0.2.2", true);
+    a.ip("addr add fe80::a1/64 dev ve0 nodad");
+    b.ip("addr add fe80::b2/64 dev ve0 nodad");
+    b.ip("addr del 192.0.2.2/24 dev ve0");
+    let at = |zone: &str| format!("peer {} endpoint [fe80::b2%{zone}]:{}", b.public, b.port());
+    a.namespace.run(&format!("wg set {} {}", a.interface, at("ve0")));
+    let shown = a.namespace.run(&format!("wg show {} endpoints", a.interface));
+    assert!(shown.contains("[fe80::b2%ve0]:"), "{shown}");
+    reach(&a, "10.9.0.2");
+    let learned = b.namespace.run(&format!("wg show {} endpoints", b.interface));
+    assert!(learned.contains("[fe80::") && learned.contains("%ve0]:"), "{learned}");
+    reach(&b, "10.9.0.1");
+    let seen = Client::new(&a.interface).get().expect("the device answers").peers[0].endpoint;
+    assert_eq!(seen, a.device.state().peers[0].endpoint);
+    let refused = a.namespace.try_run(&format!("wg set {} {}", a.interface, at("nowhere")));
+    assert!(refused.is_err(), "{refused:?}");
+}
+
+#[test]
+fn a_port_in_use_is_refused_and_the_old_one_stays() {
+    let (a, b) = tunnel_over("192.0.2.2", true);
+    reach(&a, "10.9.0.2");
+    let (port, interface) = (a.port(), &a.interface);
+    let taken = a.namespace.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+    let taken = taken.local_addr().map(|address| (address.port(), taken)).expect("a bound socket");
+    let problem = a
+        .namespace
+        .try_run(&format!("wg set {interface} listen-port {} fwmark 7", taken.0))
+        .expect_err("the port is taken");
+    assert!(problem.contains("Address already in use"), "{problem}");
+    let state = a.device.state();
+    assert_eq!((state.listen_port, state.fwmark), (port, 0), "nothing of the request was done");
+    reach(&b, "10.9.0.1");
+    drop(taken.1);
+    a.namespace.run(&format!("wg set {interface} listen-port {}", taken.0));
+    assert_eq!(a.port(), taken.0);
+    reach(&a, "10.9.0.2");
+}
+
+#[test]
+fn a_wrong_file_changes_nothing() {
+    let (a, _b) = tunnel_over("192.0.2.2", true);
+    let before = format!("{:?}", a.device.state());
+    for text in [
+        "[Peer]\nPublicKey = AAAA\n".to_owned(),
+        format!("[Peer]\nPublicKey = {SECOND_KEY}\nAllowedIPs = 10.0.0.0/33\n"),
+        format!("[Peer]\nPublicKey = {SECOND_KEY}\n[Interface]\nNonsense = 1\n"),
+        "no section".to_owned(),
+    ] {
+        let conf = Conf::new(&text);
+        for command in ["syncconf", "setconf", "addconf"] {
+            let result = a.namespace.try_run(&format!("wg {command} {} {}", a.interface, conf.0));
+            assert!(result.is_err(), "{command} of {text:?}: {result:?}");
+        }
+    }
+    assert_eq!(format!("{:?}", a.device.state()), before);
+}
+
+/// As many as may be served at once, and more.
+#[test]
+fn clients_that_do_not_finish_or_do_not_read_block_nobody() {
+    let (a, b) = tunnel_over("192.0.2.2", true);
+    let many = (100..2100).map(|number| PeerChange::Set(peer(key(number).public_key(), None, &[])));
+    a.device.apply(&many.collect::<Vec<_>>()).expect("the device works");
+    let connect = || UnixStream::connect(socket_path(&a.interface)).expect("the socket is served");
+    let unfinished: Vec<_> = (0..300)
+        .map(|_| {
+            let mut stream = connect();
+            stream.write_all(b"set=1\nlisten_p").expect("the server reads");
+            stream
+        })
+        .collect();
+    let start = Instant::now();
+    assert_eq!(Client::new(&a.interface).get().expect("the device answers").peers.len(), 2001);
+    assert!(start.elapsed() < Duration::from_secs(8), "after {:?}", start.elapsed());
+    drop(unfinished);
+    let unread: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = connect();
+            stream.write_all(&b"get=1\n\n".repeat(50)).expect("the server reads");
+            stream
+        })
+        .collect();
+    let start = Instant::now();
+    assert_eq!(Client::new(&a.interface).get().expect("the device answers").peers.len(), 2001);
+    assert!(start.elapsed() < Duration::from_secs(4), "after {:?}", start.elapsed());
+    // Whoever reads late gets everything, too.
+    let mut late = unread.into_iter().next().expect("there are twenty");
+    late.shutdown(std::net::Shutdown::Write).expect("a socket");
+    let mut answers = String::new();
+    late.read_to_string(&mut answers).expect("text");
+    assert_eq!(answers.matches("errno=0\n\n").count(), 50);
+    reach(&a, "10.9.0.2");
+    drop(b);
+}
+
+#[test]
+fn many_clients_at_once_are_all_served() {
+    let (a, _b) = tunnel_over("192.0.2.2", true);
+    thread::scope(|scope| {
+        for number in 10..410u32 {
+            let interface = &a.interface;
+            scope.spawn(move || {
+                let settings =
+                    peer(key(number).public_key(), None, &[&format!("10.{}.0.0/16", number % 200)]);
+                let change =
+                    DeviceChange { peers: vec![PeerChange::Set(settings)], ..DeviceChange::default() };
+                for _ in 0..3 {
+                    Client::new(interface).set(&change).expect("the device takes it");
+                }
+            });
+        }
+    });
+    let peers = a.device.state().peers;
+    assert_eq!(peers.len(), 401);
+    let prefixes: Vec<_> = peers.iter().flat_map(|peer| &peer.allowed_ips).collect();
+    let distinct: std::collections::BTreeSet<_> = prefixes.iter().collect();
+    assert_eq!(prefixes.len(), distinct.len(), "no prefix has two owners");
+}
+
+#[test]
+fn a_request_without_end_is_cut_off() {
+    let (a, _b) = tunnel_over("192.0.2.2", true);
+    let mut stream = UnixStream::connect(socket_path(&a.interface)).expect("the socket is served");
+    let line = b"x".repeat(1 << 20);
+    let sent = (0..200).take_while(|_| stream.write_all(&line).is_ok()).count();
+    assert!((60..80).contains(&sent), "cut off after {sent} MiB");
+    reach(&a, "10.9.0.2");
+    Client::new(&a.interface).get().expect("the device answers");
 }
 
 #[test]

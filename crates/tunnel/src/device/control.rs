@@ -50,8 +50,16 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
-/// Adopts the state the interface has now.
+/// Adopts the state the interface has now, wherever it is.
 fn follow_link(shared: &Shared) {
+    match shared.tun.follow() {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::info!("the WireGuard interface is in another network namespace now");
+            limit_large_packets(shared, shared.engine.mtu());
+        }
+        Err(error) => tracing::debug!(%error, "cannot follow the interface to another network namespace"),
+    }
     match shared.tun.link_state() {
         Ok(state) => {
             if shared.engine.mtu() != state.mtu {

@@ -9,6 +9,7 @@ mod outbound;
 mod shared;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -124,6 +125,11 @@ impl Device {
         self.inner.shared.wait(timeout)
     }
 
+    /// Waits until the device breaks, or something else is ready; without an error it is that.
+    pub(crate) fn wait_beside(&self, other: &impl AsRawFd) -> Result<(), Error> {
+        self.inner.shared.wait_beside(other.as_raw_fd())
+    }
+
     /// Removes the interface and ends all threads.
     pub fn close(self) {}
 }
@@ -229,7 +235,7 @@ fn queues() -> usize {
 /// Starts a thread.
 pub(crate) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
     let builder = thread::Builder::new().name(name).stack_size(STACK_SIZE);
-    builder.spawn(body).map_err(|source| Error::Resource { attempt: "start a thread", source })
+    builder.spawn(body).map_err(|reason| Error::Resource { attempt: "start a thread", reason })
 }
 
 fn check_config(config: &Config) -> Result<(), Error> {
@@ -248,7 +254,7 @@ fn check_config(config: &Config) -> Result<(), Error> {
 fn create_tun(config: &Config) -> Result<Tun, Error> {
     let fail = |attempt| {
         let name = config.name.clone();
-        move |source: io::Error| Error::Tun { attempt, name, source }
+        move |reason: io::Error| Error::Tun { attempt, name, reason }
     };
     let tun = Tun::create(&config.name, queues()).map_err(fail("create a TUN device"))?;
     tun.set_mtu(config.mtu).map_err(fail("set the MTU"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(crate) struct Sockets {
 
 impl Shared {
     pub(super) fn create(config: &Config) -> Result<Self, Error> {
-        let resource = |source| Error::Resource { attempt: "make an event descriptor", source };
+        let resource = |reason| Error::Resource { attempt: "make an event descriptor", reason };
         let sockets = Sockets::bind(config.listen_port, config.fwmark)?;
         let tun = super::create_tun(config)?;
         let bell = std::sync::Arc::new(Bell::new().map_err(resource)?);
@@ -95,8 +95,18 @@ impl Shared {
     pub(super) fn wait(&self, timeout: Option<Duration>) -> Result<(), Error> {
         // An interrupted wait looks like the end of the time; callers ask again.
         sys::wait([self.stop.as_raw_fd()], timeout)
-            .map_err(|source| Error::Resource { attempt: "wait for the device", source })?;
+            .map_err(|reason| Error::Resource { attempt: "wait for the device", reason })?;
         self.check()
+    }
+
+    pub(super) fn wait_beside(&self, other: RawFd) -> Result<(), Error> {
+        loop {
+            let [is_over, is_ready] = sys::wait([self.stop.as_raw_fd(), other], None)
+                .map_err(|reason| Error::Resource { attempt: "wait for the device", reason })?;
+            if is_over || is_ready {
+                return self.check();
+            }
+        }
     }
 
     /// The interface does not exist any more: end everything but the object.
@@ -144,7 +154,7 @@ impl Shared {
 impl Sockets {
     /// Binds IPv4 and IPv6 to the same port.
     pub(super) fn bind(port: u16, mark: u32) -> Result<Self, Error> {
-        let listen = |source| Error::Listen { port, source };
+        let listen = |reason| Error::Listen { port, reason };
         // A port that is free for IPv4 may be taken for IPv6: when any port will do, try another.
         let attempts = if port == 0 { 16 } else { 1 };
         let mut last = None;
@@ -190,7 +200,7 @@ impl Sockets {
         self.list
             .iter()
             .try_for_each(|socket| socket.set_mark(mark))
-            .map_err(|source| Error::Fwmark { mark, source })
+            .map_err(|reason| Error::Fwmark { mark, reason })
     }
 
     fn send(&self, to: &Endpoint, data: &[u8], segment: usize, ecn: Ecn) -> io::Result<()> {

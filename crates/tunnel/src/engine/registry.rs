@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::key::PublicKey;
+use crate::message::field;
 use crate::peer::Peer;
 use crate::trie::Trie;
 
@@ -20,49 +21,44 @@ pub(super) struct Entry {
 /// All peers. Cloning is cheap and shares everything.
 #[derive(Clone, Default)]
 pub(super) struct Registry {
-    /// By the first half of the key. Only who makes keys up has two that begin alike; they are sorted.
-    entries: Trie<Vec<Entry>>,
+    /// By the first half of the key, then by the second.
+    halves: Trie<Trie<Entry>>,
 }
 
 impl Registry {
     pub(super) fn get(&self, key: &PublicKey) -> Option<&Entry> {
-        self.entries.get(first_half(key), 128)?.iter().find(|entry| entry.peer.key == *key)
+        let [first, second] = halves(key);
+        self.halves.get(first, 128)?.get(second, 128)
     }
 
     /// Adds the entry, or replaces the one of the same key.
     pub(super) fn insert(&mut self, entry: Entry) {
-        let key = entry.peer.key;
-        let mut alike = self.others(&key);
-        let at = alike.partition_point(|other| other.peer.key < key);
-        alike.insert(at, entry);
-        self.entries.insert(first_half(&key), 128, alike);
+        let [first, second] = halves(&entry.peer.key);
+        let mut alike = self.halves.get(first, 128).cloned().unwrap_or_default();
+        alike.insert(second, 128, entry);
+        self.halves.insert(first, 128, alike);
     }
 
     pub(super) fn remove(&mut self, key: &PublicKey) {
-        let alike = self.others(key);
+        let [first, second] = halves(key);
+        let Some(mut alike) = self.halves.get(first, 128).cloned() else { return };
+        alike.remove(second, 128);
         if alike.is_empty() {
-            self.entries.remove(first_half(key), 128);
+            self.halves.remove(first, 128);
         } else {
-            self.entries.insert(first_half(key), 128, alike);
+            self.halves.insert(first, 128, alike);
         }
     }
 
     /// Sorted by key.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().flatten()
-    }
-
-    /// Entries whose key begins like this one.
-    fn others(&self, key: &PublicKey) -> Vec<Entry> {
-        let alike = self.entries.get(first_half(key), 128).into_iter().flatten();
-        alike.filter(|entry| entry.peer.key != *key).cloned().collect()
+        self.halves.iter().flat_map(Trie::iter)
     }
 }
 
-fn first_half(key: &PublicKey) -> u128 {
-    let mut half = [0; 16];
-    half.copy_from_slice(&key.0[..16]);
-    u128::from_be_bytes(half)
+/// Ordered as the bytes of the key.
+fn halves(key: &PublicKey) -> [u128; 2] {
+    [0, 16].map(|at| u128::from_be_bytes(field(&key.0, at)))
 }
 
 #[cfg(test)]

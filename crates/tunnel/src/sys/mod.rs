@@ -2,9 +2,11 @@
 //!
 //! Thin by intent: no decision is made here, no state kept but file descriptors.
 
+pub(crate) mod signals;
 pub(crate) mod tun;
 pub(crate) mod udp;
 
+use std::ffi::CString;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -74,16 +76,58 @@ impl AsRawFd for Bell {
 /// Waits until one of the descriptors is readable or broken, or the time is up; tells which are.
 pub(crate) fn wait<const N: usize>(fds: [i32; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
     let mut polls = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    poll_all(&mut polls, timeout)?;
+    Ok(polls.map(|poll| poll.revents != 0))
+}
+
+/// What [`poll`] waits for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// -1 is nothing.
+    pub(crate) fd: i32,
+    events: libc::c_short,
+}
+
+impl Wanted {
+    pub(crate) fn input(of: &impl AsRawFd) -> Self {
+        Self { fd: of.as_raw_fd(), events: libc::POLLIN }
+    }
+
+    pub(crate) fn output(to: &impl AsRawFd) -> Self {
+        Self { fd: to.as_raw_fd(), events: libc::POLLOUT }
+    }
+}
+
+/// Waits until one of many is ready or broken, or the time is up; tells which are.
+pub(crate) fn poll(wanted: &[Wanted], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut polls: Vec<libc::pollfd> =
+        wanted.iter().map(|one| libc::pollfd { fd: one.fd, events: one.events, revents: 0 }).collect();
+    poll_all(&mut polls, timeout)?;
+    Ok(polls.iter().map(|poll| poll.revents != 0).collect())
+}
+
+/// A wait that was interrupted looks like the end of the time.
+fn poll_all(polls: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     // Rounded up, so that a deadline has passed when this returns.
     let milliseconds = timeout
-        .map_or(-1, |timeout| i32::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(i32::MAX));
-    // SAFETY: `polls` has `N` entries and lives through the call.
-    let result = unsafe { libc::poll(polls.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
+        .map_or(-1, |timeout| i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
+    // SAFETY: `polls` lives through the call, and its length is given.
+    let result = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, milliseconds) };
     match check(result) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; N]),
-        Err(error) => Err(error),
-        Ok(_) => Ok(polls.map(|poll| poll.revents != 0)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            polls.iter_mut().for_each(|poll| poll.revents = 0);
+            Ok(())
+        }
+        result => result.map(drop),
     }
+}
+
+/// The number of an interface in the network namespace of this thread.
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a zero and lives through the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
 }
 
 /// Sets a socket option to a plain value.

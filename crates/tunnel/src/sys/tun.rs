@@ -3,14 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::thread;
+
+use arc_swap::ArcSwap;
 
 use super::{check, check_size, socket};
 
 /// Requests of linux/if_tun.h.
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+const TUNGETDEVNETNS: libc::Ioctl = 0x54e3;
 const TUNGETIFF: libc::Ioctl = 0x8004_54d2_u32 as libc::Ioctl;
 
 /// `TUN_F_*` of linux/if_tun.h.
@@ -42,10 +47,38 @@ pub(crate) struct Queue {
 pub(crate) struct Tun {
     pub(crate) queues: Vec<Queue>,
     pub(crate) offload: Offload,
-    /// A socket in the interface's network namespace.
+    place: ArcSwap<Place>,
+}
+
+/// What is needed of the network namespace that the interface is in.
+struct Place {
+    /// Which one, as its file tells. None where the kernel does not (before Linux 5.1).
+    namespace: Option<u64>,
+    /// A socket to ask for the state of interfaces.
     control: OwnedFd,
     /// Told by the kernel when a link changes.
     link_events: Option<OwnedFd>,
+}
+
+impl Place {
+    /// In the namespace of this thread.
+    fn here(namespace: Option<u64>) -> io::Result<Self> {
+        let control = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+        Ok(Self { namespace, control, link_events: link_events().ok() })
+    }
+
+    /// In another namespace. A thread of its own goes there, and ends there.
+    fn inside(namespace: &File) -> io::Result<Self> {
+        let inode = namespace.metadata()?.ino();
+        thread::scope(|scope| {
+            let visitor = thread::Builder::new().spawn_scoped(scope, || {
+                // SAFETY: no pointers are passed. Only this thread changes its namespace.
+                check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })?;
+                Self::here(Some(inode))
+            })?;
+            visitor.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+        })
+    }
 }
 
 /// What may change about an interface from outside.
@@ -86,7 +119,7 @@ impl AsRawFd for Queue {
 impl Tun {
     /// Creates the interface, down, with as much offload as the kernel knows. One that exists is not joined.
     pub(crate) fn create(name: &str, queues: usize) -> io::Result<Self> {
-        let control = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+        let place = ArcSwap::from_pointee(Place::here(None)?);
         let plain = libc::IFF_TUN | libc::IFF_NO_PI;
         let full = plain | libc::IFF_VNET_HDR | if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
         let (first, flags) = match Queue::open(name, full | libc::IFF_TUN_EXCL) {
@@ -95,7 +128,7 @@ impl Tun {
             }
             result => (result?, full),
         };
-        let mut tun = Self { queues: vec![first], offload: Offload::None, control, link_events: None };
+        let mut tun = Self { queues: vec![first], offload: Offload::None, place };
         if flags == full {
             tun.offload = tun.enable_offload(0);
             for index in 1..queues {
@@ -103,8 +136,30 @@ impl Tun {
                 tun.enable_offload(index);
             }
         }
-        tun.link_events = link_events().ok();
+        if let Ok(namespace) = tun.namespace() {
+            let inode = namespace.metadata()?.ino();
+            tun.place = ArcSwap::from_pointee(Place::here(Some(inode))?);
+        }
         Ok(tun)
+    }
+
+    /// The network namespace that the interface is in now.
+    fn namespace(&self) -> io::Result<File> {
+        // SAFETY: TUNGETDEVNETNS takes nothing and returns a descriptor, which is checked before it is owned.
+        let fd = check(unsafe { libc::ioctl(self.queues[0].as_raw_fd(), TUNGETDEVNETNS, 0) })?;
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Goes after the interface when it was moved to another network namespace; true when it was.
+    pub(crate) fn follow(&self) -> io::Result<bool> {
+        let Some(known) = self.place.load().namespace else { return Ok(false) };
+        let namespace = self.namespace()?;
+        let is_moved = namespace.metadata()?.ino() != known;
+        if is_moved {
+            self.place.store(Arc::new(Place::inside(&namespace)?));
+        }
+        Ok(is_moved)
     }
 
     fn enable_offload(&self, queue: usize) -> Offload {
@@ -140,7 +195,11 @@ impl Tun {
         request.ifr_ifru.ifru_mtu = mtu as libc::c_int;
         // SAFETY: SIOCSIFMTU reads an `ifreq`, which lives through the call.
         check(unsafe {
-            libc::ioctl(self.control.as_raw_fd(), libc::SIOCSIFMTU as libc::Ioctl, &raw mut request)
+            libc::ioctl(
+                self.place.load().control.as_raw_fd(),
+                libc::SIOCSIFMTU as libc::Ioctl,
+                &raw mut request,
+            )
         })?;
         Ok(())
     }
@@ -149,10 +208,12 @@ impl Tun {
     pub(crate) fn limit_large_packets(&self, size: u32) -> io::Result<()> {
         const IFLA_GSO_MAX_SIZE: u16 = 41;
         const LENGTH: usize = 40;
+        let place = self.place.load();
+        let Some(netlink) = &place.link_events else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut request = self.request()?;
         // SAFETY: SIOCGIFINDEX writes an `ifreq`, which lives through the call.
         check(unsafe {
-            libc::ioctl(self.control.as_raw_fd(), libc::SIOCGIFINDEX as libc::Ioctl, &raw mut request)
+            libc::ioctl(place.control.as_raw_fd(), libc::SIOCGIFINDEX as libc::Ioctl, &raw mut request)
         })?;
         // SAFETY: the kernel has just written this member of the union.
         let index = unsafe { request.ifr_ifru.ifru_ifindex };
@@ -169,7 +230,6 @@ impl Tun {
         message.extend(IFLA_GSO_MAX_SIZE.to_ne_bytes());
         message.extend(size.to_ne_bytes());
         debug_assert_eq!(message.len(), LENGTH);
-        let netlink = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
         // SAFETY: `message.len()` bytes are read from `message`.
         check_size(unsafe { libc::send(netlink.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) })?;
         Ok(())
@@ -178,7 +238,8 @@ impl Tun {
     /// Reads whether the interface is up, and its MTU.
     pub(crate) fn link_state(&self) -> io::Result<LinkState> {
         let mut request = self.request()?;
-        let control = self.control.as_raw_fd();
+        let place = self.place.load();
+        let control = place.control.as_raw_fd();
         // SAFETY: SIOCGIFFLAGS writes an `ifreq`, which lives through the call.
         check(unsafe { libc::ioctl(control, libc::SIOCGIFFLAGS as libc::Ioctl, &raw mut request) })?;
         // SAFETY: the kernel has just written this member of the union.
@@ -191,9 +252,10 @@ impl Tun {
         Ok(LinkState { is_up, mtu: usize::try_from(mtu).unwrap_or(0) })
     }
 
-    /// A descriptor that is readable when a link of the namespace has changed, or -1.
+    /// A descriptor that is readable when a link of the namespace has changed, or -1. Another one after
+    /// [`Tun::follow`].
     pub(crate) fn link_events_fd(&self) -> i32 {
-        self.link_events.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.place.load().link_events.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Throws away what was reported: the state is read anew instead.

@@ -1,6 +1,6 @@
 //! Talking to a device that serves the UAPI: ours in another process, wireguard-go, or any other.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl Client {
     fn ask(&self, request: &str) -> Result<Zeroizing<String>, Error> {
         let fail = |attempt| {
             let path = self.path.display().to_string();
-            move |source| Error::Socket { attempt, path, source }
+            move |reason| Error::Socket { attempt, path, reason }
         };
         let mut stream = UnixStream::connect(&self.path).map_err(fail("connect to"))?;
         stream.set_read_timeout(Some(TIMEOUT)).map_err(fail("set up"))?;
@@ -67,7 +67,10 @@ impl Client {
         let mut answer = Zeroizing::new(Vec::new());
         let mut chunk = Zeroizing::new([0; 16 << 10]);
         while !answer.ends_with(b"\n\n") {
-            let length = stream.read(&mut chunk[..]).map_err(fail("read from"))?;
+            let length = match stream.read(&mut chunk[..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                result => result.map_err(fail("read from"))?,
+            };
             if length == 0 || answer.len() > MAX_TEXT {
                 return Err(protocol("the answer has no end"));
             }

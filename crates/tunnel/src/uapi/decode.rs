@@ -1,6 +1,7 @@
 //! Reading the texts of the UAPI. They come from outside: every line is checked, and nothing of a wrong one that could be
 //! secret is repeated in the error.
 
+use std::net::{SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::sys::interface_index;
 
 /// Reads the lines of a `set=1` request behind its first one.
 ///
@@ -73,7 +75,8 @@ pub fn decode_state(text: &str) -> Result<DeviceState, Error> {
         };
         match line.key {
             "preshared_key" => peer.preshared_key = PresharedKey::from(line.hex()?),
-            "endpoint" => peer.endpoint = Some(line.number()?),
+            // A zone that this machine does not have is another one's.
+            "endpoint" => peer.endpoint = Some(line.endpoint(|_| Some(0))?),
             "last_handshake_time_sec" => {
                 handshake = handshake.saturating_add(Duration::from_secs(line.number()?));
             }
@@ -134,7 +137,7 @@ impl PeerLines {
                 self.settings.when_missing = WhenMissing::Skip;
             }
             "preshared_key" => self.settings.preshared_key = Some(PresharedKey::from(line.hex()?)),
-            "endpoint" => self.settings.endpoint = Some(line.number()?),
+            "endpoint" => self.settings.endpoint = Some(line.endpoint(|_| None)?),
             "persistent_keepalive_interval" => self.settings.keepalive = Some(line.number()?),
             "replace_allowed_ips" => {
                 self.replace = line.is_true()?;
@@ -193,6 +196,22 @@ impl<'a> Line<'a> {
 
     fn number<T: FromStr>(&self) -> Result<T, Error> {
         self.value.parse().map_err(|_| self.error("the value cannot be read or is out of range"))
+    }
+
+    /// An address whose zone may be the name of an interface, as `wg` writes it; `otherwise` is what a name stands for
+    /// that no interface has.
+    fn endpoint(&self, otherwise: fn(&str) -> Option<u32>) -> Result<SocketAddr, Error> {
+        let Some((address, rest)) = self.value.split_once('%') else { return self.number() };
+        let Some((zone, port)) = rest.split_once("]:") else { return self.number() };
+        if zone.bytes().all(|byte| byte.is_ascii_digit()) {
+            return self.number();
+        }
+        let mut endpoint: SocketAddrV6 = format!("{address}]:{port}")
+            .parse()
+            .map_err(|_| self.error("the value cannot be read or is out of range"))?;
+        let index = interface_index(zone).or_else(|| otherwise(zone));
+        endpoint.set_scope_id(index.ok_or_else(|| self.error("there is no interface of that name"))?);
+        Ok(endpoint.into())
     }
 
     /// A mark may be written in hexadecimal.

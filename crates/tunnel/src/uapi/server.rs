@@ -2,27 +2,28 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 use crate::config::DeviceChange;
 use crate::device::{Inner, spawn};
 use crate::error::Error;
-use crate::sys::{Bell, wait};
+use crate::sys::{Bell, Wanted, poll};
 
 use super::{DIRECTORY, MAX_TEXT, decode_set, encode_state, socket_path};
 
 /// Connections at the same time; more wait.
-const MAX_CONNECTIONS: usize = 14;
-/// A client that does not read its answer for so long is cut off.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_CONNECTIONS: usize = 200;
+/// A client that neither sends nor reads for so long is cut off when others wait.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The pause after a client could not be accepted, as without a free file descriptor.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped, then removes the socket.
 pub(crate) struct Server {
@@ -37,7 +38,7 @@ impl Server {
         let path = socket_path(interface);
         let fail = |attempt| {
             let path = path.display().to_string();
-            move |source| Error::Socket { attempt, path, source }
+            move |reason| Error::Socket { attempt, path, reason }
         };
         fs::DirBuilder::new()
             .recursive(true)
@@ -77,75 +78,160 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
         Ok(_) => Err(Error::SocketInUse { path: path.display().to_string() }),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             let fail =
-                |source| Error::Socket { attempt: "remove stale", path: path.display().to_string(), source };
+                |reason| Error::Socket { attempt: "remove stale", path: path.display().to_string(), reason };
             fs::remove_file(path).map_err(fail)
         }
         Err(_) => Ok(()),
     }
 }
 
-/// A client and what it has sent of its next request.
-struct Connection {
-    stream: UnixStream,
-    text: Zeroizing<Vec<u8>>,
-}
-
+/// Serves until `stop` rings.
 fn serve(listener: &UnixListener, stop: &Bell, device: &Inner) -> io::Result<()> {
     let mut connections: Vec<Connection> = Vec::new();
+    // When clients are accepted again, after that has failed.
+    let mut accepting_from = None;
     loop {
-        // Unused places are -1, which poll(2) skips.
-        let mut fds = [-1; MAX_CONNECTIONS + 2];
-        fds[0] = stop.as_raw_fd();
-        if connections.len() < MAX_CONNECTIONS {
-            fds[1] = listener.as_raw_fd();
+        let now = Instant::now();
+        accepting_from = accepting_from.filter(|at| *at > now);
+        let is_full = connections.len() >= MAX_CONNECTIONS;
+        let mut wanted = vec![Wanted::input(stop), Wanted::input(listener)];
+        if is_full || accepting_from.is_some() {
+            wanted[1].fd = -1;
         }
-        for (fd, connection) in fds[2..].iter_mut().zip(&connections) {
-            *fd = connection.stream.as_raw_fd();
-        }
-        let ready = wait(fds, None)?;
+        wanted.extend(connections.iter().map(Connection::wanted));
+        let oldest = connections.iter().map(|connection| connection.active).min().filter(|_| is_full);
+        let deadline = accepting_from.into_iter().chain(oldest.map(|at| at + PATIENCE)).min();
+        let ready = poll(&wanted, deadline.map(|at| at.saturating_duration_since(now)))?;
         if ready[0] {
             return Ok(());
         }
-        let mut index = 0;
+        let mut is_ready = ready[2..].iter();
         connections.retain_mut(|connection| {
-            index += 1;
-            !ready[index + 1] || connection.read(device)
+            !is_ready.next().is_some_and(|ready| *ready) || connection.go_on(device)
         });
+        keep_small(&mut connections);
+        if is_full && connections.len() == MAX_CONNECTIONS {
+            make_room(&mut connections);
+        }
         if ready[1] {
             match listener.accept() {
                 Ok((stream, _)) => connections.extend(Connection::new(stream)),
-                Err(error) => tracing::debug!(%error, "cannot accept a UAPI client"),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a UAPI client");
+                    accepting_from = Some(Instant::now() + ACCEPT_AGAIN);
+                }
             }
         }
     }
+}
+
+/// All clients together may not hold more than [`MAX_TEXT`]: who holds most is cut off.
+fn keep_small(connections: &mut Vec<Connection>) {
+    while connections.iter().map(Connection::size).sum::<usize>() > MAX_TEXT
+        && let Some(largest) = (0..connections.len()).max_by_key(|at| connections[*at].size())
+    {
+        let size = connections.swap_remove(largest).size();
+        tracing::warn!(
+            bytes = size,
+            "cut off a UAPI client: its request, or the answer it does not read, is too long"
+        );
+    }
+}
+
+/// Cuts off a client that has been silent for too long.
+fn make_room(connections: &mut Vec<Connection>) {
+    let oldest = (0..connections.len()).min_by_key(|at| connections[*at].active);
+    if let Some(at) = oldest.filter(|at| connections[*at].active.elapsed() >= PATIENCE) {
+        connections.swap_remove(at);
+        tracing::warn!("cut off a UAPI client that was silent, because others wait");
+    }
+}
+
+/// A client, what it has sent of its next request, and what it has not yet read of the last answer. Nothing here waits.
+struct Connection {
+    stream: UnixStream,
+    text: Zeroizing<Vec<u8>>,
+    /// So much of the text holds no end of a request.
+    searched: usize,
+    answer: Zeroizing<Vec<u8>>,
+    sent: usize,
+    /// When it last sent or read something.
+    active: Instant,
 }
 
 impl Connection {
     fn new(stream: UnixStream) -> Option<Self> {
-        stream.set_write_timeout(Some(WRITE_TIMEOUT)).ok()?;
-        Some(Self { stream, text: Zeroizing::default() })
+        stream.set_nonblocking(true).ok()?;
+        Some(Self {
+            stream,
+            text: Zeroizing::default(),
+            searched: 0,
+            answer: Zeroizing::default(),
+            sent: 0,
+            active: Instant::now(),
+        })
     }
 
-    /// Reads once, without waiting, as there is something; answers what is complete. False when it is over.
-    fn read(&mut self, device: &Inner) -> bool {
-        let mut chunk = Zeroizing::new([0; 16 << 10]);
-        match self.stream.read(&mut chunk[..]) {
+    /// An answer goes first: who does not read gets no more of them.
+    fn wanted(&self) -> Wanted {
+        if self.answer.is_empty() { Wanted::input(&self.stream) } else { Wanted::output(&self.stream) }
+    }
+
+    fn size(&self) -> usize {
+        self.text.len() + self.answer.len()
+    }
+
+    /// Reads or writes once, as there is something to read or room to write; answers what is complete. False when it is
+    /// over.
+    fn go_on(&mut self, device: &Inner) -> bool {
+        let result = if self.answer.is_empty() { self.read() } else { self.write() };
+        match result {
             Ok(0) => return false,
-            Ok(length) => self.text.extend_from_slice(&chunk[..length]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(_) => self.active = Instant::now(),
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(_) => return false,
         }
-        // Only the new bytes can hold the end of a request.
-        let mut from = self.text.len().saturating_sub(chunk.len() + 1);
-        while let Some(at) = self.text[from..].windows(2).position(|pair| pair == b"\n\n") {
-            let rest = Zeroizing::new(self.text.split_off(from + at + 2));
-            let request = std::mem::replace(&mut self.text, rest);
-            if self.stream.write_all(answer(&request, device).as_bytes()).is_err() {
-                return false;
+        while self.answer.is_empty()
+            && let Some(request) = self.next_request()
+        {
+            self.answer = Zeroizing::new(std::mem::take(&mut *answer(&request, device)).into_bytes());
+            // Most answers fit at once.
+            match self.write() {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return false,
+                _ => {}
             }
-            from = 0;
         }
-        self.text.len() <= MAX_TEXT
+        true
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        let mut chunk = Zeroizing::new([0; 16 << 10]);
+        let length = self.stream.read(&mut chunk[..])?;
+        self.text.extend_from_slice(&chunk[..length]);
+        Ok(length)
+    }
+
+    fn write(&mut self) -> io::Result<usize> {
+        let length = self.stream.write(&self.answer[self.sent..])?;
+        self.sent += length;
+        if self.sent == self.answer.len() {
+            self.answer = Zeroizing::default();
+            self.sent = 0;
+        }
+        Ok(length)
+    }
+
+    /// Takes out what ends with an empty line.
+    fn next_request(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        let end = self.text[self.searched..].windows(2).position(|pair| pair == b"\n\n");
+        let Some(end) = end.map(|at| self.searched + at + 2) else {
+            self.searched = self.text.len().saturating_sub(1);
+            return None;
+        };
+        self.searched = 0;
+        let rest = Zeroizing::new(self.text.split_off(end));
+        Some(std::mem::replace(&mut self.text, rest))
     }
 }
 
@@ -187,8 +273,8 @@ fn apply(device: &Inner, change: DeviceChange) -> Result<(), Error> {
 
 fn errno(error: &Error) -> i32 {
     match error {
-        Error::Listen { source, .. } | Error::Fwmark { source, .. } | Error::Resource { source, .. } => {
-            source.raw_os_error().unwrap_or(libc::EIO)
+        Error::Listen { reason, .. } | Error::Fwmark { reason, .. } | Error::Resource { reason, .. } => {
+            reason.raw_os_error().unwrap_or(libc::EIO)
         }
         Error::InterfaceGone { .. } | Error::Closed => libc::ENODEV,
         _ => libc::EINVAL,

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use base64::Engine as _;
 use tunnel::{PeerSettings, PublicKey};
 
-use crate::common::{End, Namespace, connected, eventually, key, peer, run, transfer, unique};
+use crate::common::{End, Namespace, connected, eventually, key, peer, run, terminate, transfer, unique};
 
 /// Bytes that go through each tunnel in both directions. The emulated machine is slow.
 const BYTES: usize = 4 << 20;
@@ -81,9 +81,7 @@ impl Foreign {
 impl Drop for Foreign {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // It may have ended by itself.
-            drop(process.kill());
-            drop(process.wait());
+            terminate(&mut process);
         }
     }
 }

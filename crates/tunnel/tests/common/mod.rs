@@ -3,10 +3,10 @@
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,6 +49,31 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) ->
             Ok(found) => return found,
             Err(seen) if start.elapsed() > PATIENCE => panic!("{what} did not happen; seen last: {seen}"),
             Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Asks a process to end, so that it leaves nothing behind, and waits for that.
+pub fn terminate(process: &mut Child) {
+    let id = process.id().cast_signed();
+    // SAFETY: no pointers are passed; the process is a child that nobody has waited for, so the number is still its own.
+    unsafe { libc::kill(id, libc::SIGTERM) };
+    let start = Instant::now();
+    while process.try_wait().is_ok_and(|status| status.is_none()) {
+        if start.elapsed() > PATIENCE {
+            eprintln!("process {id} does not end");
+            drop(process.kill());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Receives a datagram; a wait that was interrupted goes on.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
