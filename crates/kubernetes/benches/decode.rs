@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
+use std::sync::Arc;
+
 use divan::{Bencher, counter::BytesCount};
-use kubernetes::{NodeObject, PodCidrSource, decode_node};
+use kubernetes::{
+    NodeObject, PodCidrSource, decode_node,
+    pod_cidrs::join::{Grant, Join},
+    watch::WatchedNode,
+};
 use serde_json::{Value, json};
 
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
@@ -73,5 +79,35 @@ fn object_to_node(bencher: Bencher, nodes: usize) {
             .iter()
             .filter(|object| decode_node(object, REGION, PodCidrSource::Node).0.lacks().is_empty())
             .count()
+    });
+}
+
+/// One block more and less of a cluster with three blocks on every node: it must not matter how many nodes there are.
+#[divan::bench(args = SIZES)]
+fn block_to_node(bencher: Bencher, nodes: usize) {
+    let block = |node: usize, number: usize| {
+        let subnet = format!("10.{}.{}.{}/28", node / 256, node % 256, number * 16);
+        Grant {
+            node: format!("node-{node:05}"),
+            subnets: vec![subnet.parse().unwrap()],
+            problems: Vec::new(),
+        }
+    };
+    let mut join = Join::new(PodCidrSource::Calico);
+    for index in 0..nodes {
+        let object: NodeObject = serde_json::from_value(node(index)).unwrap();
+        let (node, problems) = decode_node(&object, REGION, PodCidrSource::Calico);
+        let name = node.name.clone();
+        join.set_node(&name, Some(WatchedNode { node: Arc::new(node), problems, own: None }));
+        for number in 0..3 {
+            join.set_grant(&format!("{index}-{number}"), Some(block(index, number)));
+        }
+    }
+    join.complete_nodes();
+    join.complete_grants();
+    bencher.bench_local(|| {
+        let more = join.set_grant("more", Some(block(nodes / 2, 9)));
+        let less = join.set_grant("more", None);
+        assert_eq!((more.len(), less.len()), (1, 1));
     });
 }
