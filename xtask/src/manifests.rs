@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use agent::{Api, Distribution, Wireguard};
+use agent::{Api, Distribution, Network, Variant, Wireguard};
 
 /// Where the API is, and where CNI configurations lie. File names, labels and selectors are those of Go Kilo: a
 /// DaemonSet's selector cannot be changed, so a replacement has to have the same.
@@ -59,14 +59,32 @@ impl Manifest {
 
 /// All of them.
 pub fn all() -> Vec<Manifest> {
-    let mut manifests: Vec<_> = DISTRIBUTIONS
-        .iter()
-        .map(|distribution| agent::manifest(distribution, Wireguard::Auto, "", "kilo"))
-        .collect();
-    let [kubeadm, _, _, k3s] = &DISTRIBUTIONS;
-    manifests.push(agent::manifest(kubeadm, Wireguard::Embedded, "-userspace", "kilo"));
-    manifests.push(agent::manifest(k3s, Wireguard::Embedded, "-userspace", "kilo-userspace"));
-    manifests.push(agent::manifest(k3s, Wireguard::Auto, "-userspace-heterogeneous", "kilo"));
+    let [kubeadm, bootkube, _, k3s] = &DISTRIBUTIONS;
+    let variant = |distribution, network| Variant {
+        distribution,
+        network,
+        wireguard: Wireguard::Auto,
+        suffix: "",
+        name: "kilo",
+    };
+    let mut variants = Vec::new();
+    for distribution in &DISTRIBUTIONS {
+        variants.push(variant(distribution, Network::Kilo));
+        variants.push(variant(distribution, Network::Flannel));
+        variants.push(variant(distribution, Network::Cilium));
+    }
+    // Typhoon comes with Flannel or Cilium.
+    variants.extend([kubeadm, bootkube, k3s].map(|distribution| variant(distribution, Network::Calico)));
+    for (distribution, network, name) in [
+        (kubeadm, Network::Kilo, "kilo"),
+        (kubeadm, Network::Flannel, "kilo"),
+        (k3s, Network::Kilo, "kilo-userspace"),
+    ] {
+        let wireguard = Wireguard::Embedded;
+        variants.push(Variant { wireguard, suffix: "-userspace", name, ..variant(distribution, network) });
+    }
+    variants.push(Variant { suffix: "-userspace-heterogeneous", ..variant(k3s, Network::Kilo) });
+    let mut manifests: Vec<_> = variants.into_iter().map(agent::manifest).collect();
     manifests.push(validation::manifest());
     manifests.extend(monitoring::manifests());
     manifests
@@ -118,6 +136,35 @@ mod tests {
                 manifest.file
             );
         }
+    }
+
+    /// Who used one of Go Kilo's manifests finds one of the same name, but for those that deploy other projects' programs:
+    /// `kube-router.yaml`, and `wg-exporter.yaml` with its role, whose metrics the agent has itself.
+    #[test]
+    fn the_manifests_of_the_go_implementation_have_counterparts() {
+        let names = [
+            "kilo-bootkube",
+            "kilo-bootkube-flannel",
+            "kilo-k3s",
+            "kilo-k3s-cilium",
+            "kilo-k3s-flannel",
+            "kilo-k3s-userspace",
+            "kilo-k3s-userspace-heterogeneous",
+            "kilo-kubeadm",
+            "kilo-kubeadm-cilium",
+            "kilo-kubeadm-flannel",
+            "kilo-kubeadm-flannel-userspace",
+            "kilo-kubeadm-userspace",
+            "kilo-typhoon",
+            "kilo-typhoon-flannel",
+            "peer-validation",
+            "podmonitor",
+        ];
+        let made: Vec<String> = all().into_iter().map(|manifest| manifest.file).collect();
+        for name in names {
+            assert!(made.contains(&format!("{name}.yaml")), "{name}");
+        }
+        assert!(directory().join("crds.yaml").exists());
     }
 
     /// A field that the type does not have is lost on the way.

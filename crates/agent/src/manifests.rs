@@ -1,14 +1,21 @@
 //! Tests that the checked-in manifests fit this program: flags, metrics, permissions.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use clap::Parser;
+use hostnet::Compatibility;
+use kubernetes::PodCidrSource;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     cli::{Cli, Command},
     metrics::Metrics,
+    setup::Setup,
 };
 
 /// File names and documents of `manifests/`.
@@ -39,7 +46,7 @@ fn kg_takes_the_arguments_of_every_container() {
             assert_eq!(image, concat!("localhost/kilo:", env!("CARGO_PKG_VERSION")), "{file}");
             let mut arguments = vec!["kg".to_owned()];
             for argument in container["args"].as_array().unwrap() {
-                arguments.push(argument.as_str().unwrap().replace("$(NODE_NAME)", "node-1"));
+                arguments.push(expanded(argument));
             }
             let from_environment = container.to_string().contains("CNI_NETWORK_CONFIG");
             if from_environment {
@@ -53,9 +60,8 @@ fn kg_takes_the_arguments_of_every_container() {
                 assert_eq!(cli.agent.hostname.as_deref(), Some("node-1"), "{file}");
                 assert_eq!(container["ports"][0]["containerPort"], cli.agent.listen.port(), "{file}");
                 let mounts = container["volumeMounts"].to_string();
-                for needed in
-                    [&cli.agent.state_dir, cli.agent.cni_path.parent().unwrap()] as [&std::path::Path; 2]
-                {
+                let cni = cli.agent.cni.then(|| cli.agent.cni_path.parent().unwrap());
+                for needed in [cli.agent.state_dir.as_path()].into_iter().chain(cni) {
                     assert!(
                         mounts.contains(needed.to_str().unwrap()),
                         "{file} does not mount {}",
@@ -66,6 +72,88 @@ fn kg_takes_the_arguments_of_every_container() {
         }
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["install-cni", "kilo", "server"]);
+}
+
+/// An argument as the kubelet expands it.
+fn expanded(argument: &Value) -> String {
+    argument.as_str().unwrap().replace("$(NODE_NAME)", "node-1").replace("$(NODE_IP)", "192.0.2.1")
+}
+
+/// The agent of every manifest that has one, by the name of the file, with what its account may do: group, resource and
+/// verbs.
+fn agents() -> BTreeMap<String, (Setup, BTreeSet<String>)> {
+    let mut agents = BTreeMap::new();
+    let mut roles: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, document) in documents() {
+        let words = |value: &Value| {
+            let words: Vec<_> = value.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+            words.join(",")
+        };
+        if document["kind"] == "ClusterRole" {
+            let rules = document["rules"].as_array().unwrap().iter();
+            let rules = rules.map(|rule| {
+                format!(
+                    "{}/{}: {}",
+                    words(&rule["apiGroups"]),
+                    words(&rule["resources"]),
+                    words(&rule["verbs"])
+                )
+            });
+            roles.entry(file).or_default().extend(rules);
+        } else if document["kind"] == "DaemonSet" {
+            let arguments = document.pointer("/spec/template/spec/containers/0/args").unwrap();
+            let arguments = arguments.as_array().unwrap().iter().map(expanded);
+            let cli =
+                Cli::try_parse_from(["kg".to_owned(), "--dry-run".to_owned()].into_iter().chain(arguments));
+            agents.insert(file, Setup::of(cli.unwrap().agent).unwrap());
+        }
+    }
+    agents.into_iter().map(|(file, setup)| (file.clone(), (setup, roles.remove(&file).unwrap()))).collect()
+}
+
+/// Least privilege: what the agent asks for, and nothing else.
+#[test]
+fn accounts_may_do_what_their_agents_do() {
+    let agents = agents();
+    assert_eq!(agents.len(), 19, "{:?}", agents.keys());
+    for (file, (setup, allowed)) in agents {
+        let mut needed = vec![
+            "/nodes: get,list,patch,watch",
+            "events.k8s.io/events: create",
+            "kilo.squat.ai/peers: get,list,watch",
+        ];
+        needed.extend(match setup.pod_cidr_source {
+            PodCidrSource::Node | PodCidrSource::Annotation => None,
+            PodCidrSource::Cilium => Some("cilium.io/ciliumnodes: get,list,watch"),
+            PodCidrSource::Calico => Some("crd.projectcalico.org/blockaffinities: get,list,watch"),
+        });
+        needed.sort_unstable();
+        assert_eq!(allowed.iter().collect::<Vec<_>>(), needed, "{file}");
+    }
+}
+
+/// The name of a file says beside which CNI it is, and there everything inside of a location is that CNI's.
+#[test]
+fn add_ons_leave_the_inside_of_locations_alone() {
+    let cnis = [
+        ("flannel", Compatibility::Flannel),
+        ("cilium", Compatibility::Cilium),
+        ("calico", Compatibility::Calico),
+    ];
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    for (file, (setup, _)) in agents() {
+        let named = cnis.iter().find(|(name, _)| file.contains(name));
+        let compatibility = named.map_or(Compatibility::None, |(_, compatibility)| *compatibility);
+        let flags = &setup.flags;
+        assert_eq!(flags.compatibility, compatibility, "{file}");
+        assert_eq!((flags.cni, flags.local), (named.is_none(), named.is_none()), "{file}");
+        let init = documents().into_iter().any(|(other, document)| {
+            other == file && document.pointer("/spec/template/spec/initContainers").is_some()
+        });
+        assert_eq!(init, named.is_none(), "{file}");
+        seen.extend(named.map(|(name, _)| *name));
+    }
+    assert_eq!(seen.len(), cnis.len());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The agent on every node: account, permissions, CNI configuration, DaemonSet.
+//! The agent on every node: account, permissions, CNI configuration, DaemonSet; as the only CNI, or beside another one.
 
 use serde_json::{Value, json};
 
@@ -30,12 +30,81 @@ pub enum Wireguard {
     Embedded,
 }
 
-/// The manifest of Kilo as the only CNI. `name` is the label `app.kubernetes.io/name` of the pods.
-pub fn manifest(distribution: &Distribution, wireguard: Wireguard, suffix: &str, name: &str) -> Manifest {
-    let mut documents = vec![cni_configuration()];
-    documents.extend(account());
-    documents.push(daemon_set(distribution, wireguard, name));
-    let mut about = vec![format!("Kilo as the network of a cluster made with {}.", distribution.name)];
+/// What connects the pods inside of a location.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Kilo,
+    Flannel,
+    Cilium,
+    Calico,
+}
+
+impl Network {
+    /// What `--compatibility`, and the name of the file, call it; `None`: Kilo itself.
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Kilo => None,
+            Self::Flannel => Some("flannel"),
+            Self::Cilium => Some("cilium"),
+            Self::Calico => Some("calico"),
+        }
+    }
+
+    /// API group and resource of the objects that say which pod subnets a node has, where they are no Nodes.
+    fn pod_subnets(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Kilo | Self::Flannel => None,
+            Self::Cilium => Some(("cilium.io", "ciliumnodes")),
+            Self::Calico => Some(("crd.projectcalico.org", "blockaffinities")),
+        }
+    }
+
+    /// Arguments of the agent. Where Go Kilo has a manifest for it, they mean what they mean there.
+    fn args(self, distribution: &Distribution) -> Vec<&'static str> {
+        let mut args = match self {
+            Self::Kilo => return Vec::new(),
+            Self::Flannel => vec!["--compatibility=flannel"],
+            Self::Cilium => {
+                vec!["--compatibility=cilium", "--encapsulate=crosssubnet", "--clean-up-interface=true"]
+            }
+            Self::Calico => vec!["--compatibility=calico"],
+        };
+        // Unless told otherwise, Cilium gives pods addresses of 10.0.0.0/8, in which Kilo's own subnet lies. Agents of one
+        // cluster have to agree, and Go Kilo's manifest for k3s has the default.
+        if self == Self::Cilium && distribution.name != "k3s" {
+            args.push("--subnet=172.31.254.0/24");
+        }
+        args.extend(["--cni=false", "--local=false", "--internal-cidr=$(NODE_IP)/32"]);
+        args
+    }
+}
+
+/// What a manifest is for.
+#[derive(Clone, Copy)]
+pub struct Variant<'a> {
+    pub distribution: &'a Distribution,
+    pub network: Network,
+    pub wireguard: Wireguard,
+    /// What the name of the file ends in.
+    pub suffix: &'a str,
+    /// The label `app.kubernetes.io/name` of the pods.
+    pub name: &'a str,
+}
+
+/// The manifest of a variant.
+pub fn manifest(variant: Variant<'_>) -> Manifest {
+    let Variant { distribution, network, wireguard, suffix, name: _ } = variant;
+    let mut documents = Vec::new();
+    if network == Network::Kilo {
+        documents.push(cni_configuration());
+    }
+    documents.extend(account(network));
+    documents.push(daemon_set(variant));
+    let cluster = format!("a cluster made with {}", distribution.name);
+    let mut about = vec![match network.name() {
+        None => format!("Kilo as the network of {cluster}."),
+        Some(other) => format!("Kilo as an add-on to {}, in {cluster}.", capitalised(other)),
+    }];
     if wireguard == Wireguard::Embedded {
         about
             .push("Every node uses the embedded WireGuard device, also where the kernel has one.".to_owned());
@@ -47,7 +116,13 @@ pub fn manifest(distribution: &Distribution, wireguard: Wireguard, suffix: &str,
                 .to_owned(),
         );
     }
-    Manifest { file: format!("kilo-{}{suffix}.yaml", distribution.name), about, documents }
+    let network = network.name().map(|name| format!("-{name}")).unwrap_or_default();
+    Manifest { file: format!("kilo-{}{network}{suffix}.yaml", distribution.name), about, documents }
+}
+
+fn capitalised(name: &str) -> String {
+    let (first, rest) = name.split_at(1);
+    first.to_uppercase() + rest
 }
 
 fn cni_configuration() -> Value {
@@ -66,8 +141,16 @@ fn cni_configuration() -> Value {
 }
 
 /// What `crates/kubernetes` asks of the API, and nothing else.
-fn account() -> [Value; 3] {
+fn account(network: Network) -> [Value; 3] {
     let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
+    let mut rules = vec![
+        rule("", "nodes", &["get", "list", "patch", "watch"]),
+        rule("kilo.squat.ai", "peers", &["get", "list", "watch"]),
+        rule("events.k8s.io", "events", &["create"]),
+    ];
+    rules.extend(
+        network.pod_subnets().map(|(group, resource)| rule(group, resource, &["get", "list", "watch"])),
+    );
     [
         json!({
             "apiVersion": "v1", "kind": "ServiceAccount",
@@ -75,11 +158,7 @@ fn account() -> [Value; 3] {
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "kilo" },
-            "rules": [
-                rule("", "nodes", &["get", "list", "patch", "watch"]),
-                rule("kilo.squat.ai", "peers", &["get", "list", "watch"]),
-                rule("events.k8s.io", "events", &["create"]),
-            ],
+            "rules": rules,
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "kilo" },
@@ -89,24 +168,29 @@ fn account() -> [Value; 3] {
     ]
 }
 
-fn daemon_set(distribution: &Distribution, wireguard: Wireguard, name: &str) -> Value {
+fn daemon_set(variant: Variant<'_>) -> Value {
+    let Variant { distribution, network, name, .. } = variant;
     let labels = json!({ "app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "kilo" });
-    let mut volumes = vec![
-        host("cni-bin-dir", "/opt/cni/bin"),
-        host("cni-conf-dir", distribution.net_d),
+    let mut volumes = Vec::new();
+    let mut init_containers = Vec::new();
+    if network == Network::Kilo {
+        volumes.extend([host("cni-bin-dir", "/opt/cni/bin"), host("cni-conf-dir", distribution.net_d)]);
+        init_containers.push(install_cni());
+    }
+    volumes.extend([
         host("kilo-dir", "/var/lib/kilo"),
         // The directory: a device that is not there would keep the pod from starting, and is not always needed.
         host("dev-net", "/dev/net"),
         host("proc-sys-net", "/proc/sys/net"),
         host("wireguard", "/var/run/wireguard"),
-    ];
+    ]);
     if let Api::ConfigMap { name, key } = distribution.api {
         volumes.push(json!({
             "name": "kubeconfig",
             "configMap": { "name": name, "items": [{ "key": key, "path": "kubeconfig" }] },
         }));
     }
-    json!({
+    let mut daemon_set = json!({
         "apiVersion": "apps/v1", "kind": "DaemonSet",
         "metadata": { "name": "kilo", "namespace": "kube-system", "labels": labels },
         "spec": {
@@ -119,8 +203,7 @@ fn daemon_set(distribution: &Distribution, wireguard: Wireguard, name: &str) -> 
                     "priorityClassName": "system-node-critical",
                     // Files of the host carry its SELinux labels; without SELinux this means nothing.
                     "securityContext": { "seLinuxOptions": { "level": "s0", "type": "spc_t" } },
-                    "initContainers": [install_cni()],
-                    "containers": [agent(distribution, wireguard)],
+                    "containers": [agent(variant)],
                     "tolerations": [
                         { "effect": "NoSchedule", "operator": "Exists" },
                         { "effect": "NoExecute", "operator": "Exists" },
@@ -129,7 +212,11 @@ fn daemon_set(distribution: &Distribution, wireguard: Wireguard, name: &str) -> 
                 },
             },
         },
-    })
+    });
+    if !init_containers.is_empty() {
+        daemon_set["spec"]["template"]["spec"]["initContainers"] = init_containers.into();
+    }
+    daemon_set
 }
 
 fn host(name: &str, path: &str) -> Value {
@@ -157,17 +244,25 @@ fn install_cni() -> Value {
     })
 }
 
-fn agent(distribution: &Distribution, wireguard: Wireguard) -> Value {
+fn agent(variant: Variant<'_>) -> Value {
+    let Variant { distribution, network, wireguard, .. } = variant;
+    let field =
+        |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let mut args = vec!["--hostname=$(NODE_NAME)"];
-    let mut env =
-        vec![json!({ "name": "NODE_NAME", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } })];
-    let mut mounts = vec![
-        json!({ "name": "cni-conf-dir", "mountPath": "/etc/cni/net.d" }),
+    args.extend(network.args(distribution));
+    let mut env = vec![field("NODE_NAME", "spec.nodeName")];
+    let mut mounts = Vec::new();
+    match network {
+        Network::Kilo => mounts.push(json!({ "name": "cni-conf-dir", "mountPath": "/etc/cni/net.d" })),
+        // The addresses of the other CNI's devices are private ones too; this is the node's.
+        Network::Flannel | Network::Cilium | Network::Calico => env.push(field("NODE_IP", "status.hostIP")),
+    }
+    mounts.extend([
         json!({ "name": "kilo-dir", "mountPath": "/var/lib/kilo" }),
         json!({ "name": "dev-net", "mountPath": "/dev/net" }),
         json!({ "name": "proc-sys-net", "mountPath": "/host/proc/sys/net" }),
         json!({ "name": "wireguard", "mountPath": "/var/run/wireguard" }),
-    ];
+    ]);
     match distribution.api {
         Api::ServiceAddress => {}
         Api::Local { port } => {
