@@ -199,7 +199,7 @@ mod tests {
                         round_trip::<ValidatingWebhookConfiguration>(&document)
                     }
                     // Of the Prometheus operator; there is no type of it here.
-                    "PodMonitor" => document.clone(),
+                    "PodMonitor" | "PrometheusRule" => document.clone(),
                     other => panic!("{}: no type for {other}", manifest.file),
                 };
                 assert_eq!(again, document, "{}", manifest.file);

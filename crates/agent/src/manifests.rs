@@ -156,31 +156,39 @@ fn add_ons_leave_the_inside_of_locations_alone() {
     assert_eq!(seen.len(), cnis.len());
 }
 
+/// Kilo's metrics in queries, without `_total`. All of them are exported.
+fn metrics_of<'a>(queries: impl Iterator<Item = &'a Value>, exported: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for query in queries {
+        let query = query.as_str().unwrap();
+        for word in query.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()) {
+            if let Some(name) = word.strip_prefix("kilo_") {
+                let name = format!("kilo_{}", name.trim_end_matches("_total"));
+                assert!(exported.contains(&format!("# HELP {name} ")), "{query}: {name} is not exported");
+                names.insert(name);
+            }
+        }
+    }
+    names
+}
+
 #[test]
-fn the_dashboard_shows_what_is_exported() {
+fn the_dashboard_and_the_alerts_use_what_is_exported() {
     let metrics = Metrics::new();
     // Families without a member are not shown.
     metrics.error("apply");
     let problem = mesh::Problem { object: mesh::Object::Host, reason: "Test", message: String::new() };
     metrics.update(&reconciler::View { problems: [problem].into(), ..Default::default() });
     let text = metrics.text();
-    let map = documents()
-        .into_iter()
-        .find(|(file, document)| file == "grafana-dashboard.yaml" && !document.is_null());
-    let (_, map) = map.unwrap();
-    let dashboard: Value = serde_json::from_str(map["data"]["kilo.json"].as_str().unwrap()).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let mut shown = BTreeSet::new();
-    for panel in panels {
-        let query = panel["targets"][0]["expr"].as_str().unwrap();
-        for word in query.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()) {
-            if let Some(name) = word.strip_prefix("kilo_") {
-                let name = format!("kilo_{}", name.trim_end_matches("_total"));
-                assert!(text.contains(&format!("# HELP {name} ")), "{query}: {name} is not exported");
-                shown.insert(name);
-            }
-        }
-    }
+    let of = |file: &str| {
+        documents().into_iter().find(|(name, document)| name == file && !document.is_null()).unwrap().1
+    };
+    let dashboard = of("grafana-dashboard.yaml")["data"]["kilo.json"].as_str().unwrap().to_owned();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let shown = metrics_of(panels.map(|panel| &panel["targets"][0]["expr"]), &text);
+    let rules = of("prometheusrule.yaml")["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
+    metrics_of(rules.iter().map(|rule| &rule["expr"]), &text);
     let exported: BTreeSet<_> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next())

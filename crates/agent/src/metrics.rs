@@ -1,5 +1,7 @@
 //! What `/metrics` tells: the Go agent's metrics, and ours.
 
+mod wireguard;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
@@ -8,6 +10,8 @@ use prometheus_client::{
     registry::Registry,
 };
 use reconciler::View;
+pub use wireguard::Seen;
+use wireguard::Sessions;
 
 /// The metrics of an agent.
 pub struct Metrics {
@@ -20,6 +24,7 @@ pub struct Metrics {
     problems: Family<ProblemLabel, Gauge>,
     reconciles: Counter<u64, AtomicU64>,
     healthy: Gauge,
+    sessions: Sessions,
 }
 
 /// What an error was about: `apply`, `patch`, `observe`, `resolve`, `watch`.
@@ -48,6 +53,7 @@ impl Metrics {
             problems: Family::default(),
             reconciles: Counter::default(),
             healthy: Gauge::default(),
+            sessions: Sessions::default(),
         };
         let registry = &mut metrics.registry;
         registry.register(
@@ -70,12 +76,18 @@ impl Metrics {
             "Objects that are wrong and left out, by object and reason",
             metrics.problems.clone(),
         );
+        registry.register_collector(Box::new(metrics.sessions.clone()));
         metrics
     }
 
     /// Counts an error.
     pub fn error(&self, event: &str) {
         self.errors.get_or_create(&EventLabel { event: event.to_owned() }).inc();
+    }
+
+    /// Takes over what was seen of WireGuard's peers.
+    pub fn see(&self, seen: Seen) {
+        self.sessions.set(seen);
     }
 
     /// Takes over what is shown.

@@ -25,7 +25,7 @@ use program::{
 use reconciler::{Action, NodeUpdate, PeerUpdate, Reconciler, Removal, Status, View, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{cli, cni, http, report, setup};
+use crate::{cli, cni, http, metrics::Seen, report, setup};
 
 /// What a task in the background came to.
 enum Done {
@@ -206,7 +206,13 @@ impl Runtime {
             self.shown.metrics.error("observe");
             error.to_string()
         });
-        self.reconciler.handle_observation(observed, now());
+        let now = now();
+        let seen = observed.as_ref().ok().map(|observation| Seen::of(observation, now.unix));
+        self.reconciler.handle_observation(observed, now);
+        // The mesh is only now what this look was compared with.
+        if let Some(seen) = seen {
+            self.shown.metrics.see(Seen { topology: self.reconciler.topology().cloned(), ..seen });
+        }
     }
 
     async fn apply(&mut self, changes: &[Change]) {
