@@ -1,5 +1,7 @@
 //! One line per event on standard error, as text or JSON.
 
+mod json;
+
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
@@ -14,7 +16,7 @@ const OURS: [&str; 6] = ["dataplane", "hostnet", "kubernetes", "mesh", "reconcil
 pub enum Format {
     /// For people.
     Text,
-    /// For machines.
+    /// For machines: an object per line, with `ts`, `level` and `msg`.
     Json,
 }
 
@@ -54,7 +56,7 @@ pub fn start(program: &str, level: Level, format: Format) {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match format {
         Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+        Format::Json => lines.event_format(json::Lines).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
