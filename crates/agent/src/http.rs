@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use axum::{
     Router,
     extract::{Query, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode, header},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
 use reconciler::View;
@@ -49,6 +49,7 @@ pub async fn serve(listen: SocketAddr, shown: Arc<Shown>) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {listen} for /health and /metrics; see --listen"))?;
     let router = Router::new()
+        .route("/", get(index))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/graph", get(graph))
@@ -80,9 +81,25 @@ async fn health(State(shown): State<Arc<Shown>>) -> Response {
     (status, text).into_response()
 }
 
-async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], shown.metrics.text()).into_response()
+async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Response {
+    let accepted =
+        headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
+    let (kind, text) = if accepted.contains("application/openmetrics-text") {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", shown.metrics.open_metrics())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", shown.metrics.text())
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// What there is, for people who open the address, as the Go agent shows it.
+async fn index() -> Html<&'static str> {
+    Html(
+        "<html><head><title>Kilo</title></head><body>\n<h1>Kilo</h1>\n\
+         <p><a href='/graph'>/graph - the topology of the mesh</a></p>\n\
+         <p><a href='/health'>/health - whether all is well, and what is not</a></p>\n\
+         <p><a href='/metrics'>/metrics - for Prometheus</a></p>\n</body></html>\n",
+    )
 }
 
 #[derive(Deserialize)]

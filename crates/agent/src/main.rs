@@ -11,6 +11,7 @@ mod key;
 #[cfg(test)]
 mod manifests;
 mod metrics;
+mod process;
 mod report;
 mod runtime;
 mod setup;

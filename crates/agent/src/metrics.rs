@@ -13,6 +13,8 @@ use reconciler::View;
 pub use wireguard::Seen;
 use wireguard::Sessions;
 
+use crate::process::Process;
+
 /// The metrics of an agent.
 pub struct Metrics {
     registry: Registry,
@@ -77,6 +79,7 @@ impl Metrics {
             metrics.problems.clone(),
         );
         registry.register_collector(Box::new(metrics.sessions.clone()));
+        registry.register_collector(Box::new(Process));
         metrics
     }
 
@@ -106,11 +109,73 @@ impl Metrics {
         }
     }
 
-    /// The text that Prometheus reads.
-    pub fn text(&self) -> String {
+    /// As OpenMetrics, for who asks for it.
+    pub fn open_metrics(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// In Prometheus' own text format, which the Go agent serves to all who do not ask for another.
+    pub fn text(&self) -> String {
+        classic(&self.open_metrics())
+    }
+}
+
+/// In the older format a counter is named as its samples are, and the text has no end mark.
+fn classic(open_metrics: &str) -> String {
+    let counters: Vec<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let line = |line: &str| {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF"), ..) => String::new(),
+            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(&name) => {
+                format!("# {kind} {name}_total {rest}\n")
+            }
+            _ => format!("{line}\n"),
+        }
+    };
+    open_metrics.lines().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_reads_the_go_agents_metrics_reads_these() {
+        let metrics = Metrics::new();
+        metrics.error("apply");
+        let text = metrics.text();
+        let expected = [
+            "# HELP kilo_errors_total Number of errors that occurred while administering the mesh.",
+            "# TYPE kilo_errors_total counter",
+            "kilo_errors_total{event=\"apply\"} 1",
+            "# TYPE kilo_leader gauge",
+            "kilo_leader 0",
+            "kilo_nodes 0",
+            "kilo_peers 0",
+            "# TYPE kilo_reconciles_total counter",
+            "kilo_reconciles_total 0",
+            "# TYPE process_cpu_seconds_total counter",
+        ];
+        for line in expected {
+            assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+        }
+        for name in
+            ["open_fds", "max_fds", "virtual_memory_bytes", "resident_memory_bytes", "start_time_seconds"]
+        {
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("process_{name} ")));
+            assert!(
+                value.is_some_and(|value| value.parse::<f64>().is_ok_and(|value| value > 0.0)),
+                "{name}\n{text}"
+            );
+        }
+        assert!(!text.contains("# EOF"));
+        assert!(metrics.open_metrics().ends_with("# EOF\n"));
     }
 }
