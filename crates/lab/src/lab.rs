@@ -44,6 +44,15 @@ pub enum Lifetime {
     Detached,
 }
 
+/// How an agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is asked to (SIGTERM), and cleans up as it was told.
+    Ask,
+    /// It is killed (SIGKILL), and cleans up nothing.
+    Kill,
+}
+
 impl Lab {
     /// Brings a lab up that ends with the returned value. What an earlier one of the same name left is
     /// removed first.
@@ -129,6 +138,31 @@ impl Lab {
     pub fn node(&self, name: &str) -> Result<NodeRef<'_>, LabError> {
         let node = self.layout.node(name).ok_or_else(|| self.unknown(name))?;
         Ok(NodeRef { spec: &self.spec, layout: &self.layout, state: &self.state, node })
+    }
+
+    /// Exchanges the agent of a node for a Go agent, or (`None`) for ours, on what the one before leaves there.
+    ///
+    /// # Errors
+    /// When the lab cannot have such an agent, or one does not end or start.
+    pub fn exchange(
+        &mut self,
+        name: &str,
+        go_agent: Option<PathBuf>,
+        ending: Ending,
+    ) -> Result<(), LabError> {
+        let mut spec = self.spec.clone();
+        let node = spec.node_mut(name).ok_or_else(|| self.unknown(name))?;
+        node.go_agent = go_agent.map(|path| programs::find("the Go agent", Some(&path))).transpose()?;
+        spec.validate()?;
+        match ending {
+            Ending::Ask => self.node(name)?.stop_agent()?,
+            Ending::Kill => self.node(name)?.kill9()?,
+        }
+        self.state.create(&Description { spec: spec.clone(), ..self.state.read()? })?;
+        self.spec = spec;
+        let node = self.node(name)?;
+        node.prepare()?;
+        node.start_agent(&[])
     }
 
     /// All nodes, in the order of the description.

@@ -14,6 +14,7 @@
 //! does it.
 
 pub mod api;
+mod command;
 mod error;
 mod fabric;
 mod http;
@@ -37,7 +38,7 @@ pub mod topology;
 pub use api::{Api, Outage};
 pub use error::LabError;
 pub use http::{Request, Response};
-pub use lab::{Lab, Lifetime};
+pub use lab::{Ending, Lab, Lifetime};
 pub use layout::{Family, Layout};
 pub use matrix::{Matrix, Paint};
 pub use node::{INTERFACE, NodeRef, WireGuardPeer};

@@ -23,7 +23,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use kilo_lab::{Family, Lab, Lifetime, Paint, Spec, interrupt, labs, server, topology};
+use kilo_lab::{Ending, Lab, Lifetime, Paint, Spec, interrupt, labs, server, topology};
 
 #[derive(Parser)]
 #[command(name = "kilo-lab", version, about = "A multi-site cluster in network namespaces of one machine")]
@@ -40,6 +40,8 @@ enum Command {
     Status(Named),
     /// Run a command on a node, in a pod, or in `api`, `wan` or `router-SITE`.
     Exec(Exec),
+    /// Exchange the agent of a node: end the one that runs, and start another on what it leaves.
+    Exchange(Exchange),
     /// Tear a lab down, whatever is left of it.
     Down(Down),
     /// Show a mesh forming over three sites and surviving the loss of a leader.
@@ -103,6 +105,20 @@ struct Exec {
 }
 
 #[derive(Args)]
+struct Exchange {
+    #[command(flatten)]
+    lab: Named,
+    /// The node.
+    node: String,
+    /// The program of a Go agent that is started [default: our agent].
+    #[arg(long, value_name = "PATH")]
+    go_agent: Option<PathBuf>,
+    /// Kill the agent that runs: it can clean up nothing.
+    #[arg(long)]
+    kill: bool,
+}
+
+#[derive(Args)]
 struct Down {
     #[command(flatten)]
     lab: Named,
@@ -130,6 +146,7 @@ fn main() -> ExitCode {
         Command::Up(up) => self::up(up),
         Command::Status(named) => status(&named.name),
         Command::Exec(exec) => self::exec(exec),
+        Command::Exchange(exchange) => self::exchange(exchange),
         Command::Down(down) => self::down(down),
         Command::Demo(demo) => demo.run(),
         Command::Scale(scale) => scale.run(),
@@ -189,8 +206,8 @@ fn up(up: &Up) -> anyhow::Result<()> {
 fn status(name: &str) -> anyhow::Result<()> {
     let lab = Lab::open(name)?;
     say!("lab {name}: {}\n", describe(&lab));
-    for family in [Family::V4, Family::V6] {
-        say!("\n{}", lab.matrix(family)?.render(paint()));
+    for family in lab.spec().families() {
+        say!("\n{}", lab.matrix(*family)?.render(paint()));
     }
     say!("\n{}\n", topology::render(&topology::read(&lab)?));
     for line in lab.health() {
@@ -205,6 +222,14 @@ fn exec(exec: &Exec) -> anyhow::Result<()> {
     // Takes the place of this process, so that the terminal, signals and the exit code are the command's own.
     let error = lab.place(&exec.member)?.command(&exec.command)?.exec();
     Err(anyhow::Error::new(error).context(format!("running {} in {}", exec.command[0], exec.member)))
+}
+
+fn exchange(exchange: &Exchange) -> anyhow::Result<()> {
+    let mut lab = Lab::open(&exchange.lab.name)?;
+    let ending = if exchange.kill { Ending::Kill } else { Ending::Ask };
+    lab.exchange(&exchange.node, exchange.go_agent.clone(), ending)?;
+    say!("{} on node {}\n", lab.node(&exchange.node)?.agent_command()?[0], exchange.node);
+    Ok(())
 }
 
 fn down(down: &Down) -> anyhow::Result<()> {

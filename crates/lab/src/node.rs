@@ -1,5 +1,5 @@
-//! One node of a lab: its agent, its cable, and what runs in its namespace. It starts and ends the agent and
-//! asks it questions; what the agent does with the node is not known here.
+//! One node of a lab: its agent, its WireGuard device where the kernel has none, its cable, and what runs in its
+//! namespace. It starts and ends the agent and asks it questions; what the agent does with the node is not known here.
 
 use std::{
     collections::BTreeMap,
@@ -14,19 +14,21 @@ use rustix::process::Signal;
 
 use crate::{
     LabError,
+    command::{AGENT_PORT, AgentCommand, GO_STATE},
     fabric::set_port,
     http::{Request, Response},
     layout::{Layout, NodeLayout},
     process::{Place, Running},
     programs,
+    reach::wait_until,
     spec::Spec,
     state::{State, create_directory, write},
 };
 
-/// The port of the agent's health page.
-const AGENT_PORT: u16 = 1107;
 /// The WireGuard device of the agent.
 pub const INTERFACE: &str = "kilo0";
+/// How long a device may take to appear.
+const DEVICE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A node of a lab that is up.
 #[derive(Debug, Clone, Copy)]
@@ -81,13 +83,17 @@ impl NodeRef<'_> {
         })
     }
 
-    /// Starts the agent, with further arguments after the lab's own. Does nothing when it runs.
+    /// Starts the agent, with further arguments after the lab's own. Does nothing when it runs. A Go agent makes its
+    /// interface only where the kernel has WireGuard; elsewhere it gets a device first.
     ///
     /// # Errors
     /// When the binary is missing or cannot be started. That it fails later shows in its log.
     pub fn start_agent(&self, further: &[&str]) -> Result<(), LabError> {
         if self.agent().is_some() {
             return Ok(());
+        }
+        if self.go_agent().is_some() && !self.has_kernel_wireguard()? {
+            self.start_device()?;
         }
         let mut arguments = self.agent_command()?;
         arguments.extend(further.iter().map(ToString::to_string));
@@ -136,32 +142,72 @@ impl NodeRef<'_> {
     /// # Errors
     /// When the binary is missing.
     pub fn agent_command(&self) -> Result<Vec<String>, LabError> {
-        let site = &self.layout.sites[self.node.site];
-        let mesh = &self.spec.mesh;
-        let (services_v4, services_v6) = self.layout.services();
-        let kg = programs::find("kg", self.spec.programs.kg.as_deref())?;
-        let mut command = vec![
-            kg.display().to_string(),
-            format!("--kubeconfig={}", self.state.kubeconfig().display()),
-            format!("--hostname={}", self.node.name),
-            format!("--interface={INTERFACE}"),
-            format!("--encapsulate={}", mesh.encapsulate),
-            format!("--mesh-granularity={}", mesh.granularity),
-            format!("--subnet={}", mesh.subnet),
-            format!("--service-cidr={services_v4},{services_v6}"),
-            format!("--internal-cidr={},{}", site.lan_v4(), site.lan_v6()),
-            format!("--listen=:{AGENT_PORT}"),
-            format!("--liveness-timeout={}s", mesh.liveness_timeout),
-            format!("--log-level={}", mesh.log_level),
-            format!("--state-dir={}", self.agent_directory().display()),
-            "--cni=false".into(),
-            "--local=true".into(),
-        ];
-        command.extend(mesh.agent_args.iter().cloned());
-        let described =
-            self.spec.sites.iter().flat_map(|site| &site.nodes).find(|node| node.name == self.node.name);
-        command.extend(described.into_iter().flat_map(|node| node.agent_args.iter().cloned()));
-        Ok(command)
+        let command = AgentCommand {
+            spec: self.spec,
+            layout: self.layout,
+            node: self.node,
+            kubeconfig: self.state.kubeconfig(),
+            device_exists: self.device().is_some(),
+        };
+        match self.go_agent() {
+            Some(program) => Ok(command.go(&programs::find("the Go agent", Some(program))?)),
+            None => {
+                let kg = programs::find("kg", self.spec.programs.kg.as_deref())?;
+                Ok(command.ours(&kg, &self.agent_directory()))
+            }
+        }
+    }
+
+    /// The program that runs here in the place of our agent.
+    pub fn go_agent(&self) -> Option<&Path> {
+        self.spec.node(&self.node.name)?.go_agent.as_deref()
+    }
+
+    /// Starts a WireGuard device that outlives agents, which then use it with `--create-interface=false`. Does nothing
+    /// when it runs.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not appear in time.
+    pub fn start_device(&self) -> Result<(), LabError> {
+        if self.device().is_some() {
+            return Ok(());
+        }
+        let kg = programs::find("kg", self.spec.programs.kg.as_deref())?.display().to_string();
+        let log = self.state.log(&self.device_record());
+        let running = self.place().start(&[kg.as_str(), "tunnel", INTERFACE], &log)?;
+        self.state.record(&self.device_record(), &running)?;
+        wait_until("the WireGuard device", DEVICE_WITHIN, || {
+            let link = self.exec(&["ip", "link", "show", INTERFACE])?;
+            let socket = self.wireguard_directory().join(format!("{INTERFACE}.sock"));
+            let ready = link.status.success() && socket.exists();
+            Ok((!ready).then(|| fs::read_to_string(&log).unwrap_or_default()))
+        })
+    }
+
+    /// Ends the device of [`Self::start_device`], and its interface with it.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] when it still runs after 15 s.
+    pub fn stop_device(&self) -> Result<(), LabError> {
+        self.end(self.device(), &self.device_record(), Signal::TERM)
+    }
+
+    /// The process of the device that outlives agents, while it runs.
+    pub fn device(&self) -> Option<Running> {
+        self.state.recorded(&self.device_record()).filter(Running::is_alive)
+    }
+
+    /// Whether the kernel can make WireGuard interfaces.
+    ///
+    /// # Errors
+    /// When `ip` cannot be started.
+    pub fn has_kernel_wireguard(&self) -> Result<bool, LabError> {
+        const PROBE: &str = "lab-probe";
+        let made = self.exec(&["ip", "link", "add", PROBE, "type", "wireguard"])?.status.success();
+        if made {
+            self.read(&["ip", "link", "delete", PROBE])?;
+        }
+        Ok(made)
     }
 
     /// Asks the agent's HTTP server.
@@ -203,11 +249,14 @@ impl NodeRef<'_> {
     /// Where the node's processes run.
     pub fn place(&self) -> Place {
         let own = self.state.node(&self.node.name);
-        let mounts = BTreeMap::from([
+        let mut mounts = BTreeMap::from([
             (PathBuf::from("/etc/hosts"), own.join("hosts")),
             (PathBuf::from("/etc/resolv.conf"), own.join("resolv.conf")),
-            (PathBuf::from("/var/run/wireguard"), own.join("wireguard")),
+            (PathBuf::from("/var/run/wireguard"), self.wireguard_directory()),
         ]);
+        if self.go_agent().is_some() {
+            mounts.insert(GO_STATE.into(), self.agent_directory());
+        }
         let kubeconfig = self.state.kubeconfig().display().to_string();
         Place {
             namespace: self.node.namespace.clone(),
@@ -223,9 +272,10 @@ impl NodeRef<'_> {
     /// Writes what the node's processes see as their own files.
     pub(crate) fn prepare(&self) -> Result<(), LabError> {
         let own = self.state.node(&self.node.name);
-        create_directory(&own.join("wireguard"))?;
+        create_directory(&self.wireguard_directory())?;
         create_directory(&self.agent_directory())?;
-        for mounted_over in ["/run/wireguard", "/var/run/wireguard"] {
+        let of_go = self.go_agent().map(|_| GO_STATE);
+        for mounted_over in ["/run/wireguard", "/var/run/wireguard"].into_iter().chain(of_go) {
             create_directory(Path::new(mounted_over))?;
         }
         for mounted_over in ["/etc/hosts", "/etc/resolv.conf"] {
@@ -243,21 +293,34 @@ impl NodeRef<'_> {
     }
 
     fn end_agent(&self, signal: Signal) -> Result<(), LabError> {
-        let Some(agent) = self.agent() else { return Ok(()) };
+        self.end(self.agent(), &self.record(), signal)
+    }
+
+    fn end(&self, process: Option<Running>, record: &str, signal: Signal) -> Result<(), LabError> {
+        let Some(process) = process else { return Ok(()) };
         let within = Duration::from_secs(15);
-        agent.signal(signal);
-        if agent.wait(within) {
+        process.signal(signal);
+        if process.wait(within) {
             return Ok(());
         }
+        let log = self.state.log(record);
         Err(LabError::Deadline {
-            what: format!("the end of the agent on {}", self.node.name),
+            what: format!("the end of {record}"),
             within,
-            seen: format!("process {} still runs; its log is {}", agent.pid, self.log().display()),
+            seen: format!("process {} still runs; its log is {}", process.pid, log.display()),
         })
+    }
+
+    fn wireguard_directory(&self) -> PathBuf {
+        self.state.node(&self.node.name).join("wireguard")
     }
 
     fn record(&self) -> String {
         format!("agent-{}", self.node.name)
+    }
+
+    fn device_record(&self) -> String {
+        format!("device-{}", self.node.name)
     }
 
     fn router(&self) -> &str {

@@ -69,7 +69,7 @@ impl Lab {
         Ok(Matrix { family, names: names.iter().map(ToString::to_string).collect(), cells })
     }
 
-    /// Waits until all pods reach each other in both families, and says how long that took.
+    /// Waits until all pods reach each other in the families of [`crate::Spec::families`], and says how long that took.
     ///
     /// # Errors
     /// [`LabError::Deadline`] with the pairs that do not, and what the agents say about their health.
@@ -77,7 +77,7 @@ impl Lab {
         self.wait_reachable(&self.pods(), within, |_| {})
     }
 
-    /// Waits until these pods and nodes reach each other in both families, and shows each round's matrices.
+    /// Waits until these pods and nodes reach each other in all families, and shows each round's matrices.
     ///
     /// # Errors
     /// As [`Self::wait_converged`].
@@ -85,14 +85,12 @@ impl Lab {
         &self,
         names: &[&str],
         within: Duration,
-        mut progress: impl FnMut(&[Matrix; 2]),
+        mut progress: impl FnMut(&[Matrix]),
     ) -> Result<Duration, LabError> {
         let begin = Instant::now();
         loop {
-            let matrices = [
-                self.matrix_of(names, Family::V4, ROUND_WITHIN)?,
-                self.matrix_of(names, Family::V6, ROUND_WITHIN)?,
-            ];
+            let matrix = |family: &Family| self.matrix_of(names, *family, ROUND_WITHIN);
+            let matrices = self.spec.families().iter().map(matrix).collect::<Result<Vec<_>, _>>()?;
             progress(&matrices);
             let failures: Vec<String> = matrices
                 .iter()

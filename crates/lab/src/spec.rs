@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LabError, layout::SECOND_CLUSTER};
+use crate::{
+    LabError,
+    layout::{Family, SECOND_CLUSTER},
+};
 
 /// A lab: its sites and how the mesh runs on them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,6 +73,9 @@ pub struct Node {
     /// Further arguments of the agent on this node.
     #[serde(default)]
     pub agent_args: Vec<String>,
+    /// The program of a Go agent, which runs here in the place of ours: it gets no flags that Go Kilo does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub go_agent: Option<PathBuf>,
 }
 
 /// How the agents form the mesh: their flags.
@@ -104,6 +110,9 @@ pub struct Programs {
     /// This program; tests that use the library run inside another executable.
     pub lab: Option<PathBuf>,
 }
+
+/// How many seconds a node may be silent for a Go agent.
+const GO_LIVENESS_TIMEOUT: u64 = 60;
 
 /// The annotation that makes a node send keepalives, in seconds.
 pub const PERSISTENT_KEEPALIVE: &str = "kilo.squat.ai/persistent-keepalive";
@@ -146,6 +155,17 @@ impl Spec {
     /// The node of that name.
     pub fn node_mut(&mut self, name: &str) -> Option<&mut Node> {
         self.sites.iter_mut().flat_map(|site| &mut site.nodes).find(|node| node.name == name)
+    }
+
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.sites.iter().flat_map(|site| &site.nodes).find(|node| node.name == name)
+    }
+
+    /// The IP families that all agents carry: a Go agent carries IPv4 alone.
+    pub fn families(&self) -> &'static [Family] {
+        let go = self.sites.iter().flat_map(|site| &site.nodes).any(|node| node.go_agent.is_some());
+        if go { &[Family::V4] } else { &[Family::V4, Family::V6] }
     }
 
     /// Checks names and limits.
@@ -191,6 +211,27 @@ impl Spec {
         if sites.len() != self.sites.len() {
             return wrong("two sites have the same name".into());
         }
+        self.check_for_go()
+    }
+
+    /// What all agents have to agree on has to be something that a Go agent can do.
+    fn check_for_go(&self) -> Result<(), LabError> {
+        let mut nodes = self.sites.iter().flat_map(|site| &site.nodes);
+        let Some(node) = nodes.find(|node| node.go_agent.is_some()) else { return Ok(()) };
+        let mesh = &self.mesh;
+        if mesh.subnet.parse::<ipnet::Ipv4Net>().is_err() {
+            return Err(LabError::Spec(format!(
+                "the Go agent of node {} takes one IPv4 subnet and mesh.subnet is {:?}; write subnet: 10.4.0.0/16",
+                node.name, mesh.subnet
+            )));
+        }
+        if mesh.liveness_timeout < GO_LIVENESS_TIMEOUT {
+            return Err(LabError::Spec(format!(
+                "the Go agent of node {} tells every 30 s that it is alive, and mesh.livenessTimeout is {} s; write \
+                 livenessTimeout: {GO_LIVENESS_TIMEOUT}",
+                node.name, mesh.liveness_timeout
+            )));
+        }
         Ok(())
     }
 
@@ -234,6 +275,7 @@ impl Node {
             pods: Self::default_pods(),
             annotations: BTreeMap::new(),
             agent_args: Vec::new(),
+            go_agent: None,
         }
     }
 
@@ -329,5 +371,11 @@ mod tests {
             },
             "1 to 7 are possible",
         );
+        check(|spec| spec.sites[0].nodes[0].go_agent = Some("/kg".into()), "one IPv4 subnet");
+        let go = |spec: &mut Spec| {
+            spec.sites[0].nodes[0].go_agent = Some("/kg".into());
+            spec.mesh.subnet = "10.4.0.0/16".into();
+        };
+        check(go, "livenessTimeout: 60");
     }
 }

@@ -85,27 +85,18 @@ fn an_interface_that_exists_is_used_and_left() {
     let node = lab.node("b1").expect("the demo has it");
     let kernel = common::has_kernel_wireguard(node);
     node.stop_agent().unwrap_or_else(|error| panic!("{error}"));
-    let mut device = None;
     if kernel {
         node.read(&["ip", "link", "add", kilo_lab::INTERFACE, "type", "wireguard"]).expect("the kernel can");
+        node.start_agent(&["--create-interface=false"]).expect("it starts");
     } else {
-        let kg = kilo_lab::programs::find("kg", None).expect("it is built");
-        let log = node.log().with_extension("device.log");
-        let command = [&kg.display().to_string(), "tunnel", kilo_lab::INTERFACE];
-        device = Some(node.place().start(&command, &log).expect("it starts"));
-        common::eventually("the device", common::patiently(Duration::from_secs(10)), || {
-            let link = node.exec(&["ip", "link", "show", kilo_lab::INTERFACE])?;
-            Ok((!link.status.success()).then(|| fs::read_to_string(&log).unwrap_or_default()))
-        });
+        node.start_device().expect("it starts");
+        node.start_agent(&[]).expect("it starts");
     }
-    node.start_agent(&["--create-interface=false"]).expect("it starts");
     common::assert_converges(&lab);
     node.stop_agent().unwrap_or_else(|error| panic!("{error}"));
     let link = node.read(&["ip", "link", "show", kilo_lab::INTERFACE]);
     assert!(link.is_ok(), "the agent removed what it had not made: {link:?}");
-    if let Some(device) = device {
-        device.signal(rustix::process::Signal::TERM);
-    }
+    node.stop_device().unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// A WireGuard client beside the API, outside of all sites.
