@@ -1,29 +1,27 @@
 //! The command line of `kg`: the flags of the Go agent with their defaults, and ours.
 
 use std::{
+    ffi::OsString,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind,
+    parser::ValueSource,
+};
 use hostnet::{Compatibility, Encapsulation, EncapsulationType, LinkName};
 use mesh::{Granularity, allocation::Subnets};
 use program::{
-    flags::{Cidrs, PodCidrSource, duration},
+    flags::{Cidrs, PodCidrSource, boolean, duration, path, port, refuse},
     log,
 };
 use reconciler::Mtu;
 
 /// The agent of Kilo, a multi-cloud network overlay: run it on every node.
 #[derive(Parser)]
-#[command(
-    name = "kg",
-    version,
-    args_conflicts_with_subcommands = true,
-    args_override_self = true,
-    disable_version_flag = true
-)]
+#[command(name = "kg", version, args_override_self = true, disable_version_flag = true)]
 pub struct Cli {
     /// Print the version and exit.
     #[arg(long, short = 'v')]
@@ -67,13 +65,13 @@ pub struct Agent {
     #[arg(long, default_value = "kubernetes", value_enum)]
     pub backend: Backend,
     /// Remove routes, rules, firewall and addresses at the end.
-    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub clean_up: bool,
     /// Remove the WireGuard interface too at the end.
-    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub clean_up_interface: bool,
     /// Keep the CNI configuration of this node up to date, and masquerade what its pods send out.
-    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub cni: bool,
     /// The CNI configuration.
     #[arg(long, default_value = "/etc/cni/net.d/10-kilo.conflist", value_name = "FILE")]
@@ -82,10 +80,10 @@ pub struct Agent {
     #[arg(long, default_value = "", value_name = "CNI", value_parser = |text: &str| text.parse::<Compatibility>())]
     pub compatibility: Compatibility,
     /// Make the WireGuard interface; otherwise one of this name has to exist.
-    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub create_interface: bool,
     /// Print what would be changed on this host and exit; change nothing.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub dry_run: bool,
     /// When packets inside of a location are encapsulated: never, crosssubnet, always.
     #[arg(long, default_value = "always", value_parser = |text: &str| text.parse::<Encapsulation>())]
@@ -103,10 +101,10 @@ pub struct Agent {
     #[arg(long, value_name = "CIDR,…")]
     pub internal_cidr: Vec<Cidrs>,
     /// Accept forwarding from and to pods even where the host's firewall drops it.
-    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub iptables_forward_rules: bool,
     /// The kubeconfig file [default: the pod's service account].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path)]
     pub kubeconfig: Option<PathBuf>,
     /// Where /health, /metrics and /graph are served: ADDRESS:PORT or :PORT.
     #[arg(long, default_value = ":1107", value_parser = listen_address)]
@@ -116,13 +114,13 @@ pub struct Agent {
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub liveness_timeout: Duration,
     /// Route between the pods of one location too.
-    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub local: bool,
     /// The form of log lines.
-    #[arg(long, default_value = "text", value_enum)]
+    #[arg(long, global = true, default_value = "text", value_enum)]
     pub log_format: log::Format,
     /// Which log lines are written.
-    #[arg(long, default_value = "info", value_enum)]
+    #[arg(long, global = true, default_value = "info", value_enum)]
     pub log_level: log::Level,
     /// The URL of the Kubernetes API; overrides the kubeconfig's.
     #[arg(long, value_name = "URL")]
@@ -139,10 +137,10 @@ pub struct Agent {
     #[arg(long, default_value = "auto", value_enum, value_name = "SOURCE")]
     pub pod_cidr_source: PodCidrSource,
     /// The UDP port of WireGuard.
-    #[arg(long, default_value_t = mesh::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = mesh::DEFAULT_PORT, value_parser = port)]
     pub port: u16,
     /// Prefer a private address as this node's endpoint.
-    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub prioritise_private_addresses: bool,
     /// Look at the host at least this often.
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
@@ -182,6 +180,33 @@ pub enum WireguardChoice {
     Embedded,
 }
 
+impl Cli {
+    /// Reads the command line. Where it is wrong, or asks for help, the process ends.
+    pub fn read() -> Self {
+        Self::read_from(std::env::args_os()).unwrap_or_else(|error| refuse(&error))
+    }
+
+    fn read_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(words)?;
+        if let Some((given, flag)) = matches.subcommand_name().zip(flag_of_agent(&command, &matches)) {
+            let text = format!("the flag --{flag} is for running the agent, and not for kg {given}");
+            return Err(command.error(ErrorKind::ArgumentConflict, text));
+        }
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// A flag that was given and that no sub-command takes.
+fn flag_of_agent(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
+    let own = command.get_arguments().filter(|arg| !arg.is_global_set() && arg.get_id() != "version");
+    let mut given = own.filter(|arg| {
+        matches!(matches.try_contains_id(arg.get_id().as_str()), Ok(true))
+            && matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+    });
+    Some(given.next()?.get_long()?.to_owned())
+}
+
 /// `:1107` listens on all addresses of both families; of a name like `localhost`, its first IPv4 address counts, as in Go.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
@@ -190,7 +215,9 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     }
     let named: Vec<SocketAddr> = full.to_socket_addrs().into_iter().flatten().collect();
     let v4 = named.iter().find(|address| address.is_ipv4());
-    v4.or(named.first()).copied().ok_or_else(|| "an address is written ADDRESS:PORT or :PORT".to_owned())
+    v4.or(named.first()).copied().ok_or_else(|| {
+        "an address is written ADDRESS:PORT or :PORT, and a name such as localhost has to be known".to_owned()
+    })
 }
 
 fn mtu(text: &str) -> Result<Mtu, String> {
@@ -204,42 +231,4 @@ fn mtu(text: &str) -> Result<Mtu, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use program::flags::all;
-
-    use super::*;
-
-    #[test]
-    fn the_reference_page_says_what_help_says() {
-        let page = program::reference::markdown(<Cli as clap::CommandFactory>::command());
-        assert!(page == include_str!("../../../docs/kg.md"), "docs/kg.md is out of date: run make docs");
-    }
-
-    #[test]
-    fn boolean_flags_take_a_value_after_the_equals_sign() {
-        let flags = |text: &str| Cli::try_parse_from(text.split(' ')).map(|cli| cli.agent);
-        let agent = flags("kg --local=false --clean-up-interface --cni=0").unwrap();
-        assert!(!agent.local && agent.clean_up_interface && !agent.cni && agent.clean_up);
-        assert!(flags("kg --local=maybe").is_err());
-    }
-
-    /// As pflag reads them.
-    #[test]
-    fn lists_are_gathered() {
-        let flags = |text: &str| Cli::try_parse_from(text.split(' ')).map(|cli| cli.agent).unwrap();
-        let agent = flags(
-            "kg --service-cidr 10.43.0.0/16 --internal-cidr=10.0.0.0/8 --service-cidr=fd43::/112,10.44.0.1/16",
-        );
-        assert_eq!((all(&agent.service_cidr).len(), all(&agent.internal_cidr).len()), (3, 1));
-        let agent = flags("kg --service-cidr= --internal-cidr= --port=4 --port=5");
-        assert_eq!((all(&agent.service_cidr).len(), all(&agent.internal_cidr).len(), agent.port), (0, 0, 5));
-    }
-
-    #[test]
-    fn listens_on_both_families() {
-        assert_eq!(listen_address(":1107"), Ok("[::]:1107".parse().unwrap()));
-        assert_eq!(listen_address("127.0.0.1:80"), Ok("127.0.0.1:80".parse().unwrap()));
-        assert_eq!(listen_address("localhost:80"), Ok("127.0.0.1:80".parse().unwrap()));
-        assert!(listen_address("1107").is_err());
-    }
-}
+mod tests;

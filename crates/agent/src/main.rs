@@ -20,12 +20,12 @@ mod webhook;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use cli::{Cli, Command};
 use program::log;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let command = if cli.version { Some(Command::Version) } else { cli.command };
     let outcome = match command {
         // Nothing but the version, as the Go agent prints it: scripts compare it.
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             tunnel::run_foreground(interface.as_str()).map_err(Into::into)
         }
         Some(Command::Webhook(flags)) => {
-            log::start("kg", flags.log_level, flags.log_format);
+            log::start("kg", cli.agent.log_level, cli.agent.log_format);
             run_webhook(flags)
         }
         Some(Command::InstallCni(flags)) => {

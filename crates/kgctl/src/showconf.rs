@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use mesh::conf::{Conf, ConfPeer};
+use program::flags::all;
 
 use crate::{Output, ShowConf, cluster::Cluster, peer_object, print};
 
@@ -37,7 +38,7 @@ pub fn peer(cluster: &Cluster, name: &str, request: &ShowConf) -> Result<()> {
 }
 
 fn show_as_peer(name: &str, peer: ConfPeer, request: &ShowConf) -> Result<()> {
-    let more: Vec<_> = request.allowed_ips.iter().map(ipnet::IpNet::trunc).collect();
+    let more: Vec<_> = all(&request.allowed_ips).iter().map(ipnet::IpNet::trunc).collect();
     let peer = peer.with_allowed_ips(&more);
     match request.output {
         Output::Wireguard => print(&peer.to_string()),

@@ -34,7 +34,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
     /// The kubeconfig file [default: the pod's service account].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = program::flags::path)]
     kubeconfig: Option<PathBuf>,
     /// Where /validate and /health are served over TLS: ADDRESS:PORT or :PORT.
     #[arg(long, default_value = ":8443", value_parser = listen_address, value_name = "ADDRESS")]
@@ -42,12 +42,6 @@ pub struct Flags {
     /// Where /metrics and /health are served without TLS: ADDRESS:PORT or :PORT.
     #[arg(long, default_value = ":1107", value_parser = listen_address, value_name = "ADDRESS")]
     listen_metrics: SocketAddr,
-    /// The form of log lines.
-    #[arg(long, default_value = "text", value_enum)]
-    pub log_format: program::log::Format,
-    /// Which log lines are written.
-    #[arg(long, default_value = "info", value_enum)]
-    pub log_level: program::log::Level,
     /// The URL of the Kubernetes API; overrides the kubeconfig's.
     #[arg(long, value_name = "URL")]
     master: Option<String>,

@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::{Args, builder::BoolishValueParser};
+use clap::Args;
 use dataplane::{Backend, DataPlane, WireguardChoice};
 use follow::Connection;
 use hostnet::{LinkName, render::client::ClientConfig};
@@ -24,7 +24,11 @@ use identity::{Identity, Known};
 use ipnet::IpNet;
 use kubernetes::{PodCidrSource, registration};
 use mesh::PrivateKey;
-use program::{Resolver, flags::duration, log};
+use program::{
+    Resolver,
+    flags::{Cidrs, all, boolean, duration, number, path},
+    log,
+};
 use reconciler::ClientSettings;
 
 use crate::{Global, Granularity};
@@ -43,10 +47,10 @@ pub struct Connect {
     #[arg(long, short = 'a', value_delimiter = ',', value_name = "CIDR,…", value_parser = own_address)]
     allowed_ip: Vec<IpNet>,
     /// Further ranges that are reached through the cluster, for example those of services.
-    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
-    allowed_ips: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR,…")]
+    allowed_ips: Vec<Cidrs>,
     /// Take back the Peer (if this command made it), the interface and the routes at the end.
-    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     clean_up: bool,
     /// The WireGuard interface; it is created if there is none.
     #[arg(long, short, default_value = "kilo0", value_name = "NAME")]
@@ -58,16 +62,16 @@ pub struct Connect {
     #[arg(long, default_value = "info", value_enum)]
     log_level: log::Level,
     /// The MTU of the WireGuard interface in bytes.
-    #[arg(long, default_value_t = 1420, value_parser = clap::value_parser!(u32).range(576..=65_535))]
-    mtu: u32,
+    #[arg(long, default_value_t = 1420, value_parser = number("an MTU", 576..=u16::MAX))]
+    mtu: u16,
     /// Configure the host and exit, leaving interface, routes and Peer. Needs WireGuard in the kernel.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     once: bool,
     /// Seconds between keepalives, for a Peer that is created; 0 turns them off.
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = number("a keepalive", 0..=u16::MAX))]
     persistent_keepalive: u16,
     /// A file with the WireGuard private key [default: a new key for every connection].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path)]
     private_key: Option<PathBuf>,
     /// Look at the host at least this often.
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
@@ -108,11 +112,11 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     let config = ClientConfig {
         peer: name,
         interface: flags.interface.clone(),
-        mtu: flags.mtu,
+        mtu: flags.mtu.into(),
         private_key: key,
         listen_port: global.port,
         addresses,
-        further_ranges: flags.allowed_ips.clone(),
+        further_ranges: all(&flags.allowed_ips),
         outside: names::of_api(global.kubeconfig.as_deref(), resolver.as_ref()).await,
         resolved: Default::default(),
     };
