@@ -30,17 +30,22 @@ impl Resolver {
     /// The addresses of an endpoint's name, or why there are none. The name is taken for absolute: a search domain of
     /// the host must not decide where a tunnel goes.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        self.look_up(format!("{}.", name.trim_end_matches('.'))).await
+        let name = name.trim_end_matches('.');
+        self.look_up(name, format!("{name}.")).await
     }
 
-    /// The addresses of a host's own name; search domains count. What `/etc/hosts` says is all there is, as for the C
-    /// library: otherwise a name without an IPv6 address there would wait for a name server that may not be there yet.
+    /// The addresses of a host's own name; search domains count.
     pub async fn resolve_host(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        let written = addresses_in(&fs::read_to_string(HOSTS).unwrap_or_default(), name);
-        if written.is_empty() { self.look_up(name.to_owned()).await } else { Ok(written) }
+        self.look_up(name, name.to_owned()).await
     }
 
-    async fn look_up(&self, name: String) -> Result<Vec<IpAddr>, String> {
+    /// What `/etc/hosts` says is all there is, as for the C library: otherwise a name without an IPv6 address there would
+    /// wait for a name server that may not be there.
+    async fn look_up(&self, written: &str, name: String) -> Result<Vec<IpAddr>, String> {
+        let written = addresses_in(&fs::read_to_string(HOSTS).unwrap_or_default(), written);
+        if !written.is_empty() {
+            return Ok(written);
+        }
         match tokio::time::timeout(TIMEOUT, self.0.lookup_ip(name)).await {
             Ok(Ok(answer)) => Ok(answer.iter().collect()),
             Ok(Err(error)) => Err(error.to_string()),
