@@ -67,7 +67,9 @@ pub enum Error {
         source: Refusal,
     },
     /// The kernel has no WireGuard, and nothing else was allowed.
-    #[error("the kernel has no WireGuard ({0}): load the module wireguard, or use the embedded device")]
+    #[error(
+        "the kernel has no WireGuard ({0}): load the module wireguard, or use the embedded device (--wireguard=auto)"
+    )]
     NoWireguard(Refusal),
     /// There is no way to configure an interface that exists.
     #[error("the interface {link} can be configured neither over netlink nor over its UAPI socket: {reason}")]

@@ -22,7 +22,9 @@ pub enum Error {
     #[error("this is no pod of a cluster ({0}); give --kubeconfig FILE or --master URL")]
     NotInCluster(String),
     /// The address of the API makes no sense.
-    #[error("{url:?} is no address of a Kubernetes API ({why}); write something like https://192.0.2.1:6443")]
+    #[error(
+        "{url:?} is no address of a Kubernetes API ({why}); write something like --master=https://192.0.2.1:6443"
+    )]
     Address {
         /// The address.
         url: String,
