@@ -149,6 +149,37 @@ fn without_clean_up_a_kernel_interface_stays_and_once_needs_one() {
 }
 
 #[test]
+fn flags_show_on_the_host() {
+    let laptop = Laptop::new("cflag");
+    let flags =
+        ["--mtu=1333", "--persistent-keepalive=7", "--port=51777", "--resync-period=2s", "--clean-up=false"];
+    let process = laptop.connect(&flags);
+    laptop.reaches(&PODS);
+    let interface = &laptop.interface;
+    let link = laptop.run(&format!("ip link show {interface}"));
+    assert!(link.contains("mtu 1333"), "{link}");
+    assert_eq!(laptop.run(&format!("wg show {interface} listen-port")).trim(), "51777");
+    let keepalives = laptop.run(&format!("wg show {interface} persistent-keepalive"));
+    assert!(
+        keepalives.lines().count() == 3 && keepalives.lines().all(|line| line.ends_with("\t7")),
+        "{keepalives}"
+    );
+    let peer = laptop.lab.api().get("/apis/kilo.squat.ai/v1alpha1/peers/laptop").expect("it is there");
+    assert_eq!(peer["spec"]["persistentKeepalive"], 7);
+    // Of a tunnel that somebody takes away the kernel tells nobody.
+    let tunnel = laptop.run(&format!("wg show {interface} peers | head -1"));
+    laptop.run(&format!("wg set {interface} peer {} remove", tunnel.trim()));
+    let begin = std::time::Instant::now();
+    laptop.comes_to("the tunnel", |laptop| laptop.tunnels() == 3);
+    assert!(begin.elapsed() < common::patiently(Duration::from_secs(10)), "after {:?}", begin.elapsed());
+    laptop.ends_well(&process, Signal::TERM);
+    // An embedded device ends with its process all the same.
+    let kernel = common::has_kernel_wireguard(laptop.lab.node("a1").expect("the demo has it"));
+    assert_eq!(laptop.has_interface(), kernel);
+    assert!(laptop.peer_exists(), "it was to stay");
+}
+
+#[test]
 fn what_is_wrong_is_said_and_nothing_is_made() {
     let laptop = Laptop::new("cbad");
     let (key, _) = laptop.make_key("key");
