@@ -88,10 +88,11 @@ impl Reconciler {
         if self.last.reconciles == 0 {
             host.leftovers.extend(suspects.into_iter().filter(|suspect| self.is_of_go(suspect)));
         }
-        self.sessions.find(&handshakes, self.objects.nodes().filter_map(|node| node.key));
+        self.sessions.find(&handshakes, self.objects.nodes().filter_map(|node| node.key), now.instant);
         let gone = self.sessions.forget(&mut host.wireguard, &mut handshakes, now.instant);
         let changes = intended.plan(&host, &handshakes, &self.endpoints);
-        let changes = begin_anew(gone, &self.config.render.interface, changes);
+        self.behind_nat.keep(&gone, now.instant);
+        let changes = begin_anew(&gone, &self.config.render.interface, changes);
         self.intended = Some(intended);
         if changes.is_empty() {
             return self.succeed(now);

@@ -9,6 +9,8 @@ use std::{
 use hostnet::Handshake;
 use mesh::PublicKey;
 
+use crate::sessions::Gone;
+
 /// The first pause while somebody behind NAT has not been heard of; it doubles up to the resync period.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 
@@ -28,6 +30,14 @@ impl BehindNat {
     pub fn remember(&mut self, written: &BTreeMap<PublicKey, SocketAddr>, now: Instant) {
         if self.until.is_none() {
             self.remembered.clone_from(written);
+            self.until = Some(now + Handshake::LIFETIME);
+        }
+    }
+
+    /// Sessions with these are begun anew: until then they are where they were.
+    pub fn keep(&mut self, gone: &Gone, now: Instant) {
+        if !gone.is_empty() {
+            self.remembered.extend(gone.iter().filter_map(|(key, endpoint)| Some((*key, (*endpoint)?))));
             self.until = Some(now + Handshake::LIFETIME);
         }
     }

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,9 @@ const ATTEMPTS: u32 = 5;
 /// A new peer to which a keepalive is to be sent at once begins a session. The next look sets what is wanted.
 const AT_ONCE: u16 = 1;
 
+/// Whose sessions are begun anew, and where they were.
+pub type Gone = BTreeMap<PublicKey, Option<SocketAddr>>;
+
 /// The sessions that were found.
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -31,6 +35,8 @@ pub struct Sessions {
     forgotten: bool,
     /// With whom: those that have not answered yet.
     with: BTreeSet<PublicKey>,
+    /// When they were found: a session that began later is a good one.
+    found: Option<Instant>,
     /// When they are begun anew; `None` before the others have been told, and at the end.
     next: Option<Instant>,
     attempts: u32,
@@ -42,15 +48,17 @@ impl Sessions {
         self.forgotten = !known_to_others;
     }
 
-    /// What was seen of the host. The first time counts: a session that begins later is a good one.
+    /// What was seen of the host; the first time counts.
     pub fn find(
         &mut self,
         handshakes: &BTreeMap<PublicKey, Handshake>,
         nodes: impl Iterator<Item = PublicKey>,
+        now: Instant,
     ) {
         if std::mem::take(&mut self.forgotten) {
             let alive = |key: &PublicKey| handshakes.get(key).is_some_and(Handshake::is_alive);
             self.with = nodes.filter(alive).collect();
+            self.found = Some(now);
         }
     }
 
@@ -63,24 +71,29 @@ impl Sessions {
         Some(PAUSE)
     }
 
-    /// Takes what is to be begun anew out of what was seen. Returns whose it is.
+    /// Takes what is to be begun anew out of what was seen.
     pub fn forget(
         &mut self,
         seen: &mut Option<Wireguard>,
         handshakes: &mut BTreeMap<PublicKey, Handshake>,
         now: Instant,
-    ) -> BTreeSet<PublicKey> {
-        let (Some(seen), Some(_)) = (seen, self.next.take_if(|at| *at <= now)) else {
-            return BTreeSet::new();
-        };
-        let answered = |key: &PublicKey| self.attempts > 0 && handshakes.contains_key(key);
-        self.with.retain(|key| !answered(key) && seen.peers.remove(key).is_some());
-        handshakes.retain(|key, _| !self.with.contains(key));
+    ) -> Gone {
+        let mut gone = Gone::new();
+        let (Some(seen), Some(_)) = (seen, self.next.take_if(|at| *at <= now)) else { return gone };
+        let since = self.found.map_or(Duration::ZERO, |found| now.saturating_duration_since(found));
+        let answered = |key: &PublicKey| handshakes.get(key).is_some_and(|handshake| handshake.age < since);
+        self.with.retain(|key| !answered(key));
+        for key in &self.with {
+            if let Some(peer) = seen.peers.remove(key) {
+                gone.insert(*key, peer.endpoint);
+            }
+            handshakes.remove(key);
+        }
         self.attempts += 1;
         if !self.with.is_empty() && self.attempts < ATTEMPTS {
             self.next = Some(now + PAUSE * 2u32.pow(self.attempts));
         }
-        self.with.clone()
+        gone
     }
 
     /// How long until the next attempt.
@@ -90,10 +103,10 @@ impl Sessions {
 }
 
 /// Makes changes that add these peers begin anew with them: they are removed before, and called at once.
-pub fn begin_anew(gone: BTreeSet<PublicKey>, interface: &LinkName, changes: Vec<Change>) -> Vec<Change> {
+pub fn begin_anew(gone: &Gone, interface: &LinkName, changes: Vec<Change>) -> Vec<Change> {
     let call = |mut change: Change| {
         if let Change::SetPeer(_, key, peer) = &mut change
-            && gone.contains(key)
+            && gone.contains_key(key)
         {
             peer.persistent_keepalive =
                 peer.persistent_keepalive.filter(|seconds| *seconds != 0).or(Some(AT_ONCE));
@@ -101,5 +114,5 @@ pub fn begin_anew(gone: BTreeSet<PublicKey>, interface: &LinkName, changes: Vec<
         change
     };
     let changes: Vec<Change> = changes.into_iter().map(call).collect();
-    gone.iter().map(|key| Change::RemovePeer(interface.clone(), *key)).chain(changes).collect()
+    gone.keys().map(|key| Change::RemovePeer(interface.clone(), *key)).chain(changes).collect()
 }

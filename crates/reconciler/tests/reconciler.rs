@@ -368,6 +368,23 @@ fn sessions_that_the_others_have_forgotten_are_not_waited_for() {
     assert_eq!(world.applied, [], "who is known to the others keeps the sessions");
 }
 
+/// Whoever was told last may call first.
+#[test]
+fn a_session_that_began_after_the_start_is_a_good_one() {
+    let nodes = || [node("b", "two", 2)];
+    let before = World::with(nodes());
+    let mut world = World::new();
+    world.host = before.host.clone();
+    world.see(Node { endpoint: None, key: None, internal_ips: Vec::new(), ..node("a", "one", 1) });
+    nodes().into_iter().for_each(|node| world.see(node));
+    world.shake_hands(2);
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.work();
+    world.handshakes.get_mut(&key(2).public_key()).unwrap().age = Duration::from_millis(100);
+    world.pass(Duration::from_secs(10), &[]);
+    assert_eq!(world.applied, []);
+}
+
 /// A member of a Go agent's had routes by way of its leader and its neighbours. Those that are replaced go with it; the
 /// others are told from an operator's by what they lead to, and how.
 #[test]
