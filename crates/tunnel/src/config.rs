@@ -26,6 +26,29 @@ pub struct Config {
     pub uapi: bool,
     /// When the first handshake with a new peer begins.
     pub greeting: Greeting,
+    /// What to do without although this kernel has it.
+    #[doc(hidden)]
+    pub lacks: &'static [Lack],
+}
+
+/// What kernels may lack. The device finds that out; tests make it do so here.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// The virtio-net header of TUN.
+    VirtioHeader,
+    /// Large TCP packets, and checksums left to the receiver.
+    TcpOffload,
+    /// Large UDP packets.
+    UdpOffload,
+    /// `UDP_SEGMENT`.
+    SentRuns,
+    /// `UDP_GRO`.
+    ReceivedRuns,
+    /// IPv6 as transport.
+    Ipv6,
+    /// Several queues of TUN, and more than one core.
+    SeveralQueues,
 }
 
 /// When the first handshake with a peer begins.
@@ -55,6 +78,7 @@ impl Config {
             fwmark: 0,
             uapi: false,
             greeting: Greeting::default(),
+            lacks: &[],
         }
     }
 }

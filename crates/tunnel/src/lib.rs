@@ -33,6 +33,8 @@ mod timestamp;
 mod trie;
 pub mod uapi;
 
+#[doc(hidden)]
+pub use config::Lack;
 pub use config::{
     AllowedIpsChange, Config, DeviceChange, DeviceState, Drops, Greeting, PeerChange, PeerSettings,
     PeerState, WhenMissing,

@@ -5,8 +5,17 @@ use std::path::Path;
 
 use tunnel::fuzzing;
 
+/// How much is made of each file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// Every prefix, and every byte changed in three ways.
+    Usual,
+    /// Every byte changed in one way, where a call takes milliseconds.
+    Small,
+}
+
 /// Calls `target` with every file of its corpus, with every prefix of short ones, and with single bytes changed.
-fn replay(name: &str, target: fn(&[u8])) {
+fn replay(name: &str, target: fn(&[u8]), effort: Effort) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let mut files: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -18,11 +27,15 @@ fn replay(name: &str, target: fn(&[u8])) {
         let data = fs::read(&file).expect("a readable file");
         eprintln!("{}", file.display());
         target(&data);
-        for length in 0..data.len().min(512) {
+        let (prefixes, changes): (usize, &[u8]) = match effort {
+            Effort::Usual => (data.len().min(512), &[0x01, 0x80, 0xff]),
+            Effort::Small => (0, &[0x80]),
+        };
+        for length in 0..prefixes {
             target(&data[..length]);
         }
         for at in 0..data.len().min(256) {
-            for change in [0x01, 0x80, 0xff] {
+            for change in changes {
                 let mut changed = data.clone();
                 changed[at] ^= change;
                 target(&changed);
@@ -33,20 +46,30 @@ fn replay(name: &str, target: fn(&[u8])) {
 
 #[test]
 fn datagrams() {
-    replay("datagram", fuzzing::datagram);
+    replay("datagram", fuzzing::datagram, Effort::Usual);
+}
+
+#[test]
+fn messages_of_handshakes() {
+    replay("handshake", fuzzing::handshake, Effort::Small);
+}
+
+#[test]
+fn packets_of_a_peer() {
+    replay("session", fuzzing::session, Effort::Usual);
 }
 
 #[test]
 fn packets_of_the_interface() {
-    replay("interface_packet", fuzzing::interface_packet);
+    replay("interface_packet", fuzzing::interface_packet, Effort::Usual);
 }
 
 #[test]
 fn packets_to_be_joined() {
-    replay("joined_packets", fuzzing::joined_packets);
+    replay("joined_packets", fuzzing::joined_packets, Effort::Usual);
 }
 
 #[test]
 fn texts_of_the_uapi() {
-    replay("uapi_text", fuzzing::uapi_text);
+    replay("uapi_text", fuzzing::uapi_text, Effort::Usual);
 }

@@ -97,22 +97,81 @@ fn answers_come_from_the_address_that_was_asked() {
     );
 }
 
+/// Up to the MTU and beyond it, over this network.
+fn check_sizes(ip_of_b: &str) {
+    let (a, b) = tunnel_over(ip_of_b, false);
+    for (address, headers) in [("10.9.0.2", 28), ("fd09::2", 48)] {
+        reach(&a, address);
+        let ping = |size: usize, patience: u32| {
+            let payload = size - headers;
+            a.namespace.try_run(&format!("ping -n -c 1 -W {patience} -M do -s {payload} {address}"))
+        };
+        for size in [headers, headers + 1, 63, 64, 65, 576, 1279, 1280, 1281, 1419, 1420] {
+            ping(size, 5).unwrap_or_else(|problem| panic!("{size} bytes: {problem}"));
+        }
+        let refused = ping(1421, 1);
+        assert!(refused.is_err(), "larger than the MTU: {refused:?}");
+        // Larger than the network: the datagrams are fragmented there. The largest that a datagram can carry.
+        for mtu in [1500, 9000, 65_455] {
+            for end in [&a, &b] {
+                end.ip(&format!("link set {} mtu {mtu}", end.interface));
+            }
+            for size in [mtu - 1, mtu] {
+                ping(size, 5).unwrap_or_else(|problem| panic!("{size} bytes of {mtu}: {problem}"));
+            }
+            transfer(&a.namespace, &b.namespace, address, 1 << 20);
+        }
+        // The smallest that IPv6 allows.
+        for end in [&a, &b] {
+            end.ip(&format!("link set {} mtu 1280", end.interface));
+        }
+        ping(1280, 5).expect("the smallest MTU");
+        transfer(&a.namespace, &b.namespace, address, 1 << 20);
+        for end in [&a, &b] {
+            end.ip(&format!("link set {} mtu 1420", end.interface));
+        }
+    }
+    let drops = (a.device.state().drops, b.device.state().drops);
+    assert_eq!((drops.0.udp_send, drops.1.udp_send, drops.1.bad_packet), (0, 0, 0), "{drops:?}");
+}
+
 #[test]
-fn packets_of_every_size_pass() {
-    let (a, _b) = tunnel_over("192.0.2.2", false);
+fn packets_of_every_size_pass_over_ipv4() {
+    check_sizes("192.0.2.2");
+}
+
+#[test]
+fn packets_of_every_size_pass_over_ipv6() {
+    check_sizes("2001:db8::2");
+}
+
+/// The sockets stay where the device was made: that is how a container gets a tunnel without a way around it.
+#[test]
+fn an_interface_that_is_moved_to_another_namespace_works_there() {
+    let (a, b) = tunnel_over("192.0.2.2", false);
     reach(&a, "10.9.0.2");
-    // 28 bytes of headers; the last are the MTU exactly, with "don't fragment".
-    for payload in [0, 1, 15, 16, 17, 536, 1000, 1391, 1392] {
-        a.namespace.run(&format!("ping -n -c 1 -W 2 -M do -s {payload} 10.9.0.2"));
-    }
-    let refused = a.namespace.try_run("ping -n -c 1 -W 1 -M do -s 1393 10.9.0.2");
-    assert!(refused.is_err(), "larger than the MTU: {refused:?}");
-    // A larger interface than the network: the datagrams are fragmented there.
-    for end in [&a, &_b] {
-        end.ip(&format!("link set {} mtu 9000", end.interface));
-    }
-    a.namespace.run("ping -n -c 1 -W 2 -M do -s 8972 10.9.0.2");
-    transfer(&a.namespace, &_b.namespace, "10.9.0.2", 4 << 20);
+    let container = Namespace::new();
+    let (from, to, interface) = (&b.namespace.name, &container.name, &b.interface);
+    run(&format!("ip -n {from} link set {interface} netns {to}"));
+    // Another interface of that name is none of our business.
+    run(&format!("ip -n {from} link add {interface} type veth peer name decoy"));
+    run(&format!("ip -n {to} addr add 10.9.0.2/24 dev {interface}"));
+    run(&format!("ip -n {to} link set {interface} up mtu 1300"));
+    eventually("an answer to the container", || container.ping("10.9.0.1"));
+    transfer(&container, &a.namespace, "10.9.0.1", 1 << 20);
+    run(&format!("ip -n {to} link set {interface} down"));
+    eventually("silence", || match a.namespace.ping("10.9.0.2") {
+        Ok(answer) => Err(answer),
+        Err(_) => Ok(()),
+    });
+    run(&format!("ip -n {to} link set {interface} up"));
+    eventually("an answer to the container", || container.ping("10.9.0.1"));
+    assert_eq!(&b.device.name().expect("the device works"), interface);
+    run(&format!("ip -n {to} link del {interface}"));
+    eventually("the end of the device", || match b.device.check() {
+        Err(Error::InterfaceGone { .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
 }
 
 #[test]

@@ -95,6 +95,43 @@ fn marks_pass_over_ipv6() {
 }
 
 #[test]
+fn datagrams_are_marked() {
+    for ip_of_b in ["192.0.2.2", "2001:db8::2"] {
+        let (a, b) = tunnel_over(ip_of_b, false);
+        let marked = |mark: u32| {
+            let port = a.port();
+            nft(
+                &a.namespace,
+                &format!(
+                    "flush ruleset; table inet t {{
+                        counter marked {{}}; counter other {{}}
+                        chain out {{
+                            type filter hook output priority 0
+                            udp sport {port} meta mark {mark} counter name marked
+                            udp sport {port} meta mark != {mark} counter name other
+                        }}
+                    }}"
+                ),
+            );
+            reach(&a, "10.9.0.2");
+            let seen = counted(&a.namespace);
+            (seen["marked"] > 0, seen["other"])
+        };
+        assert_eq!(marked(0), (true, 0));
+        a.device.set_fwmark(0x20).expect("root may");
+        assert_eq!(marked(0x20), (true, 0), "data under the session there is");
+        a.device.set_listen_port(0).expect("some port is free");
+        assert_eq!(marked(0x20), (true, 0), "from a new port");
+        a.device.apply(&[PeerChange::Remove(b.public)]).expect("the device works");
+        let endpoint = SocketAddr::new(ip_of_b.parse().expect("an address"), b.port());
+        a.set(peer(b.public, Some(endpoint), &["10.9.0.2/32"]));
+        assert_eq!(marked(0x20), (true, 0), "handshakes");
+        a.device.set_fwmark(0).expect("root may");
+        assert_eq!(marked(0), (true, 0));
+    }
+}
+
+#[test]
 fn packets_nobody_takes_are_refused_at_once() {
     let (a, b) = tunnel_over("192.0.2.2", false);
     let refused = |end: &End, address: &str, what: &str| {

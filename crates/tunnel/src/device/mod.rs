@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::config::{Config, DeviceState, PeerChange};
+use crate::config::{Config, DeviceState, Lack, PeerChange};
 use crate::error::Error;
 use crate::key::PrivateKey;
 use crate::sync::lock;
@@ -151,16 +151,17 @@ impl Inner {
         let shared = self.shared.clone();
         threads.push(spawn("wg-control".into(), move || control::run(&shared))?);
         drop(threads);
-        self.start_sockets(&self.shared.sockets.load_full())
+        *lock(&self.socket_threads) = self.start_sockets(&self.shared.sockets.load_full())?;
+        Ok(())
     }
 
-    fn start_sockets(&self, sockets: &Arc<Sockets>) -> Result<(), Error> {
-        let mut threads = lock(&self.socket_threads);
-        for index in 0..sockets.list.len() {
+    /// Starts the threads that read from these sockets; none of them stays when one cannot be started.
+    fn start_sockets(&self, sockets: &Arc<Sockets>) -> Result<Vec<JoinHandle<()>>, Error> {
+        let start = |index| {
             let (shared, sockets) = (self.shared.clone(), sockets.clone());
-            threads.push(spawn(format!("wg-in-{index}"), move || inbound::run(&shared, &sockets, index))?);
-        }
-        Ok(())
+            spawn(format!("wg-in-{index}"), move || inbound::run(&shared, &sockets, index))
+        };
+        (0..sockets.list.len()).map(start).collect::<Result<_, _>>().inspect_err(|_| sockets.stop())
     }
 
     fn stop(&self) {
@@ -188,17 +189,19 @@ impl Inner {
         if port == old.port {
             return Ok(());
         }
-        let mark = self.shared.mark();
-        let new = Arc::new(self.shared.in_namespace(move || Sockets::bind(port, mark))??);
-        self.shared.sockets.store(new.clone());
-        let old_threads = std::mem::take(&mut *lock(&self.socket_threads));
+        let (mark, lacks) = (self.shared.mark(), self.shared.lacks);
+        let new = Arc::new(self.shared.in_namespace(move || Sockets::bind(port, mark, lacks))??);
+        let threads = self.start_sockets(&new)?;
+        self.shared.sockets.store(new);
+        let old_threads = std::mem::replace(&mut *lock(&self.socket_threads), threads);
         old.stop();
         for thread in old_threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the WireGuard device had panicked");
             }
         }
-        self.start_sockets(&new)
+        // The interface may have gone before the new sockets were in place.
+        self.shared.check().inspect_err(|_| self.shared.sockets.load().stop())
     }
 
     pub(crate) fn set_fwmark(&self, mark: u32) -> Result<(), Error> {
@@ -228,7 +231,10 @@ impl Inner {
 }
 
 /// As many queues as are of use here.
-fn queues() -> usize {
+fn queues(lacks: &[Lack]) -> usize {
+    if lacks.contains(&Lack::SeveralQueues) {
+        return 1;
+    }
     thread::available_parallelism().map_or(1, usize::from).min(MAX_QUEUES)
 }
 
@@ -256,7 +262,8 @@ fn create_tun(config: &Config) -> Result<Tun, Error> {
         let name = config.name.clone();
         move |reason: io::Error| Error::Tun { attempt, name, reason }
     };
-    let tun = Tun::create(&config.name, queues()).map_err(fail("create a TUN device"))?;
+    let tun =
+        Tun::create(&config.name, queues(config.lacks), config.lacks).map_err(fail("create a TUN device"))?;
     tun.set_mtu(config.mtu).map_err(fail("set the MTU"))?;
     Ok(tun)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::config::{Config, Greeting};
+use crate::config::{Config, Greeting, Lack};
 use crate::ecn::Ecn;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     /// What the control thread is to do because it lives in the network namespace of the device.
     errands: Mutex<VecDeque<Errand>>,
     name: String,
+    pub(super) lacks: &'static [Lack],
     gone: AtomicBool,
     mark: AtomicU32,
 }
@@ -53,7 +54,7 @@ pub(crate) struct Sockets {
 impl Shared {
     pub(super) fn create(config: &Config) -> Result<Self, Error> {
         let resource = |reason| Error::Resource { attempt: "make an event descriptor", reason };
-        let sockets = Sockets::bind(config.listen_port, config.fwmark)?;
+        let sockets = Sockets::bind(config.listen_port, config.fwmark, config.lacks)?;
         let tun = super::create_tun(config)?;
         let bell = std::sync::Arc::new(Bell::new().map_err(resource)?);
         let ringer = bell.clone();
@@ -70,6 +71,7 @@ impl Shared {
             changing_sockets: Mutex::default(),
             errands: Mutex::default(),
             name: config.name.clone(),
+            lacks: config.lacks,
             gone: AtomicBool::new(false),
             mark: AtomicU32::new(config.fwmark),
         })
@@ -153,13 +155,13 @@ impl Shared {
 
 impl Sockets {
     /// Binds IPv4 and IPv6 to the same port.
-    pub(super) fn bind(port: u16, mark: u32) -> Result<Self, Error> {
+    pub(super) fn bind(port: u16, mark: u32, lacks: &'static [Lack]) -> Result<Self, Error> {
         let listen = |reason| Error::Listen { port, reason };
         // A port that is free for IPv4 may be taken for IPv6: when any port will do, try another.
         let attempts = if port == 0 { 16 } else { 1 };
         let mut last = None;
         for _ in 0..attempts {
-            match Self::bind_both(port) {
+            match Self::bind_both(port, lacks) {
                 Ok((list, port)) => {
                     let sockets = Self { list, port, stopped: AtomicBool::new(false) };
                     if mark != 0 {
@@ -173,11 +175,11 @@ impl Sockets {
         Err(listen(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into())))
     }
 
-    fn bind_both(port: u16) -> io::Result<(Vec<UdpSocket>, u16)> {
+    fn bind_both(port: u16, lacks: &[Lack]) -> io::Result<(Vec<UdpSocket>, u16)> {
         let mut list = Vec::new();
-        bind_group(&mut list, false, port)?;
+        bind_group(&mut list, false, port, lacks)?;
         let port = list[0].port()?;
-        match bind_group(&mut list, true, port) {
+        match bind_group(&mut list, true, port, lacks) {
             // IPv6 is not compiled in, or switched off.
             Err(error) if is_no_ipv6(&error) => {}
             result => result?,
@@ -245,16 +247,16 @@ fn send_by(socket: &UdpSocket, to: &Endpoint, data: &[u8], segment: usize, ecn: 
 }
 
 /// Binds as many sockets as there are threads to read from them.
-fn bind_group(list: &mut Vec<UdpSocket>, is_v6: bool, port: u16) -> io::Result<()> {
-    let first = UdpSocket::bind(is_v6, port, PortUse::Alone)?;
+fn bind_group(list: &mut Vec<UdpSocket>, is_v6: bool, port: u16, lacks: &[Lack]) -> io::Result<()> {
+    let first = UdpSocket::bind(is_v6, port, PortUse::Alone, lacks)?;
     let port = first.port()?;
-    let many = super::queues();
+    let many = super::queues(lacks);
     if many > 1 {
         first.share()?;
     }
     list.push(first);
     for _ in 1..many {
-        list.push(UdpSocket::bind(is_v6, port, PortUse::Shared)?);
+        list.push(UdpSocket::bind(is_v6, port, PortUse::Shared, lacks)?);
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ impl Engine {
     }
 
     /// Seals one packet (or, when it is empty, a keepalive).
-    pub(super) fn seal_one(&self, carrier: &Carrier, packet: &[u8], now: Moment, out: &mut Outbox) {
+    pub(crate) fn seal_one(&self, carrier: &Carrier, packet: &[u8], now: Moment, out: &mut Outbox) {
         let mut message = vec![0; padded(packet.len(), self.mtu()) + DATA_OVERHEAD];
         message[DATA_HEADER_SIZE..DATA_HEADER_SIZE + packet.len()].copy_from_slice(packet);
         let place = 0..message.len();

@@ -11,6 +11,6 @@ mod segment;
 mod tests;
 
 pub(crate) use checksum::{Sum, pseudo_header};
-pub(crate) use coalesce::{Coalescer, Joins};
+pub(crate) use coalesce::{Burst, Coalescer, Joins};
 pub(crate) use header::{HEADER_SIZE, VirtioHeader};
 pub(crate) use segment::Segments;

@@ -10,6 +10,8 @@ use std::thread;
 
 use arc_swap::ArcSwap;
 
+use crate::config::Lack;
+
 use super::{check, check_size, socket};
 
 /// Requests of linux/if_tun.h.
@@ -118,11 +120,16 @@ impl AsRawFd for Queue {
 
 impl Tun {
     /// Creates the interface, down, with as much offload as the kernel knows. One that exists is not joined.
-    pub(crate) fn create(name: &str, queues: usize) -> io::Result<Self> {
+    pub(crate) fn create(name: &str, queues: usize, lacks: &[Lack]) -> io::Result<Self> {
         let place = ArcSwap::from_pointee(Place::here(None)?);
         let plain = libc::IFF_TUN | libc::IFF_NO_PI;
         let full = plain | libc::IFF_VNET_HDR | if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
-        let (first, flags) = match Queue::open(name, full | libc::IFF_TUN_EXCL) {
+        let first = if lacks.contains(&Lack::VirtioHeader) {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        } else {
+            Queue::open(name, full | libc::IFF_TUN_EXCL)
+        };
+        let (first, flags) = match first {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 (Queue::open(name, plain | libc::IFF_TUN_EXCL)?, plain)
             }
@@ -130,10 +137,10 @@ impl Tun {
         };
         let mut tun = Self { queues: vec![first], offload: Offload::None, place };
         if flags == full {
-            tun.offload = tun.enable_offload(0);
+            tun.offload = tun.enable_offload(0, lacks);
             for index in 1..queues {
                 tun.queues.push(Queue::open(name, flags)?);
-                tun.enable_offload(index);
+                tun.enable_offload(index, lacks);
             }
         }
         if let Ok(namespace) = tun.namespace() {
@@ -162,9 +169,15 @@ impl Tun {
         Ok(is_moved)
     }
 
-    fn enable_offload(&self, queue: usize) -> Offload {
+    fn enable_offload(&self, queue: usize, lacks: &[Lack]) -> Offload {
         let tcp = F_CSUM | F_TSO4 | F_TSO6;
-        for (flags, offload) in [(tcp | F_USO4 | F_USO6, Offload::TcpAndUdp), (tcp, Offload::Tcp)] {
+        for (flags, offload, lack) in [
+            (tcp | F_USO4 | F_USO6, Offload::TcpAndUdp, Lack::UdpOffload),
+            (tcp, Offload::Tcp, Lack::TcpOffload),
+        ] {
+            if lacks.contains(&lack) {
+                continue;
+            }
             let fd = self.queues[queue].as_raw_fd();
             // SAFETY: TUNSETOFFLOAD takes its flags by value.
             if unsafe { libc::ioctl(fd, TUNSETOFFLOAD, libc::c_ulong::from(flags)) } == 0 {

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::config::Lack;
 use crate::ecn::Ecn;
 use crate::peer::Endpoint;
 
@@ -39,7 +40,10 @@ pub(crate) struct UdpSocket {
 impl UdpSocket {
     /// Binds to the port on all addresses of the family. The port must be free, unless it is shared with sockets that
     /// [`UdpSocket::share`] it.
-    pub(crate) fn bind(is_v6: bool, port: u16, port_use: PortUse) -> io::Result<Self> {
+    pub(crate) fn bind(is_v6: bool, port: u16, port_use: PortUse, lacks: &[Lack]) -> io::Result<Self> {
+        if is_v6 && lacks.contains(&Lack::Ipv6) {
+            return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+        }
         let domain = if is_v6 { libc::AF_INET6 } else { libc::AF_INET };
         let fd = socket(domain, libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
         let raw = fd.as_raw_fd();
@@ -65,9 +69,12 @@ impl UdpSocket {
             }
         }
         // Kernels before 5.0 lack it: then each datagram comes alone.
-        let _ = set_option(raw, libc::SOL_UDP, libc::UDP_GRO, one);
+        if !lacks.contains(&Lack::ReceivedRuns) {
+            let _ = set_option(raw, libc::SOL_UDP, libc::UDP_GRO, one);
+        }
         let zero: libc::c_int = 0;
-        let segments = set_option(raw, libc::SOL_UDP, libc::UDP_SEGMENT, zero).is_ok();
+        let segments = !lacks.contains(&Lack::SentRuns)
+            && set_option(raw, libc::SOL_UDP, libc::UDP_SEGMENT, zero).is_ok();
         let any =
             if is_v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { IpAddr::from(Ipv4Addr::UNSPECIFIED) };
         let (address, length) = to_sockaddr(SocketAddr::new(any, port));

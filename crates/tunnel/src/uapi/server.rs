@@ -16,7 +16,7 @@ use crate::device::{Inner, spawn};
 use crate::error::Error;
 use crate::sys::{Bell, Wanted, poll};
 
-use super::{DIRECTORY, MAX_TEXT, decode_set, encode_state, socket_path};
+use super::{DIRECTORY, MAX_TEXT, Requests, decode_set, encode_state, socket_path};
 
 /// Connections at the same time; more wait.
 const MAX_CONNECTIONS: usize = 200;
@@ -151,9 +151,7 @@ fn make_room(connections: &mut Vec<Connection>) {
 /// A client, what it has sent of its next request, and what it has not yet read of the last answer. Nothing here waits.
 struct Connection {
     stream: UnixStream,
-    text: Zeroizing<Vec<u8>>,
-    /// So much of the text holds no end of a request.
-    searched: usize,
+    requests: Requests,
     answer: Zeroizing<Vec<u8>>,
     sent: usize,
     /// When it last sent or read something.
@@ -165,8 +163,7 @@ impl Connection {
         stream.set_nonblocking(true).ok()?;
         Some(Self {
             stream,
-            text: Zeroizing::default(),
-            searched: 0,
+            requests: Requests::default(),
             answer: Zeroizing::default(),
             sent: 0,
             active: Instant::now(),
@@ -179,7 +176,7 @@ impl Connection {
     }
 
     fn size(&self) -> usize {
-        self.text.len() + self.answer.len()
+        self.requests.size() + self.answer.len()
     }
 
     /// Reads or writes once, as there is something to read or room to write; answers what is complete. False when it is
@@ -193,7 +190,7 @@ impl Connection {
             Err(_) => return false,
         }
         while self.answer.is_empty()
-            && let Some(request) = self.next_request()
+            && let Some(request) = self.requests.next()
         {
             self.answer = Zeroizing::new(std::mem::take(&mut *answer(&request, device)).into_bytes());
             // Most answers fit at once.
@@ -208,7 +205,7 @@ impl Connection {
     fn read(&mut self) -> io::Result<usize> {
         let mut chunk = Zeroizing::new([0; 16 << 10]);
         let length = self.stream.read(&mut chunk[..])?;
-        self.text.extend_from_slice(&chunk[..length]);
+        self.requests.push(&chunk[..length]);
         Ok(length)
     }
 
@@ -220,18 +217,6 @@ impl Connection {
             self.sent = 0;
         }
         Ok(length)
-    }
-
-    /// Takes out what ends with an empty line.
-    fn next_request(&mut self) -> Option<Zeroizing<Vec<u8>>> {
-        let end = self.text[self.searched..].windows(2).position(|pair| pair == b"\n\n");
-        let Some(end) = end.map(|at| self.searched + at + 2) else {
-            self.searched = self.text.len().saturating_sub(1);
-            return None;
-        };
-        self.searched = 0;
-        let rest = Zeroizing::new(self.text.split_off(end));
-        Some(std::mem::replace(&mut self.text, rest))
     }
 }
 

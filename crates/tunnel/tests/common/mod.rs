@@ -168,8 +168,13 @@ pub struct End {
 impl End {
     /// The `number`-th end: 10.9.0.number and fd09::number, up.
     pub fn start(namespace: Namespace, number: u32, uapi: bool) -> Self {
-        let interface = unique("w");
-        let config = Config { private_key: Some(key(number)), uapi, ..Config::named(interface.clone()) };
+        Self::start_with(namespace, number, Config { uapi, ..Config::named(unique("w")) })
+    }
+
+    /// The same with a configuration, whose key is replaced.
+    pub fn start_with(namespace: Namespace, number: u32, config: Config) -> Self {
+        let interface = config.name.clone();
+        let config = Config { private_key: Some(key(number)), ..config };
         let device =
             namespace.enter(|| Device::create(config)).expect("a device (root and /dev/net/tun are needed)");
         let end = Self { device, interface, public: key(number).public_key(), namespace };
@@ -196,10 +201,15 @@ impl End {
 pub fn tunnel_over(ip_of_b: &str, uapi: bool) -> (End, End) {
     let (a, b) = connected();
     let (a, b) = (End::start(a, 1, uapi), End::start(b, 2, uapi));
+    introduce(&a, &b, ip_of_b);
+    (a, b)
+}
+
+/// Makes two ends know each other; the first learns where the second is.
+pub fn introduce(a: &End, b: &End, ip_of_b: &str) {
     let endpoint = SocketAddr::new(ip_of_b.parse::<IpAddr>().expect("an address"), b.port());
     a.set(peer(b.public, Some(endpoint), &["10.9.0.2/32", "fd09::2/128"]));
     b.set(peer(a.public, None, &["10.9.0.1/32", "fd09::1/128"]));
-    (a, b)
 }
 
 /// Sends `bytes` bytes from one namespace to another and back, and compares them.
