@@ -97,7 +97,12 @@ impl Renderer<'_> {
             return;
         }
         match self.carrier.clone() {
-            Carrier::Ipip(device) => drop(self.device(device, LinkKind::Ipip, IPIP_OVERHEAD)),
+            Carrier::Ipip(device) => {
+                self.device(device, LinkKind::Ipip, IPIP_OVERHEAD);
+                if self.uses_ipv6() {
+                    self.device(name("sit0"), LinkKind::Sit, IPIP_OVERHEAD);
+                }
+            }
             Carrier::Vxlan => drop(self.device(name(VXLAN_LINK), LinkKind::Vxlan, self.vxlan_overhead(node))),
             Carrier::Foreign(_) => {}
         }

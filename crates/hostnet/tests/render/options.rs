@@ -38,6 +38,21 @@ fn local_routes_of_another_cni() {
     );
 }
 
+/// What the other nodes send a leader encapsulated is taken out there in both families, though nothing goes back that way.
+#[test]
+fn a_leader_takes_out_what_it_does_not_put_in() {
+    let nodes = ["a1 10.1.0.1/24 10.2.1.0/24 fd00:2:0:1::/64", "a2 10.1.0.2/24 10.2.2.0/24 fd00:2:0:2::/64"];
+    let mut fixture = Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Always);
+    fixture.config.local_routes_by = Responsible::Other;
+    fixture.check(&[
+        "link kilo0 wireguard mtu 1420 up",
+        "link sit0 sit mtu 1480 up given",
+        "link tunl0 ipip mtu 1480 up given",
+        "address 10.4.0.1/16 kilo0",
+        "address 10.1.0.1/32 tunl0",
+    ]);
+}
+
 /// An interface that somebody else made keeps its MTU and stays when we go.
 #[test]
 fn an_interface_of_somebody_else() {

@@ -34,6 +34,8 @@ fn foreign_routes(node: NodeRef<'_>) -> Vec<String> {
             text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
         })
         .filter(|line| !line.contains("proto 107") && !line.contains("kilo0") && !line.contains("fe80::"))
+        // The kernel adds it when the device goes up.
+        .filter(|line| !line.contains("dev sit0 proto kernel"))
         .collect()
 }
 
