@@ -225,10 +225,11 @@ impl Spec {
                 node.name, mesh.subnet
             )));
         }
-        if mesh.liveness_timeout < GO_LIVENESS_TIMEOUT {
+        if mesh.liveness_timeout != GO_LIVENESS_TIMEOUT {
             return Err(LabError::Spec(format!(
-                "the Go agent of node {} tells every 30 s that it is alive, and mesh.livenessTimeout is {} s; write \
-                 livenessTimeout: {GO_LIVENESS_TIMEOUT}",
+                "the Go agent of node {} tells every 30 s that it is alive, takes others for dead that do not tell it \
+                 for {GO_LIVENESS_TIMEOUT} s, and mesh.livenessTimeout is {} s; write livenessTimeout: \
+                 {GO_LIVENESS_TIMEOUT}",
                 node.name, mesh.liveness_timeout
             )));
         }
