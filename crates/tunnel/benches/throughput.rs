@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tunnel::PrivateKey;
 use tunnel::uapi::{Client, socket_path};
+use tunnel::{Config, Device, Lack, PrivateKey};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -25,6 +25,8 @@ const PORT: u16 = 51820;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Implementation {
     Ours,
+    /// Ours without AVX-512, where the processor has it.
+    Portable,
     WireguardGo,
     Boringtun,
     Kernel,
@@ -34,6 +36,7 @@ impl fmt::Display for Implementation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Ours => "this device",
+            Self::Portable => "this device without AVX-512",
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun",
             Self::Kernel => "kernel",
@@ -75,14 +78,22 @@ struct Sample {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, command, interface] = &arguments[..]
-        && command == "--device"
-    {
-        return finish(tunnel::run_foreground(interface).map_err(Failure::from));
+    if let [_, command, interface] = &arguments[..] {
+        match command.as_str() {
+            "--device" => return finish(run_device(interface, &[])),
+            "--portable-device" => return finish(run_device(interface, &[Lack::WideRegisters])),
+            _ => {}
+        }
     }
     let result = measure_all();
     clean_up();
     finish(result)
+}
+
+/// A device alone in this process, until somebody ends it.
+fn run_device(interface: &str, lacks: &'static [Lack]) -> Result<(), Failure> {
+    let device = Device::create(Config { uapi: true, lacks, ..Config::named(interface) })?;
+    Ok(device.wait(None)?)
 }
 
 fn finish(result: Result<(), Failure>) -> ExitCode {
@@ -103,7 +114,9 @@ fn measure_all() -> Result<(), Failure> {
     let found = implementations();
     println!("{}\n", facts(&found));
     let mut pairs: Vec<_> = found.iter().map(|one| [*one, *one]).collect();
-    for other in found.iter().filter(|other| **other != Implementation::Ours) {
+    for other in
+        found.iter().filter(|other| !matches!(other, Implementation::Ours | Implementation::Portable))
+    {
         pairs.extend([[Implementation::Ours, *other], [*other, Implementation::Ours]]);
     }
     println!("| scenario | from → to | Gbit/s | to wireguard-go | CPU s/GB | peak RSS MiB | lost |");
@@ -225,6 +238,7 @@ impl Tunnel {
         let wireguard_go = wireguard_go();
         let program = match what {
             Implementation::Ours => vec![own.as_str(), "--device", interface],
+            Implementation::Portable => vec![own.as_str(), "--portable-device", interface],
             Implementation::WireguardGo => vec![wireguard_go.as_str(), "-f", interface],
             Implementation::Boringtun => vec!["boringtun-cli", "-f", "--disable-drop-privileges", interface],
             Implementation::Kernel => {
@@ -301,6 +315,10 @@ fn implementations() -> Vec<Implementation> {
     let has = |program: &str| Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
     let has = |program: &str| has(program).is_ok_and(|output| output.status.success());
     let mut found = vec![Implementation::Ours];
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512ifma") {
+        found.push(Implementation::Portable);
+    }
     if has(&wireguard_go()) {
         found.push(Implementation::WireguardGo);
     }
@@ -327,6 +345,7 @@ fn facts(found: &[Implementation]) -> String {
     for one in found {
         match one {
             Implementation::Ours => text += concat!("; this device ", env!("CARGO_PKG_VERSION")),
+            Implementation::Portable => {}
             Implementation::WireguardGo => {
                 text = format!("{text}; {}", version(&format!("{} --version", wireguard_go())));
                 if let Some(package) = wireguard_go_package() {

@@ -31,7 +31,7 @@ pub struct Config {
     pub lacks: &'static [Lack],
 }
 
-/// What kernels may lack. The device finds that out; tests make it do so here.
+/// What kernels and processors may lack. The device finds that out; tests make it do so here.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
@@ -49,6 +49,8 @@ pub enum Lack {
     Ipv6,
     /// Several queues of TUN, and more than one core.
     SeveralQueues,
+    /// A processor with AVX-512.
+    WideRegisters,
 }
 
 /// When the first handshake with a peer begins.

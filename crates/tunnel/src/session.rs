@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::cipher::{BATCH, Key, Text};
+use crate::cipher::{BATCH, Cipher, Key, Text};
 use crate::clock::Moment;
 use crate::message::{DATA_HEADER_SIZE, DATA_OVERHEAD, TAG_SIZE, TYPE_DATA, field};
 use crate::noise::TransportKeys;
@@ -32,6 +32,15 @@ pub(crate) enum Refused {
     Replayed,
 }
 
+/// What a session is besides its keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Birth {
+    pub(crate) local_index: u32,
+    pub(crate) role: Role,
+    pub(crate) at: Moment,
+    pub(crate) cipher: Cipher,
+}
+
 /// A pair of transport keys with their counters.
 pub(crate) struct Session {
     pub(crate) local_index: u32,
@@ -47,15 +56,15 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(local_index: u32, role: Role, keys: &TransportKeys, now: Moment) -> Self {
+    pub(crate) fn new(birth: Birth, keys: &TransportKeys) -> Self {
         Self {
-            local_index,
-            role,
-            created: now,
-            confirmed: AtomicBool::new(role == Role::Initiator),
+            local_index: birth.local_index,
+            role: birth.role,
+            created: birth.at,
+            confirmed: AtomicBool::new(birth.role == Role::Initiator),
             remote_index: keys.remote_index,
-            sealing: Key::new(&keys.sending),
-            opening: Key::new(&keys.receiving),
+            sealing: Key::new(&keys.sending, birth.cipher),
+            opening: Key::new(&keys.receiving, birth.cipher),
             next_counter: AtomicU64::new(0),
             window: Mutex::default(),
         }
@@ -145,9 +154,10 @@ mod tests {
             receiving: [receiving; 32],
             remote_index: 5,
         };
+        let birth = |local_index, role| Birth { local_index, role, at: now, cipher: Cipher::default() };
         [
-            Session::new(1, Role::Initiator, &keys(1, 2), now),
-            Session::new(2, Role::Responder, &keys(2, 1), now),
+            Session::new(birth(1, Role::Initiator), &keys(1, 2)),
+            Session::new(birth(2, Role::Responder), &keys(2, 1)),
         ]
     }
 

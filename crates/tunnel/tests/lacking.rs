@@ -98,6 +98,11 @@ fn a_second_core() {
 }
 
 #[test]
+fn wide_registers() {
+    check(&[Lack::WideRegisters]);
+}
+
+#[test]
 fn everything() {
     check(&[
         Lack::VirtioHeader,
@@ -107,5 +112,6 @@ fn everything() {
         Lack::ReceivedRuns,
         Lack::Ipv6,
         Lack::SeveralQueues,
+        Lack::WideRegisters,
     ]);
 }

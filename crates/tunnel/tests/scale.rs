@@ -88,26 +88,34 @@ fn five_thousand_live_peers() {
     println!("{PEERS} sessions in {:.1} s", start.elapsed().as_secs_f64());
 
     let done = AtomicBool::new(false);
-    let mut times = thread::scope(|scope| {
+    let times = thread::scope(|scope| {
         let changes = scope.spawn(|| change_until(&device, &done));
         send_all(&mut first, &network, &receiver, 50_000);
         done.store(true, Ordering::Relaxed);
         changes.join().expect("all changes are taken")
     });
+    let work = times.iter().map(|(_, work)| *work).max().unwrap_or_default();
+    let mut times: Vec<Duration> = times.into_iter().map(|(time, _)| time).collect();
     times.sort();
-    let (typical, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     let all = device.resident_mib();
     println!(
         "{PEERS} live peers: {all:.1} MiB resident; {} changes while 50,000 packets of another peer passed and none was \
-         lost: typically {typical:?}, the slowest {slowest:?}",
-        times.len()
+         lost: typically {:?}, 99 of 100 within {:?}, the slowest {:?}; at most {work:?} of processor time",
+        times.len(),
+        at(50),
+        at(99),
+        at(100),
     );
     assert!(all <= ALL_PEERS_MIB, "{all:.1} MiB with {PEERS} peers");
-    assert!(times.len() > 100 && typical < A_CHANGE, "{} changes, typically {typical:?}", times.len());
+    assert!(times.len() > 100 && at(50) < A_CHANGE, "{} changes, typically {:?}", times.len(), at(50));
+    // How long a change waits for a processor is not ours to promise; how much there is to do for it is.
+    assert!(work < A_CHANGE, "one change took {work:?} of processor time");
 }
 
-/// Adds and changes peers, one at a time; how long each request took, the way through the socket included.
-fn change_until(device: &DeviceProcess, done: &AtomicBool) -> Vec<Duration> {
+/// Adds and changes peers, one at a time; how long each request took, the way through the socket included, and how much
+/// processor time of the device.
+fn change_until(device: &DeviceProcess, done: &AtomicBool) -> Vec<(Duration, Duration)> {
     let mut times = Vec::new();
     for number in (PEERS..).take_while(|_| !done.load(Ordering::Relaxed)) {
         let other = key(1 + number % (PEERS - 1)).public_key();
@@ -121,9 +129,9 @@ fn change_until(device: &DeviceProcess, done: &AtomicBool) -> Vec<Duration> {
             }),
             _ => PeerChange::Remove(key((number - 3) % 65_000).public_key()),
         };
-        let start = Instant::now();
+        let (before, start) = (device.work_of_changes(), Instant::now());
         device.set(vec![change]);
-        times.push(start.elapsed());
+        times.push((start.elapsed(), device.work_of_changes().saturating_sub(before)));
     }
     times
 }
@@ -250,6 +258,18 @@ impl DeviceProcess {
         self.client()
             .set(&DeviceChange { peers, ..DeviceChange::default() })
             .expect("the device takes the change");
+    }
+
+    /// The processor time of the thread that does what requests ask for (proc(5), schedstat).
+    fn work_of_changes(&self) -> Duration {
+        let threads = format!("/proc/{}/task", self.process.id());
+        let threads = std::fs::read_dir(threads).expect("the device runs").filter_map(Result::ok);
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let mut uapi =
+            threads.map(|thread| thread.path()).filter(|path| read(path.join("comm")) == "wg-uapi\n");
+        let schedstat = read(uapi.next().expect("there is such a thread").join("schedstat"));
+        let nanos = schedstat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+        Duration::from_nanos(nanos.expect("a number"))
     }
 
     fn resident_mib(&self) -> f64 {

@@ -27,6 +27,16 @@ pub(crate) struct Text {
     pub(crate) end: usize,
 }
 
+/// How messages are sealed and opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Cipher {
+    /// As fast as this processor can.
+    #[default]
+    Fastest,
+    /// As every processor can.
+    Portable,
+}
+
 /// The key of one direction of a session.
 pub(crate) struct Key {
     plain: PlainKey,
@@ -35,21 +45,11 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    pub(crate) fn new(key: &[u8; 32]) -> Self {
+    pub(crate) fn new(key: &[u8; 32], cipher: Cipher) -> Self {
         Self {
             plain: PlainKey::new(key),
             #[cfg(target_arch = "x86_64")]
-            wide: wide::WideKey::new(key),
-        }
-    }
-
-    /// As on a processor that can only do one message at a time.
-    #[cfg(test)]
-    fn singly(key: &[u8; 32]) -> Self {
-        Self {
-            #[cfg(target_arch = "x86_64")]
-            wide: None,
-            ..Self::new(key)
+            wide: if cipher == Cipher::Fastest { wide::WideKey::new(key) } else { None },
         }
     }
 

@@ -62,6 +62,9 @@ impl Shared {
             Engine::new(config.private_key.clone(), config.mtu as usize, Box::new(move || ringer.ring()));
         engine.set_greets(config.greeting == Greeting::AtOnce);
         engine.set_running(false);
+        if config.lacks.contains(&Lack::WideRegisters) {
+            engine.be_portable();
+        }
         Ok(Self {
             engine,
             tun,

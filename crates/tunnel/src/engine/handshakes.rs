@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::cipher::Cipher;
 use crate::clock::{Moment, Now};
 use crate::drops::Drop;
 use crate::key::PrivateKey;
 use crate::message::{COOKIE_REPLY_SIZE, INITIATION_SIZE, Message, RESPONSE_SIZE, word};
-use crate::noise::{self, Parties};
+use crate::noise::{self, Parties, TransportKeys};
 use crate::peer::{Endpoint, Peer, Secrets};
-use crate::session::{Role, Session};
+use crate::session::{Birth, Role, Session};
 use crate::sync::lock;
 use crate::timers::Due;
 use crate::timestamp::Timestamp;
@@ -196,7 +197,7 @@ impl Engine {
         peer.received_bytes.fetch_add(INITIATION_SIZE as u64, Relaxed);
         peer.roam(&source);
         peer.timers.packet_received(now.moment);
-        let session = Session::new(index, Role::Responder, &keys, now.moment);
+        let session = self.session(index, Role::Responder, &keys, now.moment);
         self.install(&peer, session, (&identity, &secrets), now.moment);
         self.send_handshake(&peer, &source, message.to_vec(), now.moment, out);
         Some(())
@@ -231,7 +232,7 @@ impl Engine {
         peer.roam(&source);
         peer.timers.packet_received(now.moment);
         peer.timers.handshake_complete();
-        let session = Session::new(index, Role::Initiator, &keys, now.moment);
+        let session = self.session(index, Role::Initiator, &keys, now.moment);
         self.install(&peer, session, (&identity, &secrets), now.moment);
         peer.last_handshake.store(now.wall.as_nanos() as u64, Relaxed);
         tracing::debug!(peer = %peer.key, endpoint = %source.address, "handshake finished");
@@ -242,6 +243,11 @@ impl Engine {
             self.keepalive(&peer, now, out);
         }
         Some(())
+    }
+
+    fn session(&self, local_index: u32, role: Role, keys: &TransportKeys, at: Moment) -> Session {
+        let cipher = if self.is_portable.load(Relaxed) { Cipher::Portable } else { Cipher::Fastest };
+        Session::new(Birth { local_index, role, at, cipher }, keys)
     }
 
     /// Binds a session to its index and takes it into use. What it was made with may have changed meanwhile.

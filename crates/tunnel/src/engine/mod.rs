@@ -67,6 +67,7 @@ pub(crate) struct Engine {
     mtu: AtomicUsize,
     running: AtomicBool,
     greets: AtomicBool,
+    is_portable: AtomicBool,
 }
 
 /// Who we are.
@@ -127,6 +128,7 @@ impl Engine {
             mtu: AtomicUsize::new(mtu),
             running: AtomicBool::new(true),
             greets: AtomicBool::new(false),
+            is_portable: AtomicBool::new(false),
         }
     }
 
@@ -143,6 +145,11 @@ impl Engine {
     /// Whether handshakes begin before there is a packet to send.
     pub(crate) fn set_greets(&self, greets: bool) {
         self.greets.store(greets, Relaxed);
+    }
+
+    /// Seals and opens as every processor can, in sessions from now on.
+    pub(crate) fn be_portable(&self) {
+        self.is_portable.store(true, Relaxed);
     }
 
     /// Begins a handshake with a peer that has an endpoint, if that is what this device does.
