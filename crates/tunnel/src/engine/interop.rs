@@ -10,6 +10,7 @@ use boringtun::x25519;
 
 use crate::clock::{Moment, Now};
 use crate::config::{PeerChange, PeerSettings};
+use crate::cookie::{Cookie, MacKeys};
 use crate::key::PublicKey;
 use crate::message::{COOKIE_REPLY_SIZE, INITIATION_SIZE, RESPONSE_SIZE};
 use crate::peer::Endpoint;
@@ -61,7 +62,7 @@ impl Pair {
     fn we_get(&mut self, mut datagram: Vec<u8>) -> (Vec<Vec<u8>>, Option<Vec<u8>>) {
         let opened = self.ours.inbound(self.now.moment).open(&Endpoint::from(address()), &mut datagram);
         let mut out = Outbox::new();
-        self.ours.handle_jobs(self.now, &mut out);
+        while self.ours.handle_jobs(self.now, &mut out) {}
         let packet = match opened {
             Opened::Packet(place) => Some(datagram[place].to_vec()),
             Opened::Nothing => None,
@@ -157,4 +158,40 @@ fn they_are_under_load() {
     pair.we_get(answers[0].clone());
     assert!(pair.ours.peers()[0].last_handshake.is_some());
     assert_eq!(pair.ours.peers()[0].key, PublicKey(private_key(2).public_key().0));
+}
+
+#[test]
+fn we_are_under_load() {
+    let mut pair = Pair::new(100);
+    let initiation = pair.they_send(&packet(1, 0, 1));
+    // A flood of messages that anybody who knows our key can make.
+    let mut flood = vec![0; INITIATION_SIZE];
+    flood[0] = 1;
+    Cookie::default().stamp(&MacKeys::new(&private_key(1).public_key()), &mut flood, pair.now.moment);
+    let deluge = |pair: &Pair| {
+        for _ in 0..2000 {
+            pair.ours.inbound(pair.now.moment).open(&Endpoint::from(address()), &mut flood.clone());
+        }
+    };
+    deluge(&pair);
+    let answers = pair.we_get(initiation).0;
+    let cookie = answers.last().expect("an answer");
+    assert_eq!(cookie.len(), COOKIE_REPLY_SIZE);
+    assert!(pair.they_get(cookie).0.is_empty());
+    let mut buffer = vec![0; 2048];
+    let TunnResult::WriteToNetwork(again) = pair.theirs.format_handshake_initiation(&mut buffer, true) else {
+        panic!("the other end does not try again")
+    };
+    let again = again.to_vec();
+    assert!(again[INITIATION_SIZE - 16..].iter().any(|byte| *byte != 0), "it has understood the cookie");
+    pair.now.moment = pair.now.moment.plus(Duration::from_millis(100));
+    deluge(&pair);
+    let answers = pair.we_get(again).0;
+    let response = answers.last().expect("an answer");
+    assert_eq!(response.len(), RESPONSE_SIZE, "the cookie is accepted, and the flood goes on");
+    for datagram in pair.they_get(response).0 {
+        pair.we_get(datagram);
+    }
+    pair.now.moment = pair.now.moment.plus(Duration::from_secs(2));
+    pair.check_data();
 }

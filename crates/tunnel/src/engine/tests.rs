@@ -168,6 +168,43 @@ fn a_day_of_work_keepalives_and_silence() {
     assert_eq!(world.nodes[0].delivered.last(), Some(&packet(1, 0, 42)));
 }
 
+/// A peer that never answers, one that answers and is then silent, both for a day.
+#[test]
+fn silent_peers_cost_nothing_that_grows() {
+    let mut world = World::strangers(3);
+    for (a, b) in [(0, 1), (1, 0), (0, 2)] {
+        world.introduce(a, b);
+    }
+    world.nodes[2].engine.set_running(false);
+    for node in [1, 2] {
+        let peer = crate::config::PeerSettings {
+            keepalive: Some(25),
+            ..crate::config::PeerSettings::new(world.nodes[node].key)
+        };
+        world.nodes[0].engine.apply(&[PeerChange::Set(peer)], world.now.moment);
+    }
+    world.pass(seconds(600));
+    world.nodes[1].engine.set_running(false);
+    world.send(0, &packet(0, 1, 1));
+    for hour in 0..24 {
+        let start = world.now.moment;
+        world.pass(seconds(3600));
+        world.send(0, &packet(0, 2, hour));
+        let tries = world.sent_of_size(0, INITIATION_SIZE, start);
+        // One in 5 s while there is something to be sent, which is always.
+        assert!((600..=2 * 720).contains(&tries), "hour {hour}: {tries} initiations to two peers");
+        let sessions = world.nodes[0].engine.indices.load().iter().count();
+        assert!(sessions <= 2, "hour {hour}: {sessions} handshakes are remembered");
+    }
+    world.nodes[1].engine.set_running(true);
+    world.nodes[2].engine.set_running(true);
+    world.introduce(2, 0);
+    world.pass(seconds(30));
+    for node in [1, 2] {
+        assert!(world.peer(node).last_handshake.is_some(), "node {node} is heard at once when it is back");
+    }
+}
+
 fn since_epoch(world: &World, node: usize) -> Duration {
     let handshake = world.peer(node).last_handshake.unwrap();
     handshake.duration_since(std::time::UNIX_EPOCH).unwrap()
