@@ -30,11 +30,26 @@ fn the_one_behind_nat_is_heard_soon_after_the_other_knows_it() {
     let mut world = greeters();
     world.introduce(0, 1);
     world.pass(Duration::from_millis(600));
-    world.introduce(1, 0);
     world.nodes[1].engine.set_greets(false);
+    world.introduce(1, 0);
     let since = world.now.moment;
     world.pass(SECOND);
     assert!(world.peer(0).last_handshake.is_some(), "not within a second of {since:?}");
+}
+
+/// As an agent sets its device up: peers with keepalives first, then the interface up.
+#[test]
+fn going_up_with_a_keepalive_hurries_as_well() {
+    let mut world = greeters();
+    world.nodes[0].engine.set_running(false);
+    world.introduce(0, 1);
+    world.change(0, |peer| peer.keepalive = Some(10));
+    world.nodes[0].engine.set_running(true);
+    world.pass(Duration::from_millis(600));
+    world.nodes[1].engine.set_greets(false);
+    world.introduce(1, 0);
+    world.pass(SECOND);
+    assert!(world.peer(0).last_handshake.is_some(), "not within a second");
 }
 
 #[test]

@@ -152,12 +152,14 @@ impl Engine {
         self.is_portable.store(true, Relaxed);
     }
 
-    /// Begins a handshake with a peer that has an endpoint, if that is what this device does.
-    fn greet(&self, peer: &Arc<Peer>) {
-        if self.greets.load(Relaxed) && self.is_running() && peer.endpoint.load().is_some() {
+    /// Begins a handshake with a peer that has an endpoint, if that is what this device does; whether it is.
+    fn greet(&self, peer: &Arc<Peer>) -> bool {
+        let greets = self.greets.load(Relaxed) && self.is_running() && peer.endpoint.load().is_some();
+        if greets {
             peer.timers.hurry();
             self.add_job(Job::Keepalive(peer.clone()));
         }
+        greets
     }
 
     /// Whether the interface is up. A device that is down sends nothing and ignores what it receives.
@@ -177,10 +179,9 @@ impl Engine {
         for entry in self.registry.load_full().iter() {
             let peer = &entry.peer;
             if up {
-                if peer.timers.persistent_keepalive() != 0 {
+                // Who has a keepalive is behind NAT, and needs to be heard soon more than anyone.
+                if !self.greet(peer) && peer.timers.persistent_keepalive() != 0 {
                     self.add_job(Job::Keepalive(peer.clone()));
-                } else {
-                    self.greet(peer);
                 }
             } else {
                 self.release(peer.forget_keys());
