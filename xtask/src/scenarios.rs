@@ -52,6 +52,9 @@ const MESH_TESTS: Tests = Tests { package: "kilo-lab", names: &["mesh", "repair"
 
 const ADDON_TESTS: Tests = Tests { package: "kilo-lab", names: &["encapsulation", "addons"], features: &[] };
 
+const TAKEOVER_TESTS: Tests =
+    Tests { package: "kilo-lab", names: &["takeover"], features: &["stock-kernel"] };
+
 const CLIENT_TESTS: Tests = Tests { package: "kilo-lab", names: &["connect"], features: &[] };
 
 const PROGRAMS: &[&str] = &["kg", "kgctl", "kilo-lab"];
@@ -120,6 +123,24 @@ pub const SCENARIOS: &[Scenario] = &[
         run: Run::Tests(ADDON_TESTS),
         binaries: PROGRAMS,
         tools: &["bridge"],
+        environment: &[("RUST_TEST_THREADS", "1"), ("KILO_LAB_PATIENCE", "4")],
+        memory: "2G",
+        minutes: 15,
+    },
+    Scenario {
+        name: "takeover",
+        shows: "what a Go agent leaves is taken over, with the kernel's WireGuard and IPIP, and no packet is lost",
+        run: Run::Tests(TAKEOVER_TESTS),
+        binaries: PROGRAMS,
+        tools: &[
+            "iptables",
+            "iptables-save",
+            "iptables-restore",
+            "ip6tables",
+            "ip6tables-save",
+            "ip6tables-restore",
+            "sysctl",
+        ],
         environment: &[("RUST_TEST_THREADS", "1"), ("KILO_LAB_PATIENCE", "4")],
         memory: "2G",
         minutes: 15,

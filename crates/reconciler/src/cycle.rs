@@ -22,6 +22,10 @@ const WIREGUARD_OVERHEAD: u32 = 80;
 /// The smallest MTU that IPv6 works with (RFC 8200, section 5).
 const MIN_MTU: u32 = 1280;
 
+/// How long after somebody else has changed what this node told it is told again. Two that contradict each other must
+/// not keep the API busy.
+const INSIST: Duration = Duration::from_secs(2);
+
 /// How long after a failure the others are told again, at most.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -243,6 +247,21 @@ impl Reconciler {
         if !self.status.wanted.as_ref().is_some_and(same) {
             self.status.next = Some(now.instant);
             self.status.wanted = Some(status);
+        }
+    }
+
+    /// Somebody else has changed what this node told, or taken it back, as an agent does that ends later than it should:
+    /// it is told again, and not with the next heartbeat only.
+    pub(crate) fn insist(&mut self, told: &Node, now: Now) {
+        let Some(sent) = self.status.sent.as_ref().filter(|_| !self.status.patching) else { return };
+        let same = told.key == Some(sent.key)
+            && told.endpoint == sent.endpoint
+            && told.internal_ips == sent.internal_ips;
+        // What was told before the last time may arrive late.
+        let late = told.key == Some(sent.key) && told.last_seen != sent.last_seen;
+        if !same && !late {
+            let soon = now.instant + INSIST;
+            self.status.next = Some(self.status.next.map_or(soon, |at| at.min(soon)));
         }
     }
 

@@ -168,6 +168,7 @@ impl Reconciler {
         let revived = !own && self.liveness.see(name, update.node.last_seen, now.instant, now.unix);
         if own {
             self.behind_nat.remember(&update.node.discovered_endpoints, now.instant);
+            self.insist(&update.node, now);
         }
         if let Some(forced) = update.forced.take().filter(|forced| own && self.forced != *forced) {
             self.forced = forced;

@@ -446,3 +446,30 @@ fn rules_that_are_out_of_reach_are_told_while_they_are_there() {
     world.pass(MINUTE, &[]);
     assert!(world.view.problems.is_empty());
 }
+
+/// An agent that was to end before this one started takes back what it told, and so what this one has told.
+#[test]
+fn what_somebody_else_takes_back_is_told_again() {
+    let others = [node("b", "two", 2)];
+    let mut world = World::with(others.clone());
+    world.pass(Duration::from_secs(5), &[]);
+    let patches = world.patches.len();
+    world.see(Node {
+        endpoint: None,
+        key: None,
+        internal_ips: Vec::new(),
+        last_seen: 0,
+        ..node("a", "one", 1)
+    });
+    world.pass(Duration::from_secs(4), &[]);
+    assert_eq!(world.patches.len(), patches + 1);
+    let last = world.patches.last().unwrap().clone();
+    let told = Node { last_seen: last.last_seen, ..node("a", "one", 1) };
+    world.see(Node { endpoint: "203.0.113.99:51820".parse().ok(), ..told.clone() });
+    world.pass(Duration::from_secs(4), &[]);
+    assert_eq!(world.patches.len(), patches + 2);
+    // What was true a heartbeat ago is no contradiction.
+    world.see(Node { endpoint: None, ..told });
+    world.pass(Duration::from_secs(4), &[]);
+    assert_eq!(world.patches.len(), patches + 2);
+}
