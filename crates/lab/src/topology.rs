@@ -2,7 +2,7 @@
 //! reached. It reads what the agents published and computes no topology of its own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -72,6 +72,13 @@ pub fn read(lab: &Lab) -> Result<Vec<Row>, LabError> {
 /// all.
 pub fn leaders<'a>(rows: &'a [Row], location: &'a str) -> impl Iterator<Item = &'a Row> {
     rows.iter().filter(move |row| row.location == location && row.role == Role::Leader)
+}
+
+/// Whether each location has exactly one leader. Where a location is one segment this comes true within moments: just
+/// after a start each node was alone before it knew the others, and said so.
+pub fn is_led(rows: &[Row]) -> bool {
+    let locations: BTreeSet<&str> = rows.iter().map(|row| row.location.as_str()).collect();
+    locations.iter().all(|location| leaders(rows, location).count() == 1)
 }
 
 /// The rows as a table.

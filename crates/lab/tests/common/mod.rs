@@ -182,10 +182,7 @@ pub fn published(lab: &Lab, what: &str, settled: impl Fn(&[topology::Row]) -> bo
 
 /// The mesh as it is published, once each location has exactly one leader.
 pub fn led(lab: &Lab) -> Vec<topology::Row> {
-    published(lab, "one leader of each location", |rows| {
-        let locations: BTreeSet<&str> = rows.iter().map(|row| row.location.as_str()).collect();
-        locations.iter().all(|location| topology::leaders(rows, location).count() == 1)
-    })
+    published(lab, "one leader of each location", topology::is_led)
 }
 
 /// The marked blocks of a page of the documents, without what they are indented by. Words are replaced by those of the mark,
