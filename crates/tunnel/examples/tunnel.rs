@@ -1,4 +1,4 @@
-//! `tunnel IFACE`: a WireGuard interface until it is removed, configured with `wg(8)`. What the benchmark runs.
+//! `tunnel IFACE`: a WireGuard interface until it is removed or the process is asked to end, configured with `wg(8)`.
 
 use std::process::ExitCode;
 

@@ -46,8 +46,7 @@ impl Server {
             .create(DIRECTORY)
             .map_err(fail("make the directory of"))?;
         remove_stale(&path)?;
-        let listener = UnixListener::bind(&path).map_err(fail("listen on"))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(fail("protect"))?;
+        let listener = listen(&path).map_err(fail("listen on"))?;
         listener.set_nonblocking(true).map_err(fail("set up"))?;
         let stop = Arc::new(Bell::new().map_err(fail("set up"))?);
         let mut server = Self { path, stop: stop.clone(), thread: None };
@@ -70,6 +69,24 @@ impl Drop for Server {
             tracing::debug!(path = %self.path.display(), %error, "cannot remove the control socket");
         }
     }
+}
+
+/// Listens on a socket that only root can use, from the first moment on: it gets its name when it is protected.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let unnamed = PathBuf::from(format!("{}.{}", path.display(), std::process::id()));
+    if let Err(error) = fs::remove_file(&unnamed)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = UnixListener::bind(&unnamed)?;
+    let result = fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))
+        .and_then(|()| fs::rename(&unnamed, path));
+    if result.is_err() {
+        // What is reported is why it cannot be used.
+        drop(fs::remove_file(&unnamed));
+    }
+    result.map(|()| listener)
 }
 
 /// Removes the socket of a process that is gone; that of a living one stays.
