@@ -1,7 +1,7 @@
 //! Handshakes and timers: everything that costs a Diffie-Hellman or waits for a deadline.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use crate::cipher::Cipher;
 use crate::clock::{Moment, Now};
@@ -62,7 +62,7 @@ impl Engine {
     /// Does what is due for every peer.
     pub(crate) fn handle_timers(&self, now: Now, out: &mut Outbox) {
         // First of all: what is armed while looking brings it forward again.
-        self.timers_due.store(now.moment.plus(LONGEST_SLEEP).as_nanos(), Relaxed);
+        self.timers_due.swap(now.moment.plus(LONGEST_SLEEP).as_nanos(), AcqRel);
         if !self.is_running() {
             return;
         }

@@ -20,7 +20,8 @@ mod tests;
 mod world;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -198,7 +199,8 @@ impl Engine {
 
     /// Has the timers looked at then, if not earlier.
     fn look_at_timers(&self, at: Moment) {
-        self.timers_due.fetch_min(at.as_nanos(), Relaxed);
+        // Whoever sees this sees the timer that was armed before.
+        self.timers_due.fetch_min(at.as_nanos(), AcqRel);
     }
 
     fn add_job(&self, job: Job) {
