@@ -42,7 +42,7 @@ pub struct Tests {
 
 const KERNEL_TESTS: Tests = Tests {
     package: "dataplane",
-    names: &["kernel_wireguard", "kernel_ipip", "vxlan", "routes", "firewall", "watch"],
+    names: &["kernel_wireguard", "kernel_ipip", "vxlan", "routes", "firewall", "leftovers", "watch"],
     features: &["stock-kernel"],
 };
 
@@ -76,7 +76,19 @@ pub const SCENARIOS: &[Scenario] = &[
         shows: "links, routes, firewall and WireGuard of the kernel are observed, changed and watched",
         run: Run::Tests(KERNEL_TESTS),
         binaries: &[],
-        tools: &["iptables", "ip6tables", "sysctl"],
+        tools: &[
+            "iptables",
+            "ip6tables",
+            "iptables-save",
+            "ip6tables-save",
+            "iptables-legacy",
+            "ip6tables-legacy",
+            "iptables-legacy-save",
+            "ip6tables-legacy-save",
+            "iptables-legacy-restore",
+            "ip6tables-legacy-restore",
+            "sysctl",
+        ],
         environment: &[("RUST_TEST_THREADS", "1")],
         memory: "2G",
         minutes: 8,
