@@ -200,10 +200,11 @@ impl Links {
     }
 
     /// The addresses of our interfaces. On the kernel's own devices others (and the kernel itself) have addresses too;
-    /// there only those count that are marked as ours, which takes Linux 5.18, or that another interface has as well: that is
-    /// how we choose ours there.
+    /// there only those count that are marked as ours. Before Linux 5.18 none is marked, not even the kernel's own; then those
+    /// count that another interface has as well, because that is how we choose ours there.
     fn addresses(&self, addresses: &[KernelAddress]) -> BTreeSet<Address> {
         let link_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let kernel_marks = addresses.iter().any(|address| address.protocol != 0);
         let elsewhere: BTreeSet<IpAddr> = addresses
             .iter()
             .filter(|address| !self.ours.contains_key(&address.link))
@@ -214,7 +215,7 @@ impl Links {
             let marked = link.managed
                 || link.kind == LinkKind::Wireguard
                 || address.protocol == ROUTE_PROTOCOL
-                || elsewhere.contains(&address.net.addr());
+                || (!kernel_marks && elsewhere.contains(&address.net.addr()));
             (marked && !link_local(address.net.addr()))
                 .then(|| Address { link: self.all[&address.link].name.clone(), net: address.net })
         });
