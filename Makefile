@@ -40,7 +40,7 @@ docs:
 bench:
 	cargo bench --locked -p simulation -p kubernetes
 
-# The embedded WireGuard device against Debian sid's wireguard-go and what else is on this machine; about six minutes.
+# The embedded WireGuard device against Debian sid's wireguard-go and what else is on this machine; about eight minutes.
 bench-tunnel: deps-test
 	wireguard_go="$$(./scripts/install-wireguard-go)" && \
 		./scripts/as-root env WIREGUARD_GO="$$wireguard_go" cargo bench --locked -p tunnel --bench throughput
