@@ -5,6 +5,7 @@ mod common;
 mod go_host;
 
 use std::{
+    collections::BTreeSet,
     thread,
     time::{Duration, Instant},
 };
@@ -28,18 +29,19 @@ fn left_by_go<'a>(lab: &'a Lab, go: &[&str], inside: Inside) -> Vec<GoHost<'a>> 
         node.start_agent(&[]).expect("it starts");
     }
     common::eventually("the others in the mesh", common::patiently(Duration::from_secs(20)), || {
-        let told = lab.api().nodes()?.into_iter().filter(|node| {
-            node["metadata"]["annotations"]["kilo.squat.ai/wireguard-ip"]
-                .as_str()
-                .is_some_and(|ip| !ip.is_empty())
-        });
-        let sites = lab.layout().sites.iter().filter(|site| {
-            lab.layout().nodes.iter().any(|node| {
-                lab.layout().sites[node.site].name == site.name && !go.contains(&node.name.as_str())
-            })
-        });
-        let (told, sites) = (told.count(), sites.count());
-        Ok((told < sites).then(|| format!("{told} of {sites} leaders")))
+        let mut led = BTreeSet::new();
+        let others = lab.layout().nodes.iter().filter(|node| !go.contains(&node.name.as_str()));
+        for node in others {
+            let object = lab.api().get(&format!("/api/v1/nodes/{}", node.name))?;
+            let told = |key: &str| {
+                object["metadata"]["annotations"][key].as_str().is_some_and(|text| !text.is_empty())
+            };
+            let leads = led.insert(node.site);
+            if !told("kilo.squat.ai/key") || told("kilo.squat.ai/wireguard-ip") != leads {
+                return Ok(Some(format!("{}: {}", node.name, object["metadata"]["annotations"])));
+            }
+        }
+        Ok(None)
     });
     let hosts = go.iter().map(|name| GoHost::make(lab, name, inside)).collect();
     reaches_all(lab, Duration::from_secs(45));
@@ -127,10 +129,18 @@ fn take_over(theme: &str, inside: Inside) {
         let node = lab.node(name).expect("the demo has it");
         assert!(GoHost::traces(node).len() > 20, "a Go agent has been on {name}");
         let streams = streams(&lab);
+        let from = Instant::now() - ON_ITS_WAY;
         node.start_agent(&[]).expect("it starts");
         assert_taken_over(node);
         for report in reports(streams, name) {
-            assert_eq!(report.lost(), 0, "{name}: {report:?}\n{}", node.agent_log());
+            let lost = report.lost_between(from, Instant::now());
+            assert_eq!(
+                lost,
+                0,
+                "{name}: {report:?}, started {:?} after the begin\n{}",
+                from - report.begin,
+                node.agent_log()
+            );
         }
     }
     let after =
