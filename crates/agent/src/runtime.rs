@@ -271,7 +271,6 @@ impl Runtime {
         }));
     }
 
-    /// Not waited for: without a DNS server it takes seconds, and mostly it tells nothing that the interfaces do not.
     fn publish(&mut self, view: View) {
         for problem in self.reporter.tell(&view, &self.setup.reconciler.node) {
             let client = self.client.clone();
@@ -390,8 +389,8 @@ async fn own_addresses(resolver: &Option<Resolver>, node: &str) -> Result<Vec<st
     }
 }
 
-/// How long the start waits for a name server.
-const HOSTNAME_WAIT: Duration = Duration::from_secs(1);
+/// How long the start waits for a name server: half of the time in which a node is to be in a mesh of a thousand nodes.
+const HOSTNAME_WAIT: Duration = Duration::from_millis(250);
 
 /// An API that does not answer must not hold up the end for longer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::cluster::{private, public};
+use super::cluster::{node_name, private, public};
 use crate::{
     LabError, netns,
     process::{self, Batch, Place, run_batches},
@@ -44,7 +44,9 @@ impl Host {
         for mounted_over in ["/run/wireguard", "/var/run/wireguard", "/var/lib/kilo"] {
             create_directory(Path::new(mounted_over))?;
         }
-        // Nothing answers there: names do not matter here.
+        // As on most hosts, the name of its own needs no name server. Nothing answers there: other names do not matter.
+        let hosts = format!("127.0.0.1 localhost\n{} {}\n", private(0), node_name(0));
+        write(&host.directory.join("hosts"), &hosts)?;
         write(&host.directory.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
         write(&host.kubeconfig(), &apiserver::Server::kubeconfig(&API.to_string()))?;
         host.wire()?;
@@ -85,6 +87,7 @@ impl Host {
         for (seen, own) in [
             ("/var/run/wireguard", "wireguard"),
             ("/var/lib/kilo", "kilo"),
+            ("/etc/hosts", "hosts"),
             ("/etc/resolv.conf", "resolv.conf"),
         ] {
             place.mounts.insert(seen.into(), self.directory.join(own));
