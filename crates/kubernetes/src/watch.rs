@@ -12,6 +12,7 @@ mod follow;
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -24,7 +25,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use self::{
     access::{Access, State},
-    follow::{Follower, Report},
+    follow::{Followed, Follower, Report},
 };
 use crate::{
     NodeObject, PeerObject, PodCidrSource,
@@ -181,6 +182,38 @@ fn follow_grants(
     }
     Some(grants)
 }
+
+impl Followed for NodeObject {
+    /// `spec.podCIDRs`: the API lets nobody change them once they are there.
+    type Rest = Vec<String>;
+
+    fn rest(&self) -> Option<Vec<String>> {
+        (!self.pod_cidrs.is_empty()).then(|| self.pod_cidrs.clone())
+    }
+
+    fn complete(&mut self, rest: &Vec<String>) {
+        self.pod_cidrs.clone_from(rest);
+    }
+}
+
+/// Nothing of these stays as it is.
+macro_rules! followed_as_a_whole {
+    ($($type:ty),*) => {$(
+        impl Followed for $type {
+            type Rest = Infallible;
+
+            fn rest(&self) -> Option<Infallible> {
+                None
+            }
+
+            fn complete(&mut self, rest: &Infallible) {
+                match *rest {}
+            }
+        }
+    )*};
+}
+
+followed_as_a_whole!(PeerObject, CiliumNodeObject, BlockAffinityObject);
 
 fn decode_watched(object: &NodeObject, config: &WatchConfig) -> WatchedNode {
     let source = config.pod_cidr_source;

@@ -35,7 +35,8 @@ enum Answer {
 
 type Text = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What was asked for: `list nodes` or `watch nodes` with the position, `stream nodes` for a streaming list.
+/// What was asked for: `list nodes` or `watch nodes` with the position, `stream nodes` for a streaming list, `metadata
+/// nodes` with the position for a watch of metadata alone.
 type Asked = Arc<Mutex<Vec<String>>>;
 
 /// A watch of an API that answers requests for nodes in this way; of Peers it has none.
@@ -74,8 +75,13 @@ fn describe(request: &Request<Body>) -> String {
             .unwrap_or_default()
             .to_owned()
     };
+    let accepts = request.headers().get("accept").map(|accept| accept.to_str().unwrap()).unwrap_or_default();
     match (value("watch").as_str(), value("sendInitialEvents").as_str()) {
         ("true", "true") => format!("stream {resource}"),
+        ("true", _) if accepts.contains("as=PartialObjectMetadata") => {
+            assert!(accepts.ends_with(",application/json"), "whole objects will do: {accepts}");
+            format!("metadata {resource} {}", value("resourceVersion"))
+        }
         ("true", _) => format!("watch {resource} {}", value("resourceVersion")),
         _ => format!("list {resource} {}", value("continue")).trim_end().to_owned(),
     }
@@ -115,6 +121,16 @@ fn node(name: &str, version: &str) -> Value {
 
 fn added(name: &str, version: &str) -> Value {
     json!({ "type": "ADDED", "object": node(name, version) })
+}
+
+fn with_pods(mut event: Value, subnet: &str) -> Value {
+    event["object"]["spec"] = json!({ "podCIDR": subnet, "podCIDRs": [subnet] });
+    event
+}
+
+fn with_keepalive(mut event: Value, seconds: &str) -> Value {
+    event["object"]["metadata"]["annotations"] = json!({ "kilo.squat.ai/persistent-keepalive": seconds });
+    event
 }
 
 fn bookmark(version: &str) -> Value {
@@ -182,6 +198,42 @@ async fn a_silent_watch_is_resumed_where_it_was() {
     reader.until("synced").await;
     assert_eq!(reader.until("node c").await, ["node b", "node c"]);
     assert_eq!(*asked.lock().unwrap(), ["stream nodes", "watch nodes 8", "watch nodes 9"]);
+}
+
+/// Pod subnets never change, so the annotations suffice, until there is a Node of which no subnet is known.
+#[tokio::test(start_paused = true)]
+async fn heartbeats_are_watched_without_what_never_changes() {
+    let (mut reader, asked) = watch_of(|what| match what {
+        "stream nodes" => Answer::Events(vec![with_pods(added("a", "3"), "10.2.1.0/24"), list_end("4")]),
+        "metadata nodes 4" => {
+            Answer::Events(vec![with_keepalive(added("a", "5"), "10"), with_keepalive(added("b", "7"), "10")])
+        }
+        "watch nodes 5" => {
+            Answer::Ended(vec![with_keepalive(with_pods(added("b", "7"), "10.2.2.0/24"), "10")])
+        }
+        // One that does not know about metadata alone.
+        "metadata nodes 7" => {
+            Answer::Ended(vec![with_keepalive(with_pods(added("b", "8"), "10.2.2.0/24"), "20")])
+        }
+        "metadata nodes 8" => Answer::Events(vec![]),
+        other => panic!("{other}"),
+    });
+    reader.until("synced").await;
+    assert_eq!(reader.until("node b").await, ["node a", "node b"]);
+    let told = |reader: &Reader, name: &str| {
+        let node = &reader.nodes[name].node;
+        (node.persistent_keepalive, node.pod_subnets.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(told(&reader, "a"), (10, vec!["10.2.1.0/24".to_owned()]));
+    assert_eq!(told(&reader, "b"), (10, vec!["10.2.2.0/24".to_owned()]));
+    assert_eq!(reader.until("node b").await, ["node b"]);
+    assert_eq!(told(&reader, "b"), (20, vec!["10.2.2.0/24".to_owned()]));
+    assert!(tokio::time::timeout(Duration::from_secs(60), reader.updates.next()).await.is_err());
+    let asked = asked.lock().unwrap();
+    assert_eq!(
+        *asked,
+        ["stream nodes", "metadata nodes 4", "watch nodes 5", "metadata nodes 7", "metadata nodes 8"]
+    );
 }
 
 /// As after a restore of the cluster's database: the position is ahead of everything.

@@ -2,6 +2,10 @@
 //!
 //! A watch that ends, as all do after some minutes, is resumed where it ended. Only when the API no longer knows
 //! that point are all objects asked for again, and only once they are all there is known which are gone.
+//!
+//! Most events are heartbeats: a changed time in a Node of 10 KB and more. Where what matters besides an object's metadata
+//! never changes any more, a watch that is resumed asks for metadata alone, a seventh of it. An object of which no more is
+//! known ends that: the watch is resumed right before it, and brings whole objects for as long as it lasts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +14,11 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _, stream::BoxStream};
+use http::{HeaderValue, header::ACCEPT};
 use kube::{
     Api,
     api::WatchParams,
-    core::{Resource as KubeResource, Status, WatchEvent},
+    core::{Request, Resource as KubeResource, Status, WatchEvent},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -41,6 +46,29 @@ const DURATION_SECONDS: u32 = 290;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// The annotation of the bookmark that ends a streaming list.
 const LIST_END: &str = "k8s.io/initial-events-end";
+/// Asks for metadata alone, but takes whole objects from who cannot give that.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+
+/// An object that can be followed.
+pub(super) trait Followed:
+    KubeResource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static
+{
+    /// What it has besides its metadata.
+    type Rest: PartialEq + Send;
+
+    /// What this object has besides its metadata, once that never changes any more.
+    fn rest(&self) -> Option<Self::Rest>;
+
+    /// Adds to an object that came as metadata alone what it had before.
+    fn complete(&mut self, rest: &Self::Rest);
+}
+
+/// How much of each object a watch brings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Metadata,
+}
 
 /// What a follower tells.
 #[derive(Debug)]
@@ -54,13 +82,17 @@ pub(super) enum Report<T> {
 }
 
 /// Follows one resource.
-pub(super) struct Follower<K, T, D> {
+pub(super) struct Follower<K: Followed, T, D> {
     api: Api<K>,
     resource: Resource,
     decode: D,
     reports: mpsc::Sender<Report<T>>,
     /// What the objects meant when they were last seen.
     known: BTreeMap<String, T>,
+    /// What those had besides metadata of which it never changes any more.
+    rests: BTreeMap<String, K::Rest>,
+    /// How much the next watch is to bring, as far as what is known would do with metadata.
+    extent: Extent,
     /// Whether the API gives a list as the beginning of a watch (Kubernetes 1.32, in general).
     streaming: bool,
     /// Whether the last of `Synced` and `Broken` was the former.
@@ -92,12 +124,22 @@ type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
 
 impl<K, T, D> Follower<K, T, D>
 where
-    K: KubeResource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Followed,
     T: Clone + PartialEq + Send,
     D: Fn(&K) -> T + Send,
 {
     pub fn new(api: Api<K>, resource: Resource, decode: D, reports: mpsc::Sender<Report<T>>) -> Self {
-        Self { api, resource, decode, reports, known: BTreeMap::new(), streaming: true, synced: false }
+        Self {
+            api,
+            resource,
+            decode,
+            reports,
+            known: BTreeMap::new(),
+            rests: BTreeMap::new(),
+            extent: Extent::Metadata,
+            streaming: true,
+            synced: false,
+        }
     }
 
     /// Follows until nobody listens any more.
@@ -167,7 +209,7 @@ where
 
     /// Asks for all objects as the beginning of a watch. An error says why the API cannot do that.
     async fn begin_streaming(&mut self) -> Result<End, String> {
-        let mut events = match self.open("", WatchParams::streaming_lists()).await {
+        let mut events = match self.open("", WatchParams::streaming_lists(), Extent::Whole).await {
             Ok(events) => events,
             Err(Failed { code: Some(400 | 405 | 422), explanation }) => return Err(explanation.message),
             Err(Failed { code: Some(410), .. }) => return Ok(End::Lost),
@@ -181,6 +223,7 @@ where
             let told = match event {
                 Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                     seen.insert(name_of(&object).to_owned());
+                    self.keep_rest(&object);
                     self.changed(&object).await
                 }
                 Some(Ok(WatchEvent::Deleted(object))) => {
@@ -191,7 +234,13 @@ where
                     if bookmark.metadata.annotations.contains_key(LIST_END) =>
                 {
                     return Ok(match self.complete(&seen).await {
-                        Ok(()) => self.follow(events, bookmark.metadata.resource_version).await,
+                        Ok(()) if self.extent() == Extent::Metadata => {
+                            drop(events);
+                            self.resume(bookmark.metadata.resource_version).await
+                        }
+                        Ok(()) => {
+                            self.follow(events, bookmark.metadata.resource_version, Extent::Whole).await
+                        }
                         Err(Unheard) => End::Unheard,
                     });
                 }
@@ -221,6 +270,7 @@ where
             };
             for object in &page.items {
                 seen.insert(name_of(object).to_owned());
+                self.keep_rest(object);
                 self.changed(object).await?;
             }
             token = page.metadata.continue_.filter(|token| !token.is_empty());
@@ -231,10 +281,18 @@ where
         }
     }
 
+    /// How much the next watch has to bring: metadata, where of every object all else is known.
+    fn extent(&self) -> Extent {
+        if self.known.is_empty() || self.rests.len() < self.known.len() { Extent::Whole } else { self.extent }
+    }
+
     /// Follows the changes from a position.
     async fn resume(&mut self, position: String) -> End {
-        match self.open(&position, WatchParams::default()).await {
-            Ok(events) => self.follow(events, position).await,
+        let extent = self.extent();
+        // Once this one ends, metadata may be enough again.
+        self.extent = Extent::Metadata;
+        match self.open(&position, WatchParams::default(), extent).await {
+            Ok(events) => self.follow(events, position, extent).await,
             Err(Failed { code: Some(410), .. }) => End::Lost,
             Err(Failed { code, explanation }) => {
                 // Any other answer may be about the position (as after a restore of the cluster's database, when
@@ -245,7 +303,7 @@ where
         }
     }
 
-    async fn follow(&mut self, mut events: Events<K>, mut position: String) -> End {
+    async fn follow(&mut self, mut events: Events<K>, mut position: String, extent: Extent) -> End {
         let begun = Instant::now();
         loop {
             let wait = match self.synced {
@@ -264,7 +322,11 @@ where
                 },
             };
             let told = match event {
-                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                Ok(WatchEvent::Added(mut object) | WatchEvent::Modified(mut object)) => {
+                    if !self.complete_object(&mut object, extent) {
+                        self.extent = Extent::Whole;
+                        return End::Over(position);
+                    }
                     keep_position(&object, &mut position);
                     self.changed(&object).await
                 }
@@ -298,13 +360,49 @@ where
         End::Failed(explanation, position.filter(|_| keep))
     }
 
-    async fn open(&self, position: &str, params: WatchParams) -> Result<Events<K>, Failed> {
+    async fn open(&self, position: &str, params: WatchParams, extent: Extent) -> Result<Events<K>, Failed> {
         let params = params.timeout(DURATION_SECONDS);
-        match timeout(BEGIN, self.api.watch(&params, position)).await {
-            Ok(Ok(events)) => Ok(erase(events)),
+        let opened = async {
+            match extent {
+                Extent::Whole => self.api.watch(&params, position).await.map(erase),
+                Extent::Metadata => self.watch_metadata(&params, position).await,
+            }
+        };
+        match timeout(BEGIN, opened).await {
+            Ok(Ok(events)) => Ok(events),
             Ok(Err(error)) => Err(Failed::new(&error, "watch", self.resource)),
             Err(_) => Err(Failed::of_silence(BEGIN)),
         }
+    }
+
+    /// As `Api::watch_metadata`, but for objects of our own, which leave out most of the metadata as well.
+    async fn watch_metadata(&self, params: &WatchParams, position: &str) -> kube::Result<Events<K>> {
+        let mut request = Request::new(self.api.resource_url())
+            .watch_metadata(params, position)
+            .map_err(kube::Error::BuildRequest)?;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
+        request.extensions_mut().insert("watch_metadata");
+        self.api.clone().into_client().request_events(request).await.map(erase)
+    }
+
+    /// Keeps what a whole object has besides its metadata.
+    fn keep_rest(&mut self, object: &K) {
+        let name = name_of(object);
+        match object.rest() {
+            Some(rest) if self.rests.get(name) == Some(&rest) => {}
+            Some(rest) => drop(self.rests.insert(name.to_owned(), rest)),
+            None => drop(self.rests.remove(name)),
+        }
+    }
+
+    /// Makes a whole object of what a watch brought, if that is possible.
+    fn complete_object(&mut self, object: &mut K, extent: Extent) -> bool {
+        if extent == Extent::Metadata && object.rest().is_none() {
+            let rest = self.rests.get(name_of(object));
+            return rest.map(|rest| object.complete(rest)).is_some();
+        }
+        self.keep_rest(object);
+        true
     }
 
     async fn changed(&mut self, object: &K) -> Result<(), Unheard> {
@@ -318,6 +416,7 @@ where
     }
 
     async fn gone(&mut self, name: &str) -> Result<(), Unheard> {
+        self.rests.remove(name);
         match self.known.remove(name) {
             Some(_) => self.tell(Report::Changed(name.to_owned(), None)).await,
             None => Ok(()),
