@@ -82,7 +82,12 @@ pub(crate) fn open(
 
 /// The line that tells a watcher about a failure.
 pub(crate) fn error_line(status: &Status) -> Bytes {
-    Bytes::from(format!("{}\n", json!({ "type": "ERROR", "object": status.to_value() })))
+    line("ERROR", &status.to_value())
+}
+
+/// A line of a watch. The type comes first, as it does from a real API: who reads it knows what the object is.
+fn line(kind: &str, object: &Value) -> Bytes {
+    Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n"))
 }
 
 impl Watcher {
@@ -226,7 +231,7 @@ impl Watcher {
                 table
             }
         };
-        Bytes::from(format!("{}\n", json!({ "type": change.name(), "object": shown })))
+        line(change.name(), &shown)
     }
 
     fn bookmark(&self, version: u64, initial_end: bool) -> Bytes {
@@ -244,7 +249,7 @@ impl Watcher {
         if initial_end {
             object["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
-        Bytes::from(format!("{}\n", json!({ "type": "BOOKMARK", "object": object })))
+        line("BOOKMARK", &object)
     }
 
     async fn wait(&mut self) {
