@@ -22,9 +22,9 @@ unit:
 	KUBECTL="$$(./scripts/install-kubectl)" WIREGUARD_GO="$$(./scripts/install-wireguard-go)" \
 		cargo test --locked --workspace
 
-# The same mesh on Debian's stock kernel, with its WireGuard and IPIP, in an emulated machine.
+# The same mesh on Debian's stock kernel, with its WireGuard and IPIP, in an emulated machine for each scenario, two at once.
 test-kernel: deps-kernel
-	cargo run --quiet --locked -p xtask -- test-kernel
+	cargo run --quiet --locked -p xtask -- test-kernel --jobs 2
 
 # The container image, without a container daemon: target/image and target/kilo-image.tar. PROFILE=vm shares its build with
 # test-kernel. Needs root to check that what is in it runs.

@@ -10,6 +10,7 @@ mod statics;
 mod test_kernel;
 mod vm;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,6 +57,9 @@ enum Task {
         /// Run only these scenarios.
         #[arg(long)]
         only: Vec<String>,
+        /// How many machines run at once. What they print comes when they have ended; of a single one, as it is printed.
+        #[arg(long, default_value = "1")]
+        jobs: NonZeroUsize,
         /// Print the scenarios and run none.
         #[arg(long)]
         list: bool,
@@ -122,12 +126,12 @@ fn run(task: Task) -> Result<u8> {
         Task::Manifests => manifests::write(&workspace().join("manifests")).map(|()| 0),
         Task::CheckDependencies => dependencies::check().map(|()| 0),
         Task::Docs => documents::write().map(|()| 0),
-        Task::Vm(args) => machine(args)?.run(),
+        Task::Vm(args) => machine(args)?.run(&mut std::io::stdout()),
         Task::TestKernel { list: true, .. } => {
             test_kernel::list();
             Ok(0)
         }
-        Task::TestKernel { only, list: false } => test_kernel::run(&only),
+        Task::TestKernel { only, jobs, list: false } => test_kernel::run(&only, jobs),
     }
 }
 

@@ -1,6 +1,9 @@
-//! Runs scenarios on the stock kernel, one virtual machine after the other, and reports.
+//! Runs scenarios on the stock kernel, each in a virtual machine of its own, and reports.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -19,8 +22,9 @@ pub fn list() {
     }
 }
 
-/// Runs all scenarios, or those named. Returns 0 when all passed; the others do not stop for one that fails.
-pub fn run(only: &[String]) -> Result<u8> {
+/// Runs all scenarios, or those named, so many at once. Returns 0 when all passed; the others do not stop for one that
+/// fails.
+pub fn run(only: &[String], jobs: NonZeroUsize) -> Result<u8> {
     for name in only {
         if !SCENARIOS.iter().any(|scenario| scenario.name == name) {
             bail!("there is no scenario {name}; `cargo run -p xtask -- test-kernel --list` shows them");
@@ -33,26 +37,56 @@ pub fn run(only: &[String]) -> Result<u8> {
     let start = Instant::now();
     let products = Products::build(&chosen)?;
     let built = start.elapsed();
-    let mut reports = Vec::new();
-    let mut failures = 0;
-    for scenario in chosen {
-        println!("=== {}: {}", scenario.name, scenario.shows);
-        let start = Instant::now();
-        let outcome = match machine(scenario, &products)?.run() {
-            Ok(0) => "passed".to_owned(),
-            Ok(status) => format!("FAILED with exit status {status}"),
-            Err(error) => format!("FAILED: {error:#}"),
-        };
-        failures += usize::from(outcome != "passed");
-        println!("=== {}: {outcome}", scenario.name);
-        let outcome = outcome.lines().next().unwrap_or_default();
-        reports.push(format!("{:>6.1} s  {:<20} {outcome}", start.elapsed().as_secs_f32(), scenario.name));
-    }
+    let (waiting, outcomes) = (Mutex::new(chosen.iter()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.get().min(chosen.len()) {
+            scope.spawn(|| {
+                while let Some(scenario) = next(&waiting) {
+                    let outcome = perform(scenario, &products, jobs.get() == 1);
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("\n{:>6.1} s  building static programs", built.as_secs_f32());
-    for report in reports {
-        println!("{report}");
+    for Outcome { scenario, text, time } in &outcomes {
+        let text = text.lines().next().unwrap_or_default();
+        println!("{:>6.1} s  {scenario:<20} {text}", time.as_secs_f32());
     }
-    Ok(u8::from(failures > 0))
+    Ok(u8::from(outcomes.iter().any(|outcome| outcome.text != PASSED)))
+}
+
+const PASSED: &str = "passed";
+
+/// How a scenario ended.
+struct Outcome {
+    scenario: &'static str,
+    text: String,
+    time: Duration,
+}
+
+fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+/// Runs one scenario. Its output is printed as it comes, if it is the only one, and else as a whole.
+fn perform(scenario: &Scenario, products: &Products, alone: bool) -> Outcome {
+    let start = Instant::now();
+    let mut kept = Vec::new();
+    let mut direct = std::io::stdout();
+    let output: &mut dyn Write = if alone { &mut direct } else { &mut kept };
+    // Where it cannot be written, the run says so itself.
+    let _ = writeln!(output, "=== {}: {}", scenario.name, scenario.shows);
+    let text = match machine(scenario, products).and_then(|machine| machine.run(output)) {
+        Ok(0) => PASSED.to_owned(),
+        Ok(status) => format!("FAILED with exit status {status}"),
+        Err(error) => format!("FAILED: {error:#}"),
+    };
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(&kept);
+    let _ = writeln!(stdout, "=== {}: {text}", scenario.name);
+    Outcome { scenario: scenario.name, text, time: start.elapsed() }
 }
 
 /// Static programs: binaries by package, tests by scenario.
@@ -138,7 +172,7 @@ mod tests {
 
     #[test]
     fn an_unknown_scenario_is_an_error() {
-        let error = run(&["no-such".to_owned()]).unwrap_err().to_string();
+        let error = run(&["no-such".to_owned()], NonZeroUsize::MIN).unwrap_err().to_string();
         assert!(error.contains("no-such"), "{error}");
     }
 }

@@ -33,6 +33,10 @@ pub struct Scale {
     /// Make the WireGuard interface beforehand, in user space, and let the agent use it.
     #[arg(long)]
     device_beforehand: bool,
+    /// How many seconds after the last route the steady state begins; WireGuard tries for 90 s to reach gateways that exist on
+    /// paper only.
+    #[arg(long, value_name = "SECONDS", default_value_t = 95)]
+    settle: u64,
     /// How many seconds the steady state is observed; 0: not at all.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     steady: u64,
@@ -100,6 +104,7 @@ impl Scale {
             arguments: self.agent_arg.clone(),
             device_beforehand: self.device_beforehand,
             heartbeat: Duration::from_secs(self.heartbeat),
+            settle: Duration::from_secs(self.settle),
             steady: Duration::from_secs(self.steady),
             graph: true,
             repetitions: self.repetitions,

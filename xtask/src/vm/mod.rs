@@ -12,7 +12,9 @@ mod packages;
 mod qemu;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -71,8 +73,8 @@ pub enum ConsoleLevel {
 }
 
 impl Machine {
-    /// Boots, prints what the command prints, and returns its exit status.
-    pub fn run(&self) -> Result<u8> {
+    /// Boots, writes what the command prints, and returns its exit status.
+    pub fn run(&self, output: &mut dyn Write) -> Result<u8> {
         if std::env::consts::ARCH != "x86_64" {
             bail!(
                 "the virtual machine runs this machine's programs on an amd64 kernel; this is another architecture"
@@ -98,7 +100,7 @@ impl Machine {
             memory: &self.memory,
             timeout: self.timeout,
         };
-        qemu::run(&boot, Console::new(&token))
+        qemu::run(&boot, Console::new(&token), output)
     }
 
     fn image(&self, kernel: &Kernel, busybox: &Path, token: &str) -> Result<Image> {
@@ -161,19 +163,21 @@ struct Temporary {
 }
 
 impl Temporary {
-    /// A path in the directory. What runs that were killed left there is removed.
+    /// A path in the directory, another one each time. What runs that were killed left there is removed.
     fn new(directory: &Path) -> Result<Self> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
         for entry in
             fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?.flatten()
         {
             let name = entry.file_name().into_string().unwrap_or_default();
-            let process = name.strip_prefix("initramfs.");
+            let process = name.strip_prefix("initramfs.").map(|rest| rest.split('.').next().unwrap_or(rest));
             if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
                 // Another run may have removed it.
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(Self { path: directory.join(format!("initramfs.{}", std::process::id())) })
+        let (process, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        Ok(Self { path: directory.join(format!("initramfs.{process}.{number}")) })
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,7 +20,11 @@ pub struct Kernel {
 
 /// Unpacks the kernel of a package, or of the package that a metapackage stands for, indexes its modules, and
 /// unpacks a static busybox, which is returned as well.
+///
+/// Machines that start at once wait for each other here: the first fills the cache.
 pub fn fetch(cache: &Path, kernel_package: &str) -> Result<(Kernel, PathBuf)> {
+    static FILLING: Mutex<()> = Mutex::new(());
+    let _filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
     let [kernel, busybox] = candidates([kernel_package, "busybox-static"])?;
     let busybox = self::busybox(&unpack(cache, &busybox, |_| Ok(()))?)?;
     let kernel = self::kernel(cache, kernel.kernel.as_deref().unwrap_or(&kernel), &busybox)?;

@@ -32,19 +32,24 @@ pub struct Boot<'a> {
     pub timeout: Duration,
 }
 
-/// Boots, prints what the console says, and returns the exit status that was announced there. It is an error when
+/// Boots, writes what the console says, and returns the exit status that was announced there. It is an error when
 /// the kernel panics, time runs out, or the machine ends without a status.
-pub fn run(boot: &Boot, console: Console) -> Result<u8> {
-    observe(start(boot)?, console, boot.timeout)
+pub fn run(boot: &Boot, console: Console, output: &mut dyn Write) -> Result<u8> {
+    observe(start(boot)?, console, boot.timeout, output)
 }
 
 /// Follows a process whose standard output is the console.
-fn observe(mut machine: Child, mut console: Console, timeout: Duration) -> Result<u8> {
+fn observe(
+    mut machine: Child,
+    mut console: Console,
+    timeout: Duration,
+    output: &mut dyn Write,
+) -> Result<u8> {
     let deadline = Instant::now() + timeout;
-    let output = machine.stdout.take().expect("invariant: standard output is a pipe");
+    let said = machine.stdout.take().expect("invariant: standard output is a pipe");
     let (sender, lines) = channel();
-    std::thread::spawn(move || read_lines(output, &sender));
-    let ended = watch(&lines, &mut console, deadline);
+    std::thread::spawn(move || read_lines(said, &sender));
+    let ended = watch(&lines, &mut console, deadline, output);
     if !matches!(ended, Ok(Ended::Machine)) {
         // It fails when the machine has just ended by itself.
         let _ = machine.kill();
@@ -87,9 +92,13 @@ fn start(boot: &Boot) -> Result<Child> {
     command.spawn().context("start qemu-system-x86_64")
 }
 
-/// Shows lines until there are no more or time is up.
-fn watch(lines: &Receiver<Vec<u8>>, console: &mut Console, deadline: Instant) -> Result<Ended> {
-    let mut output = std::io::stdout().lock();
+/// Writes lines until there are no more or time is up.
+fn watch(
+    lines: &Receiver<Vec<u8>>,
+    console: &mut Console,
+    deadline: Instant,
+    output: &mut dyn Write,
+) -> Result<Ended> {
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
@@ -122,7 +131,7 @@ mod tests {
     fn play(script: &str, timeout: Duration) -> Result<u8> {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
-        observe(shell.spawn().unwrap(), Console::new("status-7:"), timeout)
+        observe(shell.spawn().unwrap(), Console::new("status-7:"), timeout, &mut std::io::sink())
     }
 
     const LONG: Duration = Duration::from_secs(60);

@@ -33,7 +33,7 @@ use processes::Processes;
 pub use report::{Change, Graph, Machine, Report, Start, Steady};
 use routes::{Routes, Wanted};
 
-/// How long the agent may take after its last route until it counts as being at rest.
+/// How long the agent is left alone before what it does is measured.
 const REST: Duration = Duration::from_secs(3);
 
 /// How nodes are grouped.
@@ -65,6 +65,8 @@ pub struct Measurement {
     pub device_beforehand: bool,
     /// Every node's kubelet and agent write a heartbeat this often.
     pub heartbeat: Duration,
+    /// How long after its last route the agent counts as being in the steady state.
+    pub settle: Duration,
     /// How long the steady state is observed; zero: not at all.
     pub steady: Duration,
     /// Whether `kgctl graph` is measured, too.
@@ -96,6 +98,7 @@ impl Default for Measurement {
             arguments: Vec::new(),
             device_beforehand: false,
             heartbeat: Duration::from_secs(30),
+            settle: REST,
             steady: Duration::from_secs(60),
             graph: true,
             repetitions: 50,
@@ -127,7 +130,7 @@ impl Measurement {
         let (mut steady, mut graph, mut changes) = (None, None, Vec::new());
         if start.seconds.is_some() {
             if !self.steady.is_zero() {
-                progress("watching the steady state");
+                progress("waiting for the steady state, and watching it");
                 steady = Some(run.steady(&mut agent)?);
             }
             if self.graph {
@@ -214,7 +217,7 @@ impl Run<'_> {
     }
 
     fn steady(&self, agent: &mut Agent) -> Result<Steady, LabError> {
-        self.pause(agent, REST)?;
+        self.pause(agent, self.measurement.settle)?;
         let (usage, counters, beats) = (agent.usage()?, self.api.counters(), self.api.beats());
         let (begin, processes) = (Instant::now(), self.started_by(agent));
         let route_changes = self.routes.changes();
