@@ -157,6 +157,7 @@ impl Runtime {
                 self.reconciler.handle_node(&name, Some(update), now);
             }
             Update::Node(name, None) => self.reconciler.handle_node(&name, None, now),
+            Update::Heartbeat(name, last_seen) => self.reconciler.handle_heartbeat(&name, last_seen, now),
             Update::Peer(name, peer) => {
                 let update = peer.map(|peer| PeerUpdate { peer: peer.peer, problems: peer.problems });
                 self.reconciler.handle_peer(&name, update, now);

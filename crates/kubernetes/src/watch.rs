@@ -9,6 +9,7 @@
 
 mod access;
 mod follow;
+mod heartbeat;
 
 use std::{
     collections::BTreeMap,
@@ -59,6 +60,8 @@ pub struct WatchConfig {
 pub enum Update {
     /// A Node is new or another than before, or (`None`) is gone.
     Node(String, Option<WatchedNode>),
+    /// A Node is as it was told, but for its `last_seen`, in Unix seconds.
+    Heartbeat(String, i64),
     /// A Peer is new or another than before, or (`None`) is gone.
     Peer(String, Option<WatchedPeer>),
     /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing, or it is gone.
@@ -144,9 +147,11 @@ pub fn watch(client: &Client, config: WatchConfig) -> Updates {
     let mut tasks = JoinSet::new();
     let source = config.pod_cidr_source;
     let grants = follow_grants(client, source, &mut tasks);
+    let own = config.own_node.clone();
     let decode = move |object: &NodeObject| decode_watched(object, &config);
     tasks.spawn(
         Follower::<NodeObject, _, _>::new(Api::all(client.clone()), Resource::Nodes, decode, node_reports)
+            .with_own(own)
             .run(),
     );
     let decode = |object: &PeerObject| {
@@ -286,6 +291,12 @@ impl Merger {
                 Some(join) => updates_of(join.set_node(&name, node)),
                 None => vec![Update::Node(name, node)],
             },
+            Report::Heartbeat(name, last_seen) => {
+                if let Some(join) = &mut self.join {
+                    join.hear(&name, last_seen);
+                }
+                vec![Update::Heartbeat(name, last_seen)]
+            }
             Report::Synced => {
                 let mut updates =
                     self.join.as_mut().map(|join| updates_of(join.complete_nodes())).unwrap_or_default();
@@ -299,6 +310,7 @@ impl Merger {
     fn peers(&mut self, report: Report<WatchedPeer>) -> Vec<Update> {
         match report {
             Report::Changed(name, peer) => vec![Update::Peer(name, peer)],
+            Report::Heartbeat(..) => Vec::new(),
             Report::Synced => self.access.peers(State::Synced),
             Report::Broken(explanation) => self.access.peers(State::Broken(explanation)),
         }
@@ -308,6 +320,7 @@ impl Merger {
         let Some(join) = &mut self.join else { return Vec::new() };
         match report {
             Report::Changed(name, grant) => updates_of(join.set_grant(&name, grant)),
+            Report::Heartbeat(..) => Vec::new(),
             Report::Synced => {
                 let mut updates = updates_of(join.complete_grants());
                 updates.extend(self.access.grants(State::Synced));

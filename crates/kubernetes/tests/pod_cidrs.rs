@@ -193,6 +193,18 @@ fn blocks_come_change_move_and_go() {
     assert_eq!(told(join.set_node("b", None)), ["no b"]);
 }
 
+/// Otherwise another subnet would be told with an old heartbeat, which is another one, and make a dead node alive.
+#[test]
+fn a_node_is_told_with_the_heartbeat_that_was_heard_last() {
+    let mut join = complete();
+    join.set_node("a", Some(watched("a", 0)));
+    join.hear("a", 130);
+    join.hear("unknown", 130);
+    let joined = join.set_grant("x", Some(grant("a", &["10.1.0.0/26"])));
+    let [Joined::Node(_, Some(told))] = joined.as_slice() else { panic!("{joined:?}") };
+    assert_eq!(told.node.last_seen, 130);
+}
+
 #[test]
 fn one_objects_own_order_is_kept() {
     let mut join = complete();

@@ -86,6 +86,20 @@ async fn pod_subnets_are_those_of_the_node() {
     );
     let bytes = api.server.counters().bytes_sent - before;
     assert!(bytes < 2000, "the images are not asked for: {bytes} bytes");
+    // Heartbeats are told as such, but those of a kubelet not at all.
+    let seen = |time: &str| json!({ "metadata": { "annotations": { "kilo.squat.ai/last-seen": time } } });
+    api.server.patch("nodes", "a", &seen("100")).unwrap();
+    assert_eq!(reader.until("node a").await, ["node a"]);
+    api.server.patch("nodes", "a", &json!({ "status": { "conditions": [] } })).unwrap();
+    api.server.patch("nodes", "a", &seen("130")).unwrap();
+    assert_eq!(reader.until("heartbeat a").await, ["heartbeat a"]);
+    assert_eq!(reader.nodes["a"].node.last_seen, 130);
+    let mut both = seconds(5);
+    both["metadata"]["annotations"]["kilo.squat.ai/last-seen"] = json!("160");
+    api.server.patch("nodes", "a", &both).unwrap();
+    assert_eq!(reader.until("node a").await, ["node a"]);
+    let told = &reader.nodes["a"].node;
+    assert_eq!((told.persistent_keepalive, told.last_seen), (5, 160));
 
     // A new Node, which gets its subnet only after its agent has spoken.
     let mut without_pods = node("b", &[]);

@@ -61,6 +61,8 @@ fn a_thousand_nodes_and_their_heartbeats() {
     assert_eq!(report.start.processes, Some(0));
     let steady = report.steady.expect("it was watched");
     assert_eq!(steady.processes, Some(0));
+    let per_heartbeat = steady.api_bytes_per_second / steady.heartbeats_per_second;
+    assert!(per_heartbeat < 5000.0, "a heartbeat takes {per_heartbeat} bytes: it is read as metadata alone");
     let writes: u64 = steady.api_writes.values().sum();
     assert!(writes <= 2, "the heartbeat, and once what it leads with: {:?}", steady.api_writes);
 

@@ -179,6 +179,15 @@ impl Reconciler {
         }
     }
 
+    /// A Node is as it was, but for its `last_seen`, in Unix seconds.
+    pub fn handle_heartbeat(&mut self, name: &str, last_seen: i64, now: Now) {
+        let silenced = self.liveness.hear(now.instant);
+        let other = name != self.config.node && self.objects.node(name).is_some();
+        if (other && self.liveness.see(name, last_seen, now.instant, now.unix)) || silenced {
+            self.mesh_changed(now);
+        }
+    }
+
     /// A Peer was added or changed, or (`None`) removed.
     pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>, now: Now) {
         let changed = match update {

@@ -69,6 +69,11 @@ impl Alone {
         self.reconciler.handle_node(&name, Some(self.update(node)), self.now);
     }
 
+    /// The API tells of a node that is as it was, but for its heartbeat.
+    pub fn hear(&mut self, name: &str, last_seen: i64) {
+        self.reconciler.handle_heartbeat(name, last_seen, self.now);
+    }
+
     /// The API tells of a peer.
     pub fn see_peer(&mut self, name: &str, peer: Option<Peer>) {
         let update = peer.map(|peer| PeerUpdate { peer: Some(peer), problems: Vec::new() });

@@ -106,6 +106,11 @@ fn a_heartbeat_costs_nothing() {
                 assert_eq!(alone.reconciler.poll_action(alone.now), None);
             });
             assert_eq!(done.count_total, 0, "{done:?}");
+            let done = measure(|| {
+                alone.hear(&name, node.last_seen + 60);
+                assert_eq!(alone.reconciler.poll_action(alone.now), None);
+            });
+            assert_eq!(done.count_total, 0, "{done:?}");
             assert_eq!(alone.reconciler.poll_timeout(), timeout);
         }
     }

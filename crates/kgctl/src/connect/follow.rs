@@ -225,6 +225,7 @@ fn take(machine: &mut Client, update: Update) {
             });
             machine.handle_node(&name, update, now);
         }
+        Update::Heartbeat(name, last_seen) => machine.handle_heartbeat(&name, last_seen, now),
         Update::Peer(name, watched) => {
             let update = watched.map(|watched| PeerUpdate { peer: watched.peer, problems: watched.problems });
             machine.handle_peer(&name, update, now);

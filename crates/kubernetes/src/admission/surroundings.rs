@@ -41,7 +41,7 @@ impl Surroundings {
                 }
             },
             // It is an agent's matter to tell.
-            Update::SubnetObject(..) => {}
+            Update::Heartbeat(..) | Update::SubnetObject(..) => {}
             Update::Synced => self.broken = None,
             Update::Broken(problem) => self.broken = Some(problem.message),
             Update::Access(problems) => {

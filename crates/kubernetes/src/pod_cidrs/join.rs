@@ -114,6 +114,13 @@ impl Join {
         joined
     }
 
+    /// A Node is as it was, but for its heartbeat. It must not be told with an older one later.
+    pub fn hear(&mut self, name: &str, last_seen: i64) {
+        if let Some(watched) = self.nodes.get_mut(name) {
+            Arc::make_mut(&mut watched.node).last_seen = last_seen;
+        }
+    }
+
     /// An object of another CNI is new or another than before, or (`None`) is gone.
     pub fn set_grant(&mut self, name: &str, grant: Option<Grant>) -> Vec<Joined> {
         let problems_before = self.problems(name);

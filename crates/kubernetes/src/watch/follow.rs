@@ -14,7 +14,10 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _, stream::BoxStream};
-use http::{HeaderValue, header::ACCEPT};
+use http::{
+    HeaderValue,
+    header::{ACCEPT, ACCEPT_ENCODING},
+};
 use kube::{
     Api,
     api::WatchParams,
@@ -26,6 +29,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use super::heartbeat::{self, Event};
 use crate::{
     explain::{Explanation, Resource, explain},
     list::{Failed, page},
@@ -75,6 +79,8 @@ enum Extent {
 pub(super) enum Report<T> {
     /// An object means something else than before, or (`None`) is gone.
     Changed(String, Option<T>),
+    /// An object means the same as before, but for its heartbeat in Unix seconds.
+    Heartbeat(String, i64),
     /// All objects have been told and changes arrive; after the beginning and after `Broken`.
     Synced,
     /// Nothing arrives, and why.
@@ -87,7 +93,9 @@ pub(super) struct Follower<K: Followed, T, D> {
     resource: Resource,
     decode: D,
     reports: mpsc::Sender<Report<T>>,
-    /// What the objects meant when they were last seen.
+    /// The object of which every annotation matters.
+    own: Option<String>,
+    /// What the objects meant when they were last seen, but for heartbeats.
     known: BTreeMap<String, T>,
     /// What those had besides metadata of which it never changes any more.
     rests: BTreeMap<String, K::Rest>,
@@ -120,7 +128,7 @@ impl From<Unheard> for End {
     }
 }
 
-type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
+type Events<K> = BoxStream<'static, kube::Result<Event<K>>>;
 
 impl<K, T, D> Follower<K, T, D>
 where
@@ -134,12 +142,19 @@ where
             resource,
             decode,
             reports,
+            own: None,
             known: BTreeMap::new(),
             rests: BTreeMap::new(),
             extent: Extent::Metadata,
             streaming: true,
             synced: false,
         }
+    }
+
+    /// Of the object of this name no change is taken for a heartbeat.
+    pub fn with_own(mut self, own: Option<String>) -> Self {
+        self.own = own;
+        self
     }
 
     /// Follows until nobody listens any more.
@@ -221,16 +236,16 @@ where
                 return Err(format!("its end did not come within {} s", LIST_SILENCE.as_secs()));
             };
             let told = match event {
-                Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                Some(Ok(Event::Whole(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
                     seen.insert(name_of(&object).to_owned());
                     self.keep_rest(&object);
                     self.changed(&object).await
                 }
-                Some(Ok(WatchEvent::Deleted(object))) => {
+                Some(Ok(Event::Whole(WatchEvent::Deleted(object)))) => {
                     seen.remove(name_of(&object));
                     self.gone(name_of(&object)).await
                 }
-                Some(Ok(WatchEvent::Bookmark(bookmark)))
+                Some(Ok(Event::Whole(WatchEvent::Bookmark(bookmark))))
                     if bookmark.metadata.annotations.contains_key(LIST_END) =>
                 {
                     return Ok(match self.complete(&seen).await {
@@ -244,11 +259,11 @@ where
                         Err(Unheard) => End::Unheard,
                     });
                 }
-                Some(Ok(WatchEvent::Bookmark(_))) => Ok(()),
-                Some(Ok(WatchEvent::Error(status))) if matches!(status.code, 400 | 422) => {
+                Some(Ok(Event::Whole(WatchEvent::Bookmark(_)) | Event::Heartbeat { .. })) => Ok(()),
+                Some(Ok(Event::Whole(WatchEvent::Error(status)))) if matches!(status.code, 400 | 422) => {
                     return Err(status.message);
                 }
-                Some(Ok(WatchEvent::Error(status))) => return Ok(self.error(status, None)),
+                Some(Ok(Event::Whole(WatchEvent::Error(status)))) => return Ok(self.error(status, None)),
                 Some(Err(error)) => return Ok(End::Failed(explain(&error, "watch", self.resource), None)),
                 None => return Ok(End::Failed(Explanation::of_early_end(), None)),
             };
@@ -322,7 +337,7 @@ where
                 },
             };
             let told = match event {
-                Ok(WatchEvent::Added(mut object) | WatchEvent::Modified(mut object)) => {
+                Ok(Event::Whole(WatchEvent::Added(mut object) | WatchEvent::Modified(mut object))) => {
                     if !self.complete_object(&mut object, extent) {
                         self.extent = Extent::Whole;
                         return End::Over(position);
@@ -330,15 +345,22 @@ where
                     keep_position(&object, &mut position);
                     self.changed(&object).await
                 }
-                Ok(WatchEvent::Deleted(object)) => {
+                Ok(Event::Whole(WatchEvent::Deleted(object))) => {
                     keep_position(&object, &mut position);
                     self.gone(name_of(&object)).await
                 }
-                Ok(WatchEvent::Bookmark(bookmark)) => {
+                Ok(Event::Heartbeat { name, version, last_seen }) => {
+                    position = version;
+                    match last_seen {
+                        Some(last_seen) => self.tell(Report::Heartbeat(name, last_seen)).await,
+                        None => Ok(()),
+                    }
+                }
+                Ok(Event::Whole(WatchEvent::Bookmark(bookmark))) => {
                     position = bookmark.metadata.resource_version;
                     Ok(())
                 }
-                Ok(WatchEvent::Error(status)) => return self.error(status, Some(position)),
+                Ok(Event::Whole(WatchEvent::Error(status))) => return self.error(status, Some(position)),
                 Err(error @ (kube::Error::SerdeError(_) | kube::Error::Api(_))) => {
                     return End::Failed(explain(&error, "watch", self.resource), Some(position));
                 }
@@ -375,14 +397,17 @@ where
         }
     }
 
-    /// As `Api::watch_metadata`, but for objects of our own, which leave out most of the metadata as well.
+    /// As `Api::watch_metadata`, but for objects of our own, which leave out most of the metadata as well, and heartbeats.
     async fn watch_metadata(&self, params: &WatchParams, position: &str) -> kube::Result<Events<K>> {
         let mut request = Request::new(self.api.resource_url())
             .watch_metadata(params, position)
             .map_err(kube::Error::BuildRequest)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
+        // As `Api::watch`: Kubernetes 1.37 compresses every event by itself, which the client cannot read.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         request.extensions_mut().insert("watch_metadata");
-        self.api.clone().into_client().request_events(request).await.map(erase)
+        let reader = self.api.clone().into_client().request_stream(request).await?;
+        Ok(heartbeat::events(Box::pin(reader), self.own.clone()).boxed())
     }
 
     /// Keeps what a whole object has besides its metadata.
@@ -445,7 +470,7 @@ where
 }
 
 fn erase<K: 'static>(events: impl Stream<Item = kube::Result<WatchEvent<K>>> + Send + 'static) -> Events<K> {
-    events.boxed()
+    events.map(|event| event.map(Event::Whole)).boxed()
 }
 
 fn name_of<K: KubeResource<DynamicType = ()>>(object: &K) -> &str {

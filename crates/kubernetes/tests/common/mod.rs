@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "every test program uses another part")]
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use kube::Client;
 use kubernetes::{
@@ -168,6 +168,11 @@ impl Reader {
             Update::Node(name, None) => {
                 assert!(self.nodes.remove(&name).is_some(), "{name} was not there");
                 format!("no node {name}")
+            }
+            Update::Heartbeat(name, last_seen) => {
+                let node = self.nodes.get_mut(&name).unwrap_or_else(|| panic!("{name} was not there"));
+                Arc::make_mut(&mut node.node).last_seen = last_seen;
+                format!("heartbeat {name}")
             }
             Update::Peer(name, Some(peer)) => {
                 let entry = format!("peer {name}");

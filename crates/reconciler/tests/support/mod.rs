@@ -128,7 +128,12 @@ impl World {
             elapsed += 1;
             if elapsed % 30 == 0 && !self.api_away {
                 for node in beating {
-                    self.see(Node { last_seen: self.now.unix, ..node.clone() });
+                    // The watch tells either, as it happens.
+                    if elapsed % 60 == 0 && node.name != "a" {
+                        self.reconciler.handle_heartbeat(&node.name, self.now.unix, self.now);
+                    } else {
+                        self.see(Node { last_seen: self.now.unix, ..node.clone() });
+                    }
                 }
             }
             self.work();

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -53,7 +54,8 @@ pub struct Agent {
     silent: Option<Duration>,
     /// When the next change arrives.
     arrives: Option<Duration>,
-    nodes: BTreeSet<String>,
+    /// As they were last told.
+    nodes: BTreeMap<String, Arc<Node>>,
     peers: BTreeSet<String>,
     patched: Option<(Duration, Result<(), String>)>,
     handshakes: BTreeMap<PublicKey, (Duration, SocketAddr)>,
@@ -88,7 +90,7 @@ impl Agent {
             watching: Watching::Not { retry: Duration::ZERO, from: None },
             silent: None,
             arrives: None,
-            nodes: BTreeSet::new(),
+            nodes: BTreeMap::new(),
             peers: BTreeSet::new(),
             patched: None,
             handshakes: BTreeMap::new(),
@@ -245,7 +247,7 @@ impl Agent {
 
     /// Hears of everything there is, and of what is gone.
     fn list(&mut self, reconciler: &mut Reconciler, now: Now, api: &Api) {
-        let gone: Vec<_> = self.nodes.iter().filter(|name| api.node(name).is_none()).cloned().collect();
+        let gone: Vec<_> = self.nodes.keys().filter(|name| api.node(name).is_none()).cloned().collect();
         for (name, node) in api.nodes() {
             self.tell(reconciler, now, Change::Node(name.clone(), Some(node.clone())));
         }
@@ -268,10 +270,18 @@ impl Agent {
         self.events += 1;
         match change {
             Change::Node(name, node) => {
+                let before = match &node {
+                    Some(node) => self.nodes.insert(name.clone(), node.clone()),
+                    None => self.nodes.remove(&name),
+                };
                 let forced = (name == self.name).then(Forced::default);
+                if let (Some(before), Some(node), None) = (before, &node, &forced)
+                    && is_heartbeat(&before, node)
+                {
+                    return reconciler.handle_heartbeat(&name, node.last_seen, now);
+                }
                 let update = node.map(|node| NodeUpdate { node, problems: Vec::new(), forced });
-                reconciler.handle_node(&name, update.clone(), now);
-                remember(&mut self.nodes, name, update.is_some());
+                reconciler.handle_node(&name, update, now);
             }
             Change::Peer(name, peer) => {
                 let update = peer.map(|peer| PeerUpdate { peer: Some(peer), problems: Vec::new() });
@@ -333,6 +343,11 @@ impl Agent {
             handshakes: self.handshakes.iter().map(handshake).collect(),
         }
     }
+}
+
+/// As the watch of a real API finds it out.
+fn is_heartbeat(before: &Node, after: &Node) -> bool {
+    before.last_seen != after.last_seen && Node { last_seen: after.last_seen, ..before.clone() } == *after
 }
 
 fn remember(names: &mut BTreeSet<String>, name: String, there: bool) {

@@ -1,0 +1,311 @@
+//! The watch of Nodes as metadata, in which nearly every line is a heartbeat.
+//!
+//! A line is first only glanced at: who it is about, and a digest of labels and annotations without the time that an agent
+//! writes all 30 s. When the digest is that of the line before, the time is all there is to tell, and no object is made.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
+use futures::{AsyncBufRead, AsyncBufReadExt as _, Stream, stream};
+use kube::core::{Status, WatchEvent};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+
+use crate::annotations::LAST_SEEN;
+
+/// What a line of a watch tells.
+#[derive(Debug)]
+pub(super) enum Event<K> {
+    /// An object, or something about the watch.
+    Whole(WatchEvent<K>),
+    /// An object of this watch is as it was; only its heartbeat may be new.
+    Heartbeat {
+        /// The name of the object.
+        name: String,
+        /// The position of the watch after this line.
+        version: String,
+        /// The heartbeat in Unix seconds; `None`: the same as before.
+        last_seen: Option<i64>,
+    },
+}
+
+/// The events of a watch of metadata. Those about the object of the given name are always whole.
+pub(super) fn events<K: DeserializeOwned>(
+    reader: impl AsyncBufRead + Unpin,
+    whole: Option<String>,
+) -> impl Stream<Item = kube::Result<Event<K>>> {
+    let lines = Lines { reader, line: Vec::new(), glances: Glances { known: HashMap::new(), whole } };
+    stream::unfold(lines, |mut lines| async {
+        let event = lines.next().await?;
+        Some((event, lines))
+    })
+}
+
+struct Lines<R> {
+    reader: R,
+    line: Vec<u8>,
+    glances: Glances,
+}
+
+impl<R: AsyncBufRead + Unpin> Lines<R> {
+    async fn next<K: DeserializeOwned>(&mut self) -> Option<kube::Result<Event<K>>> {
+        loop {
+            self.line.clear();
+            match self.reader.read_until(b'\n', &mut self.line).await {
+                // A line without its end is of a connection that broke.
+                Ok(_) if self.line.last() != Some(&b'\n') => return None,
+                Ok(_) if self.line.trim_ascii().is_empty() => {}
+                Ok(_) => return Some(self.glances.read(&self.line)),
+                Err(error) => return Some(Err(kube::Error::ReadEvents(error))),
+            }
+        }
+    }
+}
+
+/// What the lines so far were about.
+struct Glances {
+    known: HashMap<String, Known>,
+    whole: Option<String>,
+}
+
+struct Known {
+    digest: u64,
+    last_seen: i64,
+}
+
+impl Glances {
+    fn read<K: DeserializeOwned>(&mut self, line: &[u8]) -> kube::Result<Event<K>> {
+        // What cannot be glanced at may still be an error of the API, or an object that makes less sense than others.
+        if let Ok(Line { kind: "MODIFIED", object: Glance { metadata } }) = serde_json::from_slice(line) {
+            if let Some(heartbeat) = self.heartbeat(metadata) {
+                return Ok(heartbeat);
+            }
+        } else {
+            self.forget(line);
+        }
+        match serde_json::from_slice(line) {
+            Ok(event) => Ok(Event::Whole(event)),
+            Err(error) => Err(match serde_json::from_slice::<Status>(line) {
+                Ok(status) => kube::Error::Api(status.boxed()),
+                Err(_) => kube::Error::SerdeError(error),
+            }),
+        }
+    }
+
+    /// `None`: more is new than a heartbeat, or may be.
+    fn heartbeat<K>(&mut self, metadata: Metadata<'_>) -> Option<Event<K>> {
+        let Metadata { name, resource_version, labels, annotations } = metadata;
+        let last_seen = annotations.last_seen?;
+        if self.whole.as_deref() == Some(&*name) {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        (labels.digest, annotations.digest).hash(&mut hasher);
+        let digest = hasher.finish();
+        match self.known.get_mut(&*name) {
+            Some(known) if known.digest == digest => {
+                let before = std::mem::replace(&mut known.last_seen, last_seen);
+                let last_seen = (before != last_seen).then_some(last_seen);
+                Some(Event::Heartbeat {
+                    name: name.into_owned(),
+                    version: resource_version.into_owned(),
+                    last_seen,
+                })
+            }
+            _ => {
+                self.known.insert(name.into_owned(), Known { digest, last_seen });
+                None
+            }
+        }
+    }
+
+    /// Whatever this line says of an object, what is known of it does not hold any longer.
+    fn forget(&mut self, line: &[u8]) {
+        match serde_json::from_slice::<Line<'_, Named<'_>>>(line) {
+            Ok(line) => drop(self.known.remove(&*line.object.metadata.name)),
+            Err(_) => self.known.clear(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Line<'a, T> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    object: T,
+}
+
+#[derive(Deserialize)]
+struct Glance<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    resource_version: Cow<'a, str>,
+    #[serde(default)]
+    labels: Texts,
+    #[serde(default)]
+    annotations: Texts,
+}
+
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    metadata: Name<'a>,
+}
+
+#[derive(Deserialize)]
+struct Name<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Labels or annotations of which no copy is kept.
+///
+/// The digest is of all but the heartbeat, in the order of the text, which the API sorts. It has no secret: who makes two
+/// sets of annotations with one digest hides from others what the own Node says.
+#[derive(Default)]
+struct Texts {
+    digest: u64,
+    last_seen: Option<i64>,
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let (mut hasher, mut last_seen) = (DefaultHasher::new(), None);
+                while let Some((Text(key), Text(value))) = map.next_entry()? {
+                    if key == LAST_SEEN {
+                        last_seen = value.parse().ok();
+                    } else {
+                        (key, value).hash(&mut hasher);
+                    }
+                }
+                Ok(Texts { digest: hasher.finish(), last_seen })
+            }
+        }
+
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::NodeObject;
+
+    fn line(kind: &str, annotations: Value) -> String {
+        let metadata = json!({
+            "name": "a", "resourceVersion": "7", "labels": { "x": "y" }, "annotations": annotations,
+            "managedFields": [{ "manager": "kubelet" }],
+        });
+        let object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata });
+        format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+    }
+
+    fn seen(last_seen: &str) -> Value {
+        json!({ "kilo.squat.ai/last-seen": last_seen, "kilo.squat.ai/key": "k", "other": "\"\u{e9}\n" })
+    }
+
+    /// What the lines tell: `whole`, `same`, a heartbeat, or an error.
+    fn told(lines: &[String], whole: Option<&str>) -> Vec<String> {
+        let text = lines.concat();
+        let events = events::<NodeObject>(text.as_bytes(), whole.map(str::to_owned));
+        let told = events.map(|event| match event {
+            Ok(Event::Whole(WatchEvent::Deleted(_))) => "deleted".to_owned(),
+            Ok(Event::Whole(_)) => "whole".to_owned(),
+            Ok(Event::Heartbeat { name, version, last_seen: None }) => format!("{name} same at {version}"),
+            Ok(Event::Heartbeat { name, version, last_seen: Some(time) }) => {
+                format!("{name} {time} at {version}")
+            }
+            Err(error) => format!("{error:?}").chars().take_while(char::is_ascii_alphabetic).collect(),
+        });
+        futures::executor::block_on(told.collect())
+    }
+
+    #[test]
+    fn only_heartbeats_are_told_of_an_object_that_is_as_it_was() {
+        let lines = [
+            line("MODIFIED", seen("100")),
+            line("MODIFIED", seen("100")),
+            line("MODIFIED", seen("130")),
+            line("MODIFIED", seen("130")),
+        ];
+        assert_eq!(told(&lines, None), ["whole", "a same at 7", "a 130 at 7", "a same at 7"]);
+        assert_eq!(told(&lines, Some("a")), ["whole"; 4]);
+        assert_eq!(told(&lines, Some("b"))[1], "a same at 7");
+    }
+
+    #[test]
+    fn any_other_change_is_told_whole() {
+        let mut other = seen("100");
+        other["other"] = json!("");
+        let mut one_less = seen("100");
+        one_less.as_object_mut().unwrap().remove("other");
+        let labels = line("MODIFIED", seen("100")).replace("\"y\"", "\"z\"");
+        for changed in [line("MODIFIED", other), line("MODIFIED", one_less), labels] {
+            let lines = [line("MODIFIED", seen("100")), changed.clone(), changed];
+            assert_eq!(told(&lines, None), ["whole", "whole", "a same at 7"]);
+        }
+    }
+
+    #[test]
+    fn what_was_known_of_an_object_ends_with_it() {
+        let lines = [
+            line("MODIFIED", seen("1")),
+            line("DELETED", seen("1")),
+            line("ADDED", seen("1")),
+            line("MODIFIED", seen("1")),
+            line("MODIFIED", seen("1")),
+        ];
+        assert_eq!(told(&lines, None), ["whole", "deleted", "whole", "whole", "a same at 7"]);
+    }
+
+    /// A Node without an agent, or with a heartbeat that is none: what is to be said of it is said elsewhere.
+    #[test]
+    fn without_a_heartbeat_everything_is_whole() {
+        for annotations in [json!({}), seen("soon")] {
+            let lines = [line("MODIFIED", annotations.clone()), line("MODIFIED", annotations)];
+            assert_eq!(told(&lines, None), ["whole", "whole"]);
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_any_watch() {
+        let status = r#"{"kind":"Status","status":"Failure","message":"m","reason":"R","code":500}"#;
+        let expired = format!("{{\"type\":\"ERROR\",\"object\":{status}}}\n");
+        let bookmark = "{\"type\":\"BOOKMARK\",\"object\":{\"kind\":\"Node\",\"apiVersion\":\"v1\",\"metadata\":\
+                        {\"resourceVersion\":\"9\"}}}\n";
+        let lines = [expired, bookmark.to_owned(), "\n".to_owned(), format!("{status}\n"), "7\n".to_owned()];
+        assert_eq!(told(&lines, None), ["whole", "whole", "Api", "SerdeError"]);
+        let broken_off = [line("MODIFIED", seen("1")), line("MODIFIED", seen("1")).trim_end().to_owned()];
+        assert_eq!(told(&broken_off, None), ["whole"]);
+    }
+}
