@@ -4,7 +4,7 @@
 //! that point are all objects asked for again, and only once they are all there is known which are gone.
 //!
 //! Most events are heartbeats: a changed time in a Node of 10 KB and more. Where what matters besides an object's metadata
-//! never changes any more, a watch that is resumed asks for metadata alone, a seventh of it. An object of which no more is
+//! never changes any more, a watch that is resumed asks for metadata alone, a quarter of it. An object of which no more is
 //! known ends that: the watch is resumed right before it, and brings whole objects for as long as it lasts.
 
 use std::{
