@@ -101,10 +101,14 @@ impl Glances {
     /// `None`: more is new than a heartbeat, or may be.
     fn heartbeat<K>(&mut self, metadata: Metadata<'_>) -> Option<Event<K>> {
         let Metadata { name, resource_version, labels, annotations } = metadata;
-        let last_seen = annotations.last_seen?;
         if self.whole.as_deref() == Some(&*name) {
             return None;
         }
+        let Some(last_seen) = annotations.last_seen else {
+            // An agent that leaves takes its annotations back, and may return with the same.
+            self.known.remove(&*name);
+            return None;
+        };
         let mut hasher = DefaultHasher::new();
         (labels.digest, annotations.digest).hash(&mut hasher);
         let digest = hasher.finish();
@@ -215,6 +219,8 @@ impl<'de> Deserialize<'de> for Texts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use futures::StreamExt as _;
     use serde_json::{Value, json};
 
@@ -286,6 +292,55 @@ mod tests {
             line("MODIFIED", seen("1")),
         ];
         assert_eq!(told(&lines, None), ["whole", "deleted", "whole", "whole", "a same at 7"]);
+    }
+
+    #[test]
+    fn an_agent_that_leaves_and_returns_is_told_whole() {
+        let lines = [
+            line("MODIFIED", seen("1")),
+            line("MODIFIED", json!({ "other": "\"\u{e9}\n" })),
+            line("MODIFIED", seen("1")),
+        ];
+        assert_eq!(told(&lines, None), ["whole"; 3]);
+    }
+
+    proptest::proptest! {
+        /// Whoever follows what is told knows after each line what the line says.
+        #[test]
+        fn nothing_is_missed(steps in proptest::collection::vec((0..3usize, 0..6usize, 0..4usize), 1..40)) {
+            let annotations = |keys: usize, last_seen: usize| {
+                let mut annotations = match keys {
+                    0 => json!({}),
+                    1 => json!({ "kilo.squat.ai/key": "k" }),
+                    2 => json!({ "kilo.squat.ai/key": "l" }),
+                    _ => json!({ "kilo.squat.ai/key": "k", "kilo.squat.ai/leader": "" }),
+                };
+                if let Some(time) = [None, Some("100"), Some("130"), Some("soon")][last_seen] {
+                    annotations["kilo.squat.ai/last-seen"] = json!(time);
+                }
+                annotations
+            };
+            let mut glances = Glances { known: HashMap::new(), whole: None };
+            let mut known: Option<BTreeMap<String, String>> = None;
+            for (kind, keys, last_seen) in steps {
+                let truth = annotations(keys, last_seen);
+                let kind = ["MODIFIED", "MODIFIED", "DELETED"][kind];
+                let kind = if known.is_none() { "ADDED" } else { kind };
+                match glances.read::<NodeObject>(line(kind, truth.clone()).as_bytes()).unwrap() {
+                    Event::Whole(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                        known = Some(object.metadata.annotations.unwrap_or_default());
+                    }
+                    Event::Whole(WatchEvent::Deleted(_)) => known = None,
+                    Event::Heartbeat { last_seen: Some(time), .. } => {
+                        known.as_mut().unwrap().insert(LAST_SEEN.to_owned(), time.to_string());
+                    }
+                    Event::Heartbeat { last_seen: None, .. } => {}
+                    other => panic!("{other:?}"),
+                }
+                let truth: BTreeMap<String, String> = serde_json::from_value(truth).unwrap();
+                proptest::prop_assert_eq!(&known, &(kind != "DELETED").then_some(truth));
+            }
+        }
     }
 
     /// A Node without an agent, or with a heartbeat that is none: what is to be said of it is said elsewhere.
