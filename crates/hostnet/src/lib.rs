@@ -6,6 +6,7 @@
 pub mod compatibility;
 pub mod firewall;
 pub mod link;
+pub mod mark;
 pub mod observation;
 pub mod plan;
 pub mod render;
@@ -17,6 +18,7 @@ pub mod wireguard;
 pub use compatibility::Compatibility;
 pub use firewall::{EncapsulationFilter, Firewall, Outer};
 pub use link::{Link, LinkKind, LinkName};
+pub use mark::MarkBits;
 pub use observation::{Handshake, HostFacts, Interface, LegacyTable, Observation};
 pub use plan::{Change, plan};
 pub use render::{Encapsulation, EncapsulationType, RenderConfig, Rendered, Responsible, render};
