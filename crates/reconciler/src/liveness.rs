@@ -4,6 +4,9 @@
 //! Time passes with what the watch delivers: that a node is silent is proven by others that are heard after it, at
 //! least by the own heartbeat, which comes back through the watch. So neither a clock that is wrong nor an API server
 //! that is away removes a node, even before anybody has noticed that it is away.
+//!
+//! A node that is seen for the first time has not been seen to change. It is compared with the others instead, and judged
+//! only when they are known too: the order in which a list is read says nothing about who is alive.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +20,9 @@ pub struct Liveness {
     /// Since when the watch is alive; `None` while it is broken, and then nobody ages.
     watching_since: Option<Instant>,
     beats: BTreeMap<String, Beat>,
-    /// The largest `last-seen` of all.
+    /// Those that were first seen while the watch was broken, or had not begun. They are judged when it is alive.
+    newcomers: BTreeMap<String, Beat>,
+    /// The largest `last-seen` of all, newcomers included.
     youngest: i64,
     /// When the watch last delivered anything: until then is known who was silent.
     heard: Option<Instant>,
@@ -31,7 +36,7 @@ const EXPIRY_PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Beat {
     last_seen: i64,
-    /// When we saw `last_seen` change; `None`: not since we know the node, and it was old then.
+    /// When we saw `last_seen` change; `None`: not since we know the node, and it looked dead then or is a newcomer.
     changed: Option<Instant>,
 }
 
@@ -42,18 +47,29 @@ impl Liveness {
             timeout,
             watching_since: None,
             beats: BTreeMap::new(),
+            newcomers: BTreeMap::new(),
             youngest: i64::MIN,
             heard: None,
             next_expiry: None,
         }
     }
 
-    /// The watch delivers again. Everyone who was alive when it broke gets the whole timeout to be heard of.
-    pub fn resume(&mut self, now: Instant) {
-        if self.watching_since.is_none() {
-            self.watching_since = Some(now);
-            self.next_expiry = Some(now + self.timeout);
+    /// The watch delivers, and everything there is has been told. Everyone who was alive when it broke gets the whole
+    /// timeout to be heard of, and all newcomers are judged. `unix_now` is our wall clock. Returns whether there were any.
+    pub fn resume(&mut self, now: Instant, unix_now: i64) -> bool {
+        if self.watching_since.is_some() {
+            return false;
         }
+        self.watching_since = Some(now);
+        self.next_expiry = Some(now + self.timeout);
+        let newcomers = std::mem::take(&mut self.newcomers);
+        let any = !newcomers.is_empty();
+        for (name, Beat { last_seen, changed }) in newcomers {
+            let beating = changed.is_some_and(|at| now < at + self.timeout);
+            let alive = beating || !self.looks_dead(last_seen, unix_now);
+            self.beats.insert(name, Beat { last_seen, changed: alive.then_some(now) });
+        }
+        any
     }
 
     /// The watch has broken.
@@ -69,13 +85,14 @@ impl Liveness {
         }
     }
 
-    /// A node was seen with this `last-seen`. `unix_now` is our wall clock. Returns whether that changed anything.
-    ///
-    /// At first sight there is no change to go by. Then the node is taken for dead only if its `last-seen` is old
-    /// against our clock *and* against the youngest `last-seen` of the cluster: a wrong clock, ours or another's,
-    /// does not suffice.
+    /// A node was seen with this `last-seen`. `unix_now` is our wall clock. Returns whether that changed anything:
+    /// nothing does as long as the node is a newcomer.
     pub fn see(&mut self, name: &str, last_seen: i64, now: Instant, unix_now: i64) -> bool {
-        if let Some(beat) = self.beats.get_mut(name) {
+        let (known, is_judged) = match self.beats.get_mut(name) {
+            Some(beat) => (Some(beat), true),
+            None => (self.newcomers.get_mut(name), false),
+        };
+        if let Some(beat) = known {
             if beat.last_seen == last_seen {
                 return false;
             }
@@ -83,30 +100,42 @@ impl Liveness {
             let before = std::mem::replace(beat, Beat { last_seen, changed: Some(now) });
             self.youngest = self.youngest.max(last_seen);
             self.forget_youngest(before.last_seen);
-            return !was_alive;
+            return is_judged && !was_alive;
         }
         self.youngest = self.youngest.max(last_seen);
-        let reference = unix_now.min(self.youngest);
-        let old = reference.saturating_sub(last_seen) >= self.timeout.as_secs() as i64;
-        self.beats.insert(name.to_owned(), Beat { last_seen, changed: (!old).then_some(now) });
+        if self.watching_since.is_none() {
+            self.newcomers.insert(name.to_owned(), Beat { last_seen, changed: None });
+            return false;
+        }
+        let alive = !self.looks_dead(last_seen, unix_now);
+        self.beats.insert(name.to_owned(), Beat { last_seen, changed: alive.then_some(now) });
         true
+    }
+
+    /// The judgement at first sight, when there is no change to go by. A node is taken for dead only if its `last-seen` is
+    /// old against our clock *and* against the youngest `last-seen` of the cluster: a wrong clock, ours or another's, does
+    /// not suffice.
+    fn looks_dead(&self, last_seen: i64, unix_now: i64) -> bool {
+        let reference = unix_now.min(self.youngest);
+        reference.saturating_sub(last_seen) >= self.timeout.as_secs() as i64
     }
 
     /// A node is gone.
     pub fn forget(&mut self, name: &str) {
-        if let Some(beat) = self.beats.remove(name) {
+        if let Some(beat) = self.beats.remove(name).or_else(|| self.newcomers.remove(name)) {
             self.forget_youngest(beat.last_seen);
         }
     }
 
-    /// This `last-seen` is no longer there.
+    /// This `last-seen` has gone.
     fn forget_youngest(&mut self, last_seen: i64) {
         if last_seen == self.youngest {
-            self.youngest = self.beats.values().map(|beat| beat.last_seen).max().unwrap_or(i64::MIN);
+            let all = self.beats.values().chain(self.newcomers.values());
+            self.youngest = all.map(|beat| beat.last_seen).max().unwrap_or(i64::MIN);
         }
     }
 
-    /// The names of those who are alive, in order.
+    /// The names of those who are alive, in order. Newcomers are not among them.
     pub fn alive(&self) -> impl Iterator<Item = &str> {
         let alive = |beat: &Beat| match (beat.changed, self.watching_since, self.heard) {
             (None, _, _) => false,
@@ -142,6 +171,8 @@ impl Liveness {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(60);
@@ -154,7 +185,7 @@ mod tests {
     fn started() -> (Liveness, Instant) {
         let start = Instant::now();
         let mut liveness = Liveness::new(TIMEOUT);
-        liveness.resume(start);
+        liveness.resume(start, UNIX);
         (liveness, start)
     }
 
@@ -198,7 +229,7 @@ mod tests {
         assert!(!liveness.hear(at(3600)));
         assert!(is_alive(&liveness, "a"));
         assert!(!is_alive(&liveness, "dead"));
-        liveness.resume(at(3600));
+        liveness.resume(at(3600), UNIX + 3600);
         assert!(!liveness.hear(at(3659)), "it has the whole timeout again");
         assert!(is_alive(&liveness, "a"));
         assert!(liveness.hear(at(3660)));
@@ -214,8 +245,98 @@ mod tests {
         assert!(!liveness.hear(at(30)));
         assert!(is_alive(&liveness, "a"), "no matter how much later it is");
         liveness.pause(at(300));
-        liveness.resume(at(400));
+        liveness.resume(at(400), UNIX + 400);
         assert!(!liveness.hear(at(459)));
         assert!(is_alive(&liveness, "a"));
+    }
+
+    fn names(liveness: &Liveness) -> Vec<&str> {
+        liveness.alive().collect()
+    }
+
+    #[test]
+    fn newcomers_are_judged_together() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut liveness = Liveness::new(TIMEOUT);
+        assert!(!liveness.see("a", UNIX - 60, start, UNIX));
+        assert!(!liveness.see("b", UNIX, start, UNIX));
+        assert_eq!(names(&liveness), [""; 0], "nobody is judged yet");
+        assert!(liveness.resume(start, UNIX));
+        assert_eq!(names(&liveness), ["b"]);
+        assert!(!liveness.resume(start, UNIX), "there are no others");
+        // The same after an outage. Who was known before stays as it was.
+        liveness.pause(at(10));
+        for (name, age) in [("0", 60), ("a", 60), ("b", 70), ("c", 0)] {
+            assert!(!liveness.see(name, UNIX - age + i64::from(name == "c"), at(3600), UNIX));
+        }
+        assert_eq!(names(&liveness), ["b"]);
+        assert!(liveness.resume(at(3600), UNIX));
+        assert_eq!(names(&liveness), ["b", "c"]);
+        assert!(liveness.see("0", UNIX + 1, at(3601), UNIX), "its first heartbeat revives it");
+    }
+
+    #[test]
+    fn a_newcomer_that_beats_is_alive_for_as_long_as_any() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for (resumed_at, alive) in [(39, vec!["a", "behind"]), (90, vec!["a"])] {
+            let mut liveness = Liveness::new(TIMEOUT);
+            for (name, last_seen) in [("behind", UNIX - 3600), ("a", UNIX), ("behind", UNIX - 3570)] {
+                liveness.see(name, last_seen, at(30), UNIX + 30);
+            }
+            liveness.resume(at(resumed_at), UNIX + 30);
+            assert_eq!(names(&liveness), alive);
+        }
+    }
+
+    #[test]
+    fn a_newcomer_that_is_gone_is_no_measure() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(TIMEOUT);
+        for (name, last_seen) in [("a", UNIX), ("b", UNIX - 100), ("c", UNIX - 110)] {
+            liveness.see(name, last_seen, start, UNIX);
+        }
+        liveness.forget("a");
+        liveness.see("a", UNIX - 200, start, UNIX);
+        liveness.resume(start, UNIX);
+        assert_eq!(names(&liveness), ["b", "c"]);
+    }
+
+    proptest! {
+        /// Whatever arrives in whatever order while the watch is broken, a newcomer's fate follows from what it told
+        /// itself and from the youngest `last-seen` of all.
+        #[test]
+        fn the_order_of_arrival_means_nothing(
+            events in proptest::collection::vec((0u8..6, proptest::option::weighted(0.9, 0i64..200)), 0..30),
+            unix_now in 0i64..300,
+            known in any::<bool>(),
+        ) {
+            let start = Instant::now();
+            let mut liveness = Liveness::new(TIMEOUT);
+            if known {
+                liveness.resume(start, unix_now);
+                liveness.see("known", 100, start, unix_now);
+                liveness.pause(start);
+            }
+            let mut told: BTreeMap<String, (i64, bool)> = BTreeMap::new();
+            for (number, last_seen) in events {
+                let name = number.to_string();
+                let Some(last_seen) = last_seen else {
+                    liveness.forget(&name);
+                    told.remove(&name);
+                    continue;
+                };
+                prop_assert!(!liveness.see(&name, last_seen, start, unix_now));
+                let beats = told.get(&name).is_some_and(|(before, beats)| *beats || *before != last_seen);
+                told.insert(name, (last_seen, beats));
+            }
+            prop_assert_eq!(liveness.resume(start, unix_now), !told.is_empty());
+            let youngest = told.values().map(|(last_seen, _)| *last_seen).chain(known.then_some(100)).max();
+            let reference = unix_now.min(youngest.unwrap_or_default());
+            let is_alive = |(last_seen, beats): &(i64, bool)| *beats || reference - last_seen < 60;
+            let alive = told.iter().filter(|(_, told)| is_alive(told)).map(|(name, _)| name.as_str());
+            prop_assert_eq!(names(&liveness), alive.chain(known.then_some("known")).collect::<Vec<_>>());
+        }
     }
 }

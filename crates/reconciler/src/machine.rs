@@ -211,7 +211,9 @@ impl Reconciler {
     pub fn handle_watch(&mut self, watch: Watch, now: Now) {
         match watch {
             Watch::Synced => {
-                self.liveness.resume(now.instant);
+                if self.liveness.resume(now.instant, now.unix) {
+                    self.mesh_changed(now);
+                }
                 self.watch = Ok(());
                 if !self.synced {
                     self.synced = true;
