@@ -18,8 +18,10 @@ use hostnet::{Change, HostState, render::client::ClientConfig};
 use mesh::{Granularity, Problem, Topology};
 
 use crate::{
-    NodeUpdate, Now, PeerUpdate, Watch, endpoints::Endpoints, liveness::Liveness, names::Names,
-    objects::Objects, rounds::Rounds,
+    NodeUpdate, Now, PeerUpdate, Watch,
+    endpoints::Endpoints,
+    known::{Heard, Known},
+    rounds::Rounds,
 };
 
 /// What does not change while a client runs.
@@ -67,13 +69,7 @@ pub struct ClientView {
 #[derive(Debug)]
 pub struct Client {
     settings: ClientSettings,
-    objects: Objects,
-    liveness: Liveness,
-    watch: Result<(), String>,
-    access: Vec<Problem>,
-    /// Whether everything was seen at least once; before, nothing is changed.
-    synced: bool,
-    names: Names,
+    known: Known,
     endpoints: Endpoints,
     /// `None`: to be computed. An error: why there is no mesh to compute.
     topology: Option<Result<Arc<Topology>, String>>,
@@ -93,14 +89,9 @@ impl Client {
     /// A machine that knows nothing yet.
     pub fn new(settings: ClientSettings) -> Self {
         Self {
-            liveness: Liveness::new(settings.liveness_timeout),
+            known: Known::new(None, settings.liveness_timeout),
             rounds: Rounds::new(settings.resync_period),
             settings,
-            objects: Objects::default(),
-            watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
-            access: Vec::new(),
-            synced: false,
-            names: Names::default(),
             endpoints: Endpoints::default(),
             topology: None,
             rendered: Vec::new(),
@@ -114,82 +105,45 @@ impl Client {
 
     /// A Node was added or changed, or (`None`) removed.
     pub fn handle_node(&mut self, name: &str, update: Option<NodeUpdate>, now: Now) {
-        if self.synced && self.liveness.hear(now.instant) {
-            self.mesh_changed(now);
-        }
-        let changed = match update {
-            Some(update) => {
-                let last_seen = update.node.last_seen;
-                let revived = self.synced && self.liveness.see(name, last_seen, now.instant, now.unix);
-                self.objects.set_node(name, update) || revived
-            }
-            None => {
-                self.liveness.forget(name);
-                self.objects.remove_node(name)
-            }
-        };
-        if changed {
+        if self.known.handle_node(name, update, now) {
             self.mesh_changed(now);
         }
     }
 
     /// A Node is as it was, but for its `last_seen`, in Unix seconds.
     pub fn handle_heartbeat(&mut self, name: &str, last_seen: i64, now: Now) {
-        if !self.synced {
-            // Who is alive is judged once everything is known.
-            return self.objects.hear(name, last_seen);
-        }
-        let silenced = self.liveness.hear(now.instant);
-        let known = self.objects.node(name).is_some();
-        if (known && self.liveness.see(name, last_seen, now.instant, now.unix)) || silenced {
+        if self.known.handle_heartbeat(name, last_seen, now) {
             self.mesh_changed(now);
         }
     }
 
     /// A Peer was added or changed, or (`None`) removed.
     pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>, now: Now) {
-        let changed = match update {
-            Some(update) => self.objects.set_peer(name, update),
-            None => self.objects.remove_peer(name),
-        };
-        if changed {
+        if self.known.handle_peer(name, update) {
             self.mesh_changed(now);
         }
     }
 
     /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing.
     pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>) {
-        // At the beginning there is a view to come.
-        if self.objects.set_subnet_object(name, problems) && self.synced {
+        if self.known.handle_subnet_object(name, problems) {
             self.publish();
         }
     }
 
     /// The connection to the API is there, or has broken.
     pub fn handle_watch(&mut self, watch: Watch, now: Now) {
-        match watch {
-            Watch::Synced => {
-                if self.liveness.resume(now.instant, now.unix) {
-                    self.mesh_changed(now);
-                }
-                self.watch = Ok(());
-                if !self.synced {
-                    self.synced = true;
-                    self.see_all(now);
-                    self.rounds.look_now(now.instant);
-                }
-            }
-            Watch::Broken(reason) => {
-                self.liveness.pause(now.instant);
-                self.watch = Err(reason);
-            }
+        match self.known.handle_watch(watch, now) {
+            Heard::First => self.rounds.look_now(now.instant),
+            Heard::Changed => self.mesh_changed(now),
+            Heard::Same => {}
         }
         self.publish();
     }
 
     /// All that is wrong with the access to the API at this time.
     pub fn handle_access(&mut self, problems: Vec<Problem>) {
-        self.access = problems;
+        self.known.handle_access(problems);
         self.publish();
     }
 
@@ -200,7 +154,7 @@ impl Client {
 
     /// The addresses of a name, or why there are none.
     pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
-        if self.names.answer(name, answer, now.instant) {
+        if self.known.handle_resolved(name, answer, now) {
             self.mesh_changed(now);
             self.publish();
         }
@@ -211,17 +165,17 @@ impl Client {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        if let Some(name) = self.names.next(now.instant) {
+        if let Some(name) = self.known.next_name(now) {
             return Some(ClientAction::Resolve(name));
         }
-        (self.synced && self.rounds.begin(now.instant)).then_some(ClientAction::Observe)
+        (self.known.is_synced() && self.rounds.begin(now.instant)).then_some(ClientAction::Observe)
     }
 
     /// When [`Client::poll_action`] may have something to do although nothing happened. An action that has not been
     /// reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let round = self.rounds.timeout().filter(|_| self.synced);
-        [round, self.names.timeout()].into_iter().flatten().min()
+        let round = self.rounds.timeout().filter(|_| self.known.is_synced());
+        [round, self.known.names_timeout()].into_iter().flatten().min()
     }
 
     /// The changes that remove a client's interface, with all that goes through it, from a host that was last seen as
@@ -229,17 +183,6 @@ impl Client {
     pub fn removal(observed: &HostState, host: &ClientConfig) -> Vec<Change> {
         let own = hostnet::render::client::own_part(observed, &host.interface);
         hostnet::plan(&own, &HostState::default())
-    }
-
-    /// At first sight a node's heartbeat is compared with the youngest one. So all are seen together, the youngest first:
-    /// otherwise one that is dead would pass for alive because it was told before the others.
-    fn see_all(&mut self, now: Now) {
-        let mut nodes: Vec<_> =
-            self.objects.nodes().map(|node| (node.last_seen, node.name.clone())).collect();
-        nodes.sort_unstable_by(|a, b| b.cmp(a));
-        for (last_seen, name) in nodes {
-            self.liveness.see(&name, last_seen, now.instant, now.unix);
-        }
     }
 
     fn mesh_changed(&mut self, now: Now) {
@@ -257,16 +200,13 @@ impl Client {
     }
 
     fn view(&self) -> ClientView {
-        let mut unhealthy = Vec::new();
-        if let Err(reason) = &self.watch {
-            unhealthy.push(format!("no changes arrive from the Kubernetes API: {reason}"));
-        }
+        let mut unhealthy: Vec<_> = self.known.deaf().into_iter().collect();
         unhealthy.extend(self.failures.iter().flatten().cloned());
-        let topology = self.topology.iter().flatten().next();
-        let of_mesh = topology.into_iter().flat_map(|topology| &topology.problems);
-        let problems = self.objects.problems().chain(of_mesh).chain(&self.rendered).chain(&self.access);
+        let topology = self.topology.iter().flatten().next().map(Arc::as_ref);
+        let mut problems = self.known.problems(topology);
+        problems.extend(self.rendered.iter().cloned());
         ClientView {
-            problems: problems.cloned().chain(self.unresolved()).collect(),
+            problems,
             settled: self.settled && unhealthy.is_empty(),
             unhealthy,
             nodes: topology.map_or(0, |topology| topology.nodes().count()),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hostnet::{Handshake, Leftover, NextHop, Observation, RenderConfig, Route};
 use ipnet::IpNet;
-use mesh::{Host, Node, Perspective, PublicKey, Role, Topology, prefix::Family};
+use mesh::{Node, Perspective, PublicKey, Role, Topology, prefix::Family};
 
 use crate::{
     Now, Status,
@@ -71,7 +71,7 @@ impl Reconciler {
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
             self.last.role = None;
             self.want_status(status_base, &local, None, now);
-            let why = if self.objects.node(&self.config.node).is_some() {
+            let why = if self.known.node(&self.config.node).is_some() {
                 format!("this node is not part of the mesh: it lacks {}", lacking.join(" and "))
             } else {
                 format!("there is no Node named {:?} in the cluster; see --hostname", self.config.node)
@@ -92,7 +92,7 @@ impl Reconciler {
         if self.last.reconciles == 0 {
             host.leftovers.extend(suspects.into_iter().filter(|suspect| self.is_of_go(suspect)));
         }
-        self.sessions.find(&handshakes, self.objects.nodes().filter_map(|node| node.key), now.instant);
+        self.sessions.find(&handshakes, self.known.nodes().filter_map(|node| node.key), now.instant);
         let gone = self.sessions.forget(&mut host.wireguard, &mut handshakes, now.instant);
         let changes = intended.plan(&host, &handshakes, &self.endpoints);
         self.behind_nat.keep(&gone, now.instant);
@@ -115,17 +115,17 @@ impl Reconciler {
         else {
             return false;
         };
-        let mut addresses = self.objects.nodes().flat_map(|node| &node.internal_ips);
+        let mut addresses = self.known.nodes().flat_map(|node| &node.internal_ips);
         let is_part = |node: &Arc<Node>| {
             let nets =
                 [&node.pod_subnets, &node.allowed_location_ips].into_iter().flatten().map(IpNet::trunc);
             let internal = node.internal_ips.iter().map(|net| mesh::prefix::host(net.addr()));
             nets.chain(internal).any(|net| net == *destination)
         };
-        let mut peers = self.objects.peers().flat_map(|peer| &peer.allowed_ips);
+        let mut peers = self.known.peers().flat_map(|peer| &peer.allowed_ips);
         addresses.any(|net| net.addr() == *via)
             && (self.config.topology.subnets.iter().any(|subnet| subnet.contains(destination))
-                || self.objects.nodes().any(is_part)
+                || self.known.nodes().any(is_part)
                 || peers.any(|net| net.trunc() == *destination))
     }
 
@@ -146,17 +146,10 @@ impl Reconciler {
         if self.topology.is_some() && self.local.as_deref() == Some(&*local) {
             return;
         }
-        // Both are sorted by name, so nobody has to be looked up.
-        let mut alive = self.liveness.alive().peekable();
-        let mut is_alive = |name: &str| {
-            while alive.next_if(|alive| *alive < name).is_some() {}
-            alive.next_if_eq(&name).is_some()
-        };
-        let others = self.objects.nodes().filter(|node| is_alive(&node.name) && node.name != local.name);
-        let nodes: Vec<_> = others.chain([&local]).cloned().collect();
-        let peers: Vec<_> = self.objects.peers().cloned().collect();
-        self.names.retain(dns_names(&nodes, &peers));
-        let resolved = self.names.resolved();
+        let nodes: Vec<_> = self.known.alive().chain([&local]).cloned().collect();
+        let peers: Vec<_> = self.known.peers().cloned().collect();
+        self.known.look_up(&nodes, &peers);
+        let resolved = self.known.resolved();
         let topology = Topology::with_resolved(self.config.topology.clone(), nodes, peers, &resolved);
         self.topology = Some(Arc::new(topology));
         self.local = Some(local);
@@ -164,7 +157,7 @@ impl Reconciler {
 
     /// The own node: what its object says, and what this host finds out about itself.
     fn local_node(&mut self, observation: &Observation, now: Now) -> (Arc<Node>, Discovered) {
-        let mut node = match self.objects.node(&self.config.node) {
+        let mut node = match self.known.node(&self.config.node) {
             Some(node) => (**node).clone(),
             None => Node::named(&self.config.node),
         };
@@ -191,11 +184,11 @@ impl Reconciler {
     /// Where others behind NAT are, as the own WireGuard sees them.
     fn locate(&mut self, handshakes: &BTreeMap<PublicKey, Handshake>, now: Now) -> Located {
         let own = self.key;
-        let nodes = self.objects.nodes().filter_map(|node| Some((node.key?, node.persistent_keepalive)));
-        let peers = self.objects.peers().map(|peer| (peer.key, peer.persistent_keepalive));
+        let nodes = self.known.nodes().filter_map(|node| Some((node.key?, node.persistent_keepalive)));
+        let peers = self.known.peers().map(|peer| (peer.key, peer.persistent_keepalive));
         let behind_nat = nodes.chain(peers).filter(|(key, keepalive)| *keepalive != 0 && *key != own);
         let others = |key: &PublicKey| {
-            let mut others = self.objects.nodes().filter(|node| node.name != self.config.node);
+            let mut others = self.known.nodes().filter(|node| node.name != self.config.node);
             others.any(|node| node.discovered_endpoints.contains_key(key))
         };
         self.behind_nat.endpoints(behind_nat.map(|(key, _)| key), handshakes, others, now.instant)
@@ -203,7 +196,7 @@ impl Reconciler {
 
     fn render_config(&self) -> RenderConfig {
         let mut config = self.config.render.clone();
-        config.resolved = self.names.resolved();
+        config.resolved = self.known.resolved();
         // Where a router forwards a port it is the same one inside, as with the Go agent.
         if let Some(endpoint) = &self.forced.endpoint {
             config.listen_port = endpoint.port;
@@ -312,10 +305,7 @@ impl Reconciler {
     }
 
     fn view(&self) -> View {
-        let mut unhealthy = Vec::new();
-        if let Err(reason) = &self.watch {
-            unhealthy.push(format!("no changes arrive from the Kubernetes API: {reason}"));
-        }
+        let mut unhealthy: Vec<_> = self.known.deaf().into_iter().collect();
         match &self.last.failures {
             Some(failures) => unhealthy.extend(failures.iter().cloned()),
             None => unhealthy.push("the host has not been configured yet".to_owned()),
@@ -340,16 +330,4 @@ impl Reconciler {
             topology: self.topology.clone(),
         }
     }
-}
-
-/// The DNS names among all endpoints: those of leaders and Peers for the tunnels, all others because the addresses
-/// count when leaders are chosen.
-fn dns_names(nodes: &[Arc<Node>], peers: &[mesh::Peer]) -> std::collections::BTreeSet<String> {
-    let nodes = nodes.iter().filter_map(|node| node.endpoint.as_ref());
-    let peers = peers.iter().filter_map(|peer| peer.endpoint.as_ref());
-    let name = |endpoint: &mesh::Endpoint| match &endpoint.host {
-        Host::Dns(name) => Some(name.clone()),
-        Host::Ip(_) => None,
-    };
-    nodes.chain(peers).filter_map(name).collect()
 }

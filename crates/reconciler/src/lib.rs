@@ -13,6 +13,7 @@ mod cycle;
 pub mod discovery;
 mod endpoints;
 mod intended;
+mod known;
 mod liveness;
 mod machine;
 mod names;

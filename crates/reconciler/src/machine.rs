@@ -11,9 +11,15 @@ use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig}
 use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
-    NodeUpdate, Now, PeerUpdate, Status, Watch, discovery::DiscoveryConfig, endpoints::Endpoints,
-    intended::Intended, liveness::Liveness, names::Names, nat::BehindNat, objects::Objects, rounds::Rounds,
-    sessions::Sessions, view::View,
+    NodeUpdate, Now, PeerUpdate, Status, Watch,
+    discovery::DiscoveryConfig,
+    endpoints::Endpoints,
+    intended::Intended,
+    known::{Heard, Known},
+    nat::BehindNat,
+    rounds::Rounds,
+    sessions::Sessions,
+    view::View,
 };
 
 /// How the MTU of the WireGuard interface is found.
@@ -76,18 +82,12 @@ pub struct Reconciler {
     pub(crate) config: Config,
     /// The own public key: it takes a while to compute.
     pub(crate) key: PublicKey,
-    pub(crate) objects: Objects,
+    pub(crate) known: Known,
     pub(crate) forced: Forced,
-    pub(crate) liveness: Liveness,
-    pub(crate) watch: Result<(), String>,
-    pub(crate) access: Vec<Problem>,
-    /// Whether everything was seen at least once; before, nothing is changed.
-    pub(crate) synced: bool,
     /// The own node as it went into the topology.
     pub(crate) local: Option<Arc<Node>>,
     pub(crate) topology: Option<Arc<Topology>>,
     pub(crate) intended: Option<Intended>,
-    pub(crate) names: Names,
     pub(crate) behind_nat: BehindNat,
     pub(crate) endpoints: Endpoints,
     pub(crate) sessions: Sessions,
@@ -127,19 +127,14 @@ impl Reconciler {
     /// A machine that knows nothing yet.
     pub fn new(config: Config) -> Self {
         let mut machine = Self {
-            liveness: Liveness::new(config.liveness_timeout),
+            known: Known::new(Some(config.node.clone()), config.liveness_timeout),
             rounds: Rounds::new(config.resync_period),
             key: config.render.private_key.public_key(),
             config,
-            objects: Objects::default(),
             forced: Forced::default(),
-            watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
-            access: Vec::new(),
-            synced: false,
             local: None,
             topology: None,
             intended: None,
-            names: Names::default(),
             behind_nat: BehindNat::default(),
             endpoints: Endpoints::default(),
             sessions: Sessions::default(),
@@ -154,85 +149,61 @@ impl Reconciler {
 
     /// A Node was added or changed, or (`None`) removed.
     pub fn handle_node(&mut self, name: &str, update: Option<NodeUpdate>, now: Now) {
-        let own = name == self.config.node;
-        if self.liveness.hear(now.instant) {
+        if let Some(update) = update.as_ref().filter(|_| name == self.config.node) {
+            self.handle_own_node(update, now);
+        }
+        if self.known.handle_node(name, update, now) {
             self.mesh_changed(now);
         }
-        let Some(mut update) = update else {
-            self.liveness.forget(name);
-            if self.objects.remove_node(name) {
-                self.mesh_changed(now);
-            }
-            return;
-        };
-        let revived = !own && self.liveness.see(name, update.node.last_seen, now.instant, now.unix);
-        if own {
-            self.behind_nat.remember(&update.node.discovered_endpoints, now.instant);
-            self.insist(&update.node, now);
-        }
-        if let Some(forced) = update.forced.take().filter(|forced| own && self.forced != *forced) {
-            self.forced = forced;
-            self.mesh_changed(now);
-        }
-        if self.objects.set_node(name, update) || revived {
+    }
+
+    fn handle_own_node(&mut self, update: &NodeUpdate, now: Now) {
+        self.behind_nat.remember(&update.node.discovered_endpoints, now.instant);
+        self.insist(&update.node, now);
+        if let Some(forced) = update.forced.as_ref().filter(|forced| self.forced != **forced) {
+            self.forced = forced.clone();
             self.mesh_changed(now);
         }
     }
 
     /// A Node is as it was, but for its `last_seen`, in Unix seconds.
     pub fn handle_heartbeat(&mut self, name: &str, last_seen: i64, now: Now) {
-        let silenced = self.liveness.hear(now.instant);
-        let other = name != self.config.node && self.objects.node(name).is_some();
-        if (other && self.liveness.see(name, last_seen, now.instant, now.unix)) || silenced {
+        if self.known.handle_heartbeat(name, last_seen, now) {
             self.mesh_changed(now);
         }
     }
 
     /// A Peer was added or changed, or (`None`) removed.
     pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>, now: Now) {
-        let changed = match update {
-            Some(update) => self.objects.set_peer(name, update),
-            None => self.objects.remove_peer(name),
-        };
-        if changed {
+        if self.known.handle_peer(name, update) {
             self.mesh_changed(now);
         }
     }
 
     /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing.
     pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>) {
-        // At the beginning there is a view to come.
-        if self.objects.set_subnet_object(name, problems) && self.synced {
+        if self.known.handle_subnet_object(name, problems) {
             self.publish();
         }
     }
 
     /// The connection to the API is there, or has broken.
     pub fn handle_watch(&mut self, watch: Watch, now: Now) {
-        match watch {
-            Watch::Synced => {
-                if self.liveness.resume(now.instant, now.unix) {
-                    self.mesh_changed(now);
-                }
-                self.watch = Ok(());
-                if !self.synced {
-                    self.synced = true;
-                    let own = self.objects.node(&self.config.node);
-                    self.sessions.start(own.is_none_or(|node| node.key == Some(self.key)));
-                    self.rounds.look_now(now.instant);
-                }
+        match self.known.handle_watch(watch, now) {
+            Heard::First => {
+                let own = self.known.node(&self.config.node);
+                self.sessions.start(own.is_none_or(|node| node.key == Some(self.key)));
+                self.rounds.look_now(now.instant);
             }
-            Watch::Broken(reason) => {
-                self.liveness.pause(now.instant);
-                self.watch = Err(reason);
-            }
+            Heard::Changed => self.mesh_changed(now),
+            Heard::Same => {}
         }
         self.publish();
     }
 
     /// All that is wrong with the access to the API at this time.
     pub fn handle_access(&mut self, problems: Vec<Problem>) {
-        self.access = problems;
+        self.known.handle_access(problems);
         self.publish();
     }
 
@@ -243,7 +214,7 @@ impl Reconciler {
 
     /// The addresses of a name, or why there are none.
     pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
-        if self.names.answer(name, answer, now.instant) {
+        if self.known.handle_resolved(name, answer, now) {
             self.mesh_changed(now);
             self.publish();
         }
@@ -262,21 +233,21 @@ impl Reconciler {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        if let Some(name) = self.names.next(now.instant) {
+        if let Some(name) = self.known.next_name(now) {
             return Some(Action::Resolve(name));
         }
         if let Some(status) = self.next_patch(now) {
             return Some(Action::Patch(status));
         }
-        (self.synced && self.rounds.begin(now.instant)).then_some(Action::Observe)
+        (self.known.is_synced() && self.rounds.begin(now.instant)).then_some(Action::Observe)
     }
 
     /// When [`Reconciler::poll_action`] may have something to do although nothing happened. An action that has not
     /// been reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let round = self.rounds.timeout().filter(|_| self.synced);
+        let round = self.rounds.timeout().filter(|_| self.known.is_synced());
         let patch = self.status.next.filter(|_| self.status.wanted.is_some() && !self.status.patching);
-        [round, patch, self.names.timeout()].into_iter().flatten().min()
+        [round, patch, self.known.names_timeout()].into_iter().flatten().min()
     }
 
     /// The mesh as it was last computed.
@@ -310,10 +281,10 @@ impl Reconciler {
 
     /// Everything that is wrong with objects.
     pub(crate) fn problems(&self) -> BTreeSet<Problem> {
-        let topology = self.topology.iter().flat_map(|topology| &topology.problems);
-        let rendered = self.intended.iter().flat_map(|intended| &intended.problems);
-        let all = self.objects.problems().chain(topology).chain(rendered).chain(&self.access);
-        all.cloned().chain(self.unresolved()).chain(self.beyond_reach()).collect()
+        let mut problems = self.known.problems(self.topology.as_deref());
+        problems.extend(self.intended.iter().flat_map(|intended| &intended.problems).cloned());
+        problems.extend(self.beyond_reach());
+        problems
     }
 
     fn beyond_reach(&self) -> Option<Problem> {
@@ -329,25 +300,5 @@ impl Reconciler {
             );
             Problem::new(Object::Host, "LegacyIptables", message)
         })
-    }
-
-    fn unresolved(&self) -> Vec<Problem> {
-        let Some(topology) = self.topology.as_ref().filter(|_| self.names.any_error()) else {
-            return Vec::new();
-        };
-        let error = |endpoint: &Option<mesh::Endpoint>| {
-            let mesh::Host::Dns(name) = &endpoint.as_ref()?.host else { return None };
-            let error = self.names.error(name)?;
-            Some(format!("the endpoint {name} cannot be resolved and is not updated until it can: {error}"))
-        };
-        let problem = |object, message| Problem::new(object, "UnresolvableEndpoint", message);
-        let nodes = topology
-            .nodes()
-            .filter_map(|node| Some(problem(Object::Node(node.name.clone()), error(&node.endpoint)?)));
-        let peers = topology
-            .peers
-            .iter()
-            .filter_map(|peer| Some(problem(Object::Peer(peer.name.clone()), error(&peer.endpoint)?)));
-        nodes.chain(peers).collect()
     }
 }

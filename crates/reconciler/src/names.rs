@@ -87,6 +87,11 @@ impl Names {
         self.errors > 0
     }
 
+    /// Whether every name has been answered at least once.
+    pub fn is_all_answered(&self) -> bool {
+        self.names.values().all(|entry| entry.address.is_some() || entry.error.is_some())
+    }
+
     /// The addresses that are known.
     pub fn resolved(&self) -> BTreeMap<String, IpAddr> {
         self.names.iter().filter_map(|(name, entry)| Some((name.clone(), entry.address?))).collect()

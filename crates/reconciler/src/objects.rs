@@ -37,13 +37,6 @@ impl Objects {
         }
     }
 
-    /// A Node has a new heartbeat.
-    pub fn hear(&mut self, name: &str, last_seen: i64) {
-        if let Some(node) = self.nodes.get_mut(name) {
-            Arc::make_mut(node).last_seen = last_seen;
-        }
-    }
-
     /// A Node was removed. Returns whether there was one.
     pub fn remove_node(&mut self, name: &str) -> bool {
         self.node_problems.remove(name);

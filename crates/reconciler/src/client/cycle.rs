@@ -1,14 +1,12 @@
 //! One reconcile of a client: look, compute, plan, apply, look again until nothing is left to do.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use hostnet::{
     HostState, Observation, Rendered,
     render::client::{ClientConfig, own_part, render},
 };
-use mesh::{
-    Endpoint, Host, Node, Object, Perspective, Problem, Topology, TopologyConfig, allocation::Subnets,
-};
+use mesh::{Node, Perspective, Topology, TopologyConfig, allocation::Subnets};
 
 use super::{Client, ClientAction};
 use crate::{Now, endpoints::asked};
@@ -50,7 +48,7 @@ impl Client {
     fn reconcile(&mut self, observation: &Observation, now: Now) -> Result<(), String> {
         let topology = self.topology()?;
         self.check_peer()?;
-        let config = ClientConfig { resolved: self.names.resolved(), ..self.settings.host.clone() };
+        let config = ClientConfig { resolved: self.known.resolved(), ..self.settings.host.clone() };
         let nobody = || "no node of the mesh has a place in it".to_owned();
         let last = topology.nodes().max_by_key(|node| &node.name).ok_or_else(nobody)?;
         let perspective = Perspective::of(&topology, &last.name).ok_or_else(nobody)?;
@@ -80,9 +78,7 @@ impl Client {
         if let Some(wireguard) = &state.wireguard {
             self.endpoints.remember(asked(wireguard));
         }
-        let resolved = self.names.resolved();
-        let known = |name: &String| resolved.contains_key(name) || self.names.error(name).is_some();
-        self.settled = self.dns_names().iter().all(known);
+        self.settled = self.known.is_all_looked_up();
         self.rounds.succeed(None, now.instant);
     }
 
@@ -95,17 +91,17 @@ impl Client {
     /// The mesh of those who are alive, computed when it is not known.
     fn topology(&mut self) -> Result<Arc<Topology>, String> {
         if self.topology.is_none() {
-            self.names.retain(self.dns_names());
             self.topology = Some(self.compute());
         }
         let known = self.topology.clone();
         known.unwrap_or_else(|| Err("the mesh was not computed".to_owned()))
     }
 
-    fn compute(&self) -> Result<Arc<Topology>, String> {
-        let alive: BTreeSet<&str> = self.liveness.alive().collect();
-        let ready = |node: &&Arc<Node>| alive.contains(&*node.name) && node.lacks().is_empty();
-        let nodes: Vec<Arc<Node>> = self.objects.nodes().filter(ready).cloned().collect();
+    fn compute(&mut self) -> Result<Arc<Topology>, String> {
+        let ready = self.known.alive().filter(|node| node.lacks().is_empty());
+        let nodes: Vec<Arc<Node>> = ready.cloned().collect();
+        let peers: Vec<_> = self.known.peers().cloned().collect();
+        self.known.look_up(&nodes, &peers);
         if nodes.is_empty() {
             return Err("there is no node in the cluster whose agent is alive".to_owned());
         }
@@ -119,14 +115,13 @@ impl Client {
         let subnets = addressed.and_then(|node| Subnets::new(node.wireguard_ips.clone()).ok());
         let subnets = subnets.ok_or("no node has told its WireGuard address yet")?;
         let config = TopologyConfig { granularity, subnets };
-        let peers: Vec<_> = self.objects.peers().cloned().collect();
-        Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.names.resolved())))
+        Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.known.resolved())))
     }
 
     /// The client's Peer object is there and means this host.
     fn check_peer(&self) -> Result<(), String> {
         let name = &self.settings.host.peer;
-        let peer = self.objects.peers().find(|peer| peer.name == *name).ok_or_else(|| {
+        let peer = self.known.peers().find(|peer| peer.name == *name).ok_or_else(|| {
             format!("there is no valid Peer {name:?} in the cluster: the others do not let this host in")
         })?;
         let own = self.settings.host.private_key.public_key();
@@ -137,32 +132,5 @@ impl Client {
             ));
         }
         Ok(())
-    }
-
-    /// The DNS names among all endpoints. Those of nodes that do not lead count too, for the choice of leaders.
-    fn dns_names(&self) -> BTreeSet<String> {
-        let nodes = self.objects.nodes().filter_map(|node| node.endpoint.as_ref());
-        let peers = self.objects.peers().filter_map(|peer| peer.endpoint.as_ref());
-        nodes.chain(peers).filter_map(dns_name).cloned().collect()
-    }
-
-    /// The endpoints that have no address.
-    pub(super) fn unresolved(&self) -> Vec<Problem> {
-        let nodes = self.objects.nodes().map(|node| (Object::Node(node.name.clone()), &node.endpoint));
-        let peers = self.objects.peers().map(|peer| (Object::Peer(peer.name.clone()), &peer.endpoint));
-        let problem = |(object, endpoint): (Object, &Option<Endpoint>)| {
-            let name = dns_name(endpoint.as_ref()?)?;
-            let why = self.names.error(name)?;
-            let message = format!("the endpoint {name} cannot be resolved ({why}); correct it or the DNS");
-            Some(Problem::new(object, "UnresolvableEndpoint", message))
-        };
-        nodes.chain(peers).filter_map(problem).collect()
-    }
-}
-
-fn dns_name(endpoint: &Endpoint) -> Option<&String> {
-    match &endpoint.host {
-        Host::Dns(name) => Some(name),
-        Host::Ip(_) => None,
     }
 }

@@ -1,0 +1,225 @@
+//! What an agent and a client know alike: the objects of the cluster, who of the nodes is alive, the addresses of names,
+//! and whether anything is heard of all this.
+//!
+//! This only takes in what happens. What follows from it for a host is up to the machine, which is told whether the mesh
+//! has changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mesh::{Endpoint, Host, Node, Object, Peer, Problem, Topology};
+
+use crate::{NodeUpdate, Now, PeerUpdate, Watch, liveness::Liveness, names::Names, objects::Objects};
+
+/// What the API and the DNS have told.
+#[derive(Debug)]
+pub struct Known {
+    /// The Node that the machine itself is the agent of. Whether it is alive is no question, and its `last-seen` was
+    /// written by the clock that the others are judged with, so that it proves nothing about them.
+    own: Option<String>,
+    objects: Objects,
+    liveness: Liveness,
+    watch: Result<(), String>,
+    access: Vec<Problem>,
+    /// Whether everything was seen at least once; before, nothing is changed.
+    synced: bool,
+    names: Names,
+}
+
+/// What the state of the connection to the API means for the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Everything was seen for the first time: the work begins.
+    First,
+    /// Other nodes are alive than before.
+    Changed,
+    /// The mesh is as it was.
+    Same,
+}
+
+impl Known {
+    /// Nothing is known yet.
+    pub fn new(own: Option<String>, liveness_timeout: Duration) -> Self {
+        Self {
+            own,
+            objects: Objects::default(),
+            liveness: Liveness::new(liveness_timeout),
+            watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
+            access: Vec::new(),
+            synced: false,
+            names: Names::default(),
+        }
+    }
+
+    /// A Node was added or changed, or (`None`) removed. Returns whether the mesh has changed.
+    pub fn handle_node(&mut self, name: &str, update: Option<NodeUpdate>, now: Now) -> bool {
+        let silenced = self.liveness.hear(now.instant);
+        let changed = match update {
+            Some(update) => {
+                let revived = self.see(name, update.node.last_seen, now);
+                self.objects.set_node(name, update) || revived
+            }
+            None => {
+                self.liveness.forget(name);
+                self.objects.remove_node(name)
+            }
+        };
+        silenced || changed
+    }
+
+    /// A Node is as it was, but for its `last_seen`. Returns whether the mesh has changed.
+    pub fn handle_heartbeat(&mut self, name: &str, last_seen: i64, now: Now) -> bool {
+        let silenced = self.liveness.hear(now.instant);
+        let revived = self.objects.node(name).is_some() && self.see(name, last_seen, now);
+        silenced || revived
+    }
+
+    fn see(&mut self, name: &str, last_seen: i64, now: Now) -> bool {
+        self.own.as_deref() != Some(name) && self.liveness.see(name, last_seen, now.instant, now.unix)
+    }
+
+    /// A Peer was added or changed, or (`None`) removed. Returns whether the mesh has changed.
+    pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>) -> bool {
+        match update {
+            Some(update) => self.objects.set_peer(name, update),
+            None => self.objects.remove_peer(name),
+        }
+    }
+
+    /// All that is wrong with an object by which another CNI gives pod subnets. Returns whether that is to be shown: at
+    /// the beginning there is a view to come.
+    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>) -> bool {
+        self.objects.set_subnet_object(name, problems) && self.synced
+    }
+
+    /// The connection to the API is there, or has broken.
+    pub fn handle_watch(&mut self, watch: Watch, now: Now) -> Heard {
+        match watch {
+            Watch::Synced => {
+                self.watch = Ok(());
+                let judged = self.liveness.resume(now.instant, now.unix);
+                match (std::mem::replace(&mut self.synced, true), judged) {
+                    (false, _) => Heard::First,
+                    (true, true) => Heard::Changed,
+                    (true, false) => Heard::Same,
+                }
+            }
+            Watch::Broken(reason) => {
+                self.liveness.pause(now.instant);
+                self.watch = Err(reason);
+                Heard::Same
+            }
+        }
+    }
+
+    /// All that is wrong with the access to the API.
+    pub fn handle_access(&mut self, problems: Vec<Problem>) {
+        self.access = problems;
+    }
+
+    /// The addresses of a name, or why there are none. Returns whether the mesh has changed.
+    pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) -> bool {
+        self.names.answer(name, answer, now.instant)
+    }
+
+    /// Whether everything was seen at least once.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Why nothing is heard of the cluster; `None`: changes arrive.
+    pub fn deaf(&self) -> Option<String> {
+        let reason = self.watch.as_ref().err()?;
+        Some(format!("no changes arrive from the Kubernetes API: {reason}"))
+    }
+
+    /// The Node of this name.
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.objects.node(name)
+    }
+
+    /// All Nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.objects.nodes()
+    }
+
+    /// The Nodes, but for the own one, whose agents are alive, by name.
+    pub fn alive(&self) -> impl Iterator<Item = &Arc<Node>> {
+        // Both are sorted by name, so nobody has to be looked up.
+        let mut alive = self.liveness.alive().peekable();
+        self.objects.nodes().filter(move |node| {
+            while alive.next_if(|name| *name < node.name.as_str()).is_some() {}
+            alive.next_if_eq(&node.name.as_str()).is_some()
+        })
+    }
+
+    /// All Peers that are valid, by name.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.objects.peers()
+    }
+
+    /// The mesh is computed from these: their names are looked up from here on, and no others. Nodes that do not lead count
+    /// as well, because addresses matter when leaders are chosen.
+    pub fn look_up(&mut self, nodes: &[Arc<Node>], peers: &[Peer]) {
+        let nodes = nodes.iter().filter_map(|node| node.endpoint.as_ref());
+        let peers = peers.iter().filter_map(|peer| peer.endpoint.as_ref());
+        self.names.retain(nodes.chain(peers).filter_map(dns_name).cloned().collect());
+    }
+
+    /// A name to ask for. It counts as being asked until it is answered.
+    pub fn next_name(&mut self, now: Now) -> Option<String> {
+        self.names.next(now.instant)
+    }
+
+    /// When a name is to be asked for again.
+    pub fn names_timeout(&self) -> Option<Instant> {
+        self.names.timeout()
+    }
+
+    /// The addresses of names that are known.
+    pub fn resolved(&self) -> BTreeMap<String, IpAddr> {
+        self.names.resolved()
+    }
+
+    /// Whether every name has been answered at least once.
+    pub fn is_all_looked_up(&self) -> bool {
+        self.names.is_all_answered()
+    }
+
+    /// Everything that is wrong with objects, with the access to them, and in the mesh that was made of them.
+    pub fn problems(&self, topology: Option<&Topology>) -> BTreeSet<Problem> {
+        let of_mesh = topology.into_iter().flat_map(|topology| &topology.problems);
+        let all = self.objects.problems().chain(&self.access).chain(of_mesh).cloned();
+        all.chain(topology.map_or_else(Vec::new, |topology| self.unresolved(topology))).collect()
+    }
+
+    /// The endpoints in the mesh that have no fresh address.
+    fn unresolved(&self, topology: &Topology) -> Vec<Problem> {
+        if !self.names.any_error() {
+            return Vec::new();
+        }
+        let nodes = topology.nodes().map(|node| (Object::Node(node.name.clone()), &node.endpoint));
+        let peers = topology.peers.iter().map(|peer| (Object::Peer(peer.name.clone()), &peer.endpoint));
+        let problem = |(object, endpoint): (Object, &Option<Endpoint>)| {
+            let name = dns_name(endpoint.as_ref()?)?;
+            let why = self.names.error(name)?;
+            let message = format!(
+                "the endpoint {name} cannot be resolved ({why}), and the last address that is known, if any, stays in \
+                 use; correct it or the DNS"
+            );
+            Some(Problem::new(object, "UnresolvableEndpoint", message))
+        };
+        nodes.chain(peers).filter_map(problem).collect()
+    }
+}
+
+fn dns_name(endpoint: &Endpoint) -> Option<&String> {
+    match &endpoint.host {
+        Host::Dns(name) => Some(name),
+        Host::Ip(_) => None,
+    }
+}
