@@ -4,115 +4,16 @@
 
 mod support;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::{Duration, Instant},
+use std::time::Duration;
+
+use hostnet::render::client::ClientConfig;
+use mesh::Node;
+use reconciler::{Client, Watch};
+use support::{
+    START, apply,
+    client::{World, config, laptop, told},
+    key,
 };
-
-use hostnet::{HostState, Observation, render::client::ClientConfig};
-use mesh::{Node, Peer};
-use reconciler::{Client, ClientAction, ClientSettings, ClientView, NodeUpdate, Now, PeerUpdate, Watch};
-use support::{START, apply, key, node};
-
-/// A client with the world around it.
-struct World {
-    client: Client,
-    host: HostState,
-    now: Now,
-    view: ClientView,
-    names: BTreeMap<String, std::net::IpAddr>,
-}
-
-impl World {
-    fn new() -> Self {
-        let settings = ClientSettings {
-            granularity: None,
-            host: config(),
-            resync_period: Duration::from_secs(30),
-            liveness_timeout: Duration::from_secs(60),
-        };
-        Self {
-            client: Client::new(settings),
-            host: HostState::default(),
-            now: Now { instant: Instant::now(), unix: START },
-            view: ClientView::default(),
-            names: BTreeMap::new(),
-        }
-    }
-
-    /// Synced and settled, with these nodes and the own Peer.
-    fn with(nodes: impl IntoIterator<Item = Node>) -> Self {
-        let mut world = Self::new();
-        for node in nodes {
-            world.see(node);
-        }
-        world.see_peer(Some(laptop(100)));
-        world.client.handle_watch(Watch::Synced, world.now);
-        world.settle();
-        world
-    }
-
-    fn see(&mut self, node: Node) {
-        let name = node.name.clone();
-        let update = NodeUpdate { node: Arc::new(node), problems: Vec::new(), forced: None };
-        self.client.handle_node(&name, Some(update), self.now);
-    }
-
-    fn see_peer(&mut self, peer: Option<Peer>) {
-        let update = peer.map(|peer| PeerUpdate { peer: Some(peer), problems: Vec::new() });
-        self.client.handle_peer("laptop", update, self.now);
-    }
-
-    /// Lets a second pass and does everything that is to be done.
-    fn settle(&mut self) {
-        self.now = self.now.after(Duration::from_secs(1));
-        while let Some(action) = self.client.poll_action(self.now) {
-            match action {
-                ClientAction::Observe => {
-                    let observation = Observation { host: self.host.clone(), ..Observation::default() };
-                    self.client.handle_observation(Ok(observation), self.now);
-                }
-                ClientAction::Apply(changes) => {
-                    changes.into_iter().for_each(|change| apply(&mut self.host, &change).unwrap());
-                    self.client.handle_applied(Vec::new(), self.now);
-                }
-                ClientAction::Resolve(name) => {
-                    let answer = self.names.get(&name).map(|ip| vec![*ip]).ok_or("no such name".to_owned());
-                    self.client.handle_resolved(&name, answer, self.now);
-                }
-                ClientAction::Publish(view) => self.view = view,
-            }
-        }
-    }
-
-    /// Whether these are the nodes, by their numbers, that there are tunnels to.
-    fn tunnels_to(&self, numbers: impl IntoIterator<Item = u8>) -> bool {
-        let wanted: BTreeSet<_> = numbers.into_iter().map(|n| key(n).public_key()).collect();
-        let found = self.host.wireguard.iter().flat_map(|wireguard| wireguard.peers.keys().copied());
-        found.collect::<BTreeSet<_>>() == wanted
-    }
-}
-
-fn laptop(number: u8) -> Peer {
-    Peer {
-        name: "laptop".to_owned(),
-        key: key(number).public_key(),
-        allowed_ips: vec!["10.10.10.10/32".parse().unwrap()],
-        endpoint: None,
-        preshared_key: None,
-        persistent_keepalive: 10,
-    }
-}
-
-/// A node as its agent describes it.
-fn told(name: &str, location: &str, n: u8) -> Node {
-    Node {
-        granularity: Some(mesh::Granularity::Location),
-        wireguard_ips: vec![format!("10.4.0.{n}/16").parse().unwrap()],
-        ..node(name, location, n)
-    }
-}
 
 #[test]
 fn the_host_follows_the_mesh_and_comes_to_rest() {
@@ -203,18 +104,4 @@ fn what_is_removed_at_the_end_is_its_own() {
         apply(&mut host, &change).unwrap();
     }
     assert!(host.links.is_empty() && host.routes.is_empty(), "{host:?}");
-}
-
-fn config() -> ClientConfig {
-    ClientConfig {
-        peer: "laptop".to_owned(),
-        interface: "kilo0".parse().unwrap(),
-        mtu: 1420,
-        private_key: key(100),
-        listen_port: 51820,
-        addresses: vec!["10.10.10.10/32".parse().unwrap()],
-        further_ranges: Vec::new(),
-        outside: Default::default(),
-        resolved: BTreeMap::new(),
-    }
 }

@@ -6,6 +6,8 @@
     reason = "a test fails by panicking; not every test uses everything"
 )]
 
+pub mod client;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
