@@ -1,6 +1,6 @@
 //! One reconcile: look, compute, plan, apply, look again until nothing is left to do.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use hostnet::{Handshake, Leftover, NextHop, Observation, RenderConfig, Route};
 use ipnet::IpNet;
@@ -13,7 +13,6 @@ use crate::{
     machine::{Action, Mtu, Reconciler},
     nat::Located,
     sessions::begin_anew,
-    view::{Counts, View},
 };
 
 /// What WireGuard adds to a packet at most: IPv6 40, UDP 8, WireGuard 32 bytes.
@@ -21,13 +20,6 @@ const WIREGUARD_OVERHEAD: u32 = 80;
 
 /// The smallest MTU that IPv6 works with (RFC 8200, section 5).
 const MIN_MTU: u32 = 1280;
-
-/// How long after somebody else has changed what this node told it is told again. Two that contradict each other must
-/// not keep the API busy.
-const INSIST: Duration = Duration::from_secs(2);
-
-/// How long after a failure the others are told again, at most.
-const RETRY: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     /// What was seen on the host, or why nothing could be seen.
@@ -236,98 +228,17 @@ impl Reconciler {
             cni_compatibility_ips: local.cni_compatibility_ips.clone(),
             last_seen: now.unix,
         };
-        let same = |before: &Status| Status { last_seen: now.unix, ..before.clone() } == status;
-        if !self.status.wanted.as_ref().is_some_and(same) {
-            self.status.next = Some(now.instant);
-            self.status.wanted = Some(status);
-        }
-    }
-
-    /// Somebody else has changed what this node told, or taken it back, as an agent does that ends later than it should:
-    /// it is told again, and not with the next heartbeat only.
-    pub(crate) fn insist(&mut self, told: &Node, now: Now) {
-        let Some(sent) = self.status.sent.as_ref().filter(|_| !self.status.patching) else { return };
-        let same = told.key == Some(sent.key)
-            && told.endpoint == sent.endpoint
-            && told.internal_ips == sent.internal_ips;
-        // What was told before the last time may arrive late.
-        let late = told.key == Some(sent.key) && told.last_seen != sent.last_seen;
-        if !same && !late {
-            let soon = now.instant + INSIST;
-            self.status.next = Some(self.status.next.map_or(soon, |at| at.min(soon)));
-        }
-    }
-
-    /// The status to send now: when it changed, and as a heartbeat.
-    pub(crate) fn next_patch(&mut self, now: Now) -> Option<Status> {
-        if self.status.patching || self.status.next.is_none_or(|at| at > now.instant) {
-            return None;
-        }
-        let wanted = self.status.wanted.as_mut()?;
-        wanted.last_seen = now.unix;
-        self.status.patching = true;
-        self.status.next = None;
-        self.status.sent = Some(wanted.clone());
-        self.status.sent.clone()
+        self.telling.want(status, now.instant);
     }
 
     /// The others have been told, or why not.
     pub fn handle_patched(&mut self, result: Result<(), String>, now: Now) {
-        self.status.patching = false;
-        let heartbeat = self.config.liveness_timeout / 2;
-        let changed_meanwhile = match (&self.status.sent, &self.status.wanted) {
-            (Some(sent), Some(wanted)) => Status { last_seen: sent.last_seen, ..wanted.clone() } != *sent,
-            _ => false,
-        };
-        let pause = match (&result, changed_meanwhile) {
-            (Err(_), _) => RETRY.min(heartbeat),
-            // At a start every node leads until it knows the others: it takes that back as soon as it has said it.
-            (Ok(()), true) => Duration::ZERO,
-            (Ok(()), false) => heartbeat,
-        };
-        self.status.next = Some(now.instant + pause);
         if result.is_ok()
             && let Some(pause) = self.sessions.told(now.instant)
         {
             self.rounds.look_within(pause, now.instant);
         }
-        self.status.error = result.err();
+        self.telling.answered(result, now.instant);
         self.publish();
-    }
-
-    /// Puts a new view into the queue, if it differs from the last one.
-    pub(crate) fn publish(&mut self) {
-        let view = self.view();
-        if self.published.as_ref() != Some(&view) {
-            self.actions.push_back(Action::Publish(Box::new(view.clone())));
-            self.published = Some(view);
-        }
-    }
-
-    fn view(&self) -> View {
-        let mut unhealthy: Vec<_> = self.known.deaf().into_iter().collect();
-        match &self.last.failures {
-            Some(failures) => unhealthy.extend(failures.iter().cloned()),
-            None => unhealthy.push("the host has not been configured yet".to_owned()),
-        }
-        if let Some(error) = &self.status.error {
-            unhealthy.push(format!(
-                "the own Node cannot be updated, others will take this node for dead: {error}"
-            ));
-        }
-        let topology = self.topology.as_deref();
-        View {
-            unhealthy,
-            problems: self.problems(),
-            role: self.last.role,
-            counts: topology.map_or_else(Counts::default, |topology| Counts {
-                nodes: topology.nodes().count(),
-                peers: topology.peers.len(),
-                segments: topology.segments.len(),
-            }),
-            reconciles: self.last.reconciles,
-            failed_changes: self.last.failed_changes,
-            topology: self.topology.clone(),
-        }
     }
 }

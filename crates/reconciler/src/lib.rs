@@ -21,6 +21,7 @@ mod nat;
 mod objects;
 mod rounds;
 mod sessions;
+mod telling;
 mod view;
 
 pub use client::{Client, ClientAction, ClientSettings, ClientView};

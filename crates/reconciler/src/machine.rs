@@ -1,14 +1,14 @@
 //! The state machine: what it knows, what it is told, what it asks for.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig};
-use mesh::{Forced, Node, Object, Problem, PublicKey, Topology, TopologyConfig};
+use mesh::{Forced, Node, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Watch,
@@ -19,6 +19,7 @@ use crate::{
     nat::BehindNat,
     rounds::Rounds,
     sessions::Sessions,
+    telling::Telling,
     view::View,
 };
 
@@ -93,7 +94,7 @@ pub struct Reconciler {
     pub(crate) sessions: Sessions,
     pub(crate) rounds: Rounds,
     pub(crate) last: Outcome,
-    pub(crate) status: StatusState,
+    pub(crate) telling: Telling,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) published: Option<View>,
 }
@@ -113,22 +114,13 @@ pub(crate) struct Outcome {
     pub failed_changes: u64,
 }
 
-/// What the others were told.
-#[derive(Debug, Default)]
-pub(crate) struct StatusState {
-    pub sent: Option<Status>,
-    pub wanted: Option<Status>,
-    pub patching: bool,
-    pub error: Option<String>,
-    pub next: Option<Instant>,
-}
-
 impl Reconciler {
     /// A machine that knows nothing yet.
     pub fn new(config: Config) -> Self {
         let mut machine = Self {
             known: Known::new(Some(config.node.clone()), config.liveness_timeout),
             rounds: Rounds::new(config.resync_period),
+            telling: Telling::new(config.liveness_timeout / 2),
             key: config.render.private_key.public_key(),
             config,
             forced: Forced::default(),
@@ -139,7 +131,6 @@ impl Reconciler {
             endpoints: Endpoints::default(),
             sessions: Sessions::default(),
             last: Outcome::default(),
-            status: StatusState::default(),
             actions: VecDeque::new(),
             published: None,
         };
@@ -159,7 +150,7 @@ impl Reconciler {
 
     fn handle_own_node(&mut self, update: &NodeUpdate, now: Now) {
         self.behind_nat.remember(&update.node.discovered_endpoints, now.instant);
-        self.insist(&update.node, now);
+        self.telling.insist(&update.node, now.instant);
         if let Some(forced) = update.forced.as_ref().filter(|forced| self.forced != **forced) {
             self.forced = forced.clone();
             self.mesh_changed(now);
@@ -236,7 +227,7 @@ impl Reconciler {
         if let Some(name) = self.known.next_name(now) {
             return Some(Action::Resolve(name));
         }
-        if let Some(status) = self.next_patch(now) {
+        if let Some(status) = self.telling.next(now) {
             return Some(Action::Patch(status));
         }
         (self.known.is_synced() && self.rounds.begin(now.instant)).then_some(Action::Observe)
@@ -246,8 +237,7 @@ impl Reconciler {
     /// been reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
-        let patch = self.status.next.filter(|_| self.status.wanted.is_some() && !self.status.patching);
-        [round, patch, self.known.names_timeout()].into_iter().flatten().min()
+        [round, self.telling.timeout(), self.known.names_timeout()].into_iter().flatten().min()
     }
 
     /// The mesh as it was last computed.
@@ -277,28 +267,5 @@ impl Reconciler {
         self.topology = None;
         self.behind_nat.expect();
         self.rounds.look_anew(now.instant);
-    }
-
-    /// Everything that is wrong with objects.
-    pub(crate) fn problems(&self) -> BTreeSet<Problem> {
-        let mut problems = self.known.problems(self.topology.as_deref());
-        problems.extend(self.intended.iter().flat_map(|intended| &intended.problems).cloned());
-        problems.extend(self.beyond_reach());
-        problems
-    }
-
-    fn beyond_reach(&self) -> Option<Problem> {
-        let tables = &self.last.legacy_tables;
-        let named: Vec<String> =
-            tables.iter().map(|found| format!("{} {}", found.family, found.table)).collect();
-        (!tables.is_empty()).then(|| {
-            let message = format!(
-                "the tables {} of iptables-legacy hold rules of a Go agent, which masquerade or drop what nodes and \
-                 Peers send that it did not know; kg cannot change them: run `iptables-legacy-save | grep -v -e KILO- \
-                 -e 'Kilo: ' | iptables-legacy-restore`, with ip6tables for ip6, or reboot",
-                named.join(", ")
-            );
-            Problem::new(Object::Host, "LegacyIptables", message)
-        })
     }
 }

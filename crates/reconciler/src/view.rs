@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mesh::{Problem, Role, Topology};
+use mesh::{Object, Problem, Role, Topology};
+
+use crate::machine::{Action, Reconciler};
 
 /// What is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,4 +34,65 @@ pub struct Counts {
     pub peers: usize,
     /// Segments in the mesh.
     pub segments: usize,
+}
+
+impl Reconciler {
+    /// Puts a new view into the queue, if it differs from the last one.
+    pub(crate) fn publish(&mut self) {
+        let view = self.view();
+        if self.published.as_ref() != Some(&view) {
+            self.actions.push_back(Action::Publish(Box::new(view.clone())));
+            self.published = Some(view);
+        }
+    }
+
+    fn view(&self) -> View {
+        let mut unhealthy: Vec<_> = self.known.deaf().into_iter().collect();
+        match &self.last.failures {
+            Some(failures) => unhealthy.extend(failures.iter().cloned()),
+            None => unhealthy.push("the host has not been configured yet".to_owned()),
+        }
+        if let Some(error) = self.telling.error() {
+            unhealthy.push(format!(
+                "the own Node cannot be updated, others will take this node for dead: {error}"
+            ));
+        }
+        let topology = self.topology.as_deref();
+        View {
+            unhealthy,
+            problems: self.problems(),
+            role: self.last.role,
+            counts: topology.map_or_else(Counts::default, |topology| Counts {
+                nodes: topology.nodes().count(),
+                peers: topology.peers.len(),
+                segments: topology.segments.len(),
+            }),
+            reconciles: self.last.reconciles,
+            failed_changes: self.last.failed_changes,
+            topology: self.topology.clone(),
+        }
+    }
+
+    /// Everything that is wrong with objects.
+    fn problems(&self) -> BTreeSet<Problem> {
+        let mut problems = self.known.problems(self.topology.as_deref());
+        problems.extend(self.intended.iter().flat_map(|intended| &intended.problems).cloned());
+        problems.extend(self.beyond_reach());
+        problems
+    }
+
+    fn beyond_reach(&self) -> Option<Problem> {
+        let tables = &self.last.legacy_tables;
+        let named: Vec<String> =
+            tables.iter().map(|found| format!("{} {}", found.family, found.table)).collect();
+        (!tables.is_empty()).then(|| {
+            let message = format!(
+                "the tables {} of iptables-legacy hold rules of a Go agent, which masquerade or drop what nodes and \
+                 Peers send that it did not know; kg cannot change them: run `iptables-legacy-save | grep -v -e KILO- \
+                 -e 'Kilo: ' | iptables-legacy-restore`, with ip6tables for ip6, or reboot",
+                named.join(", ")
+            );
+            Problem::new(Object::Host, "LegacyIptables", message)
+        })
+    }
 }
