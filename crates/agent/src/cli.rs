@@ -61,6 +61,10 @@ pub enum Command {
 /// The agent's flags.
 #[derive(Args, Debug)]
 pub struct Agent {
+    /// Let the mesh have these ranges although this host has routes to them, is connected to them, or finds services there;
+    /// and ranges as wide as 0.0.0.0/0, except for what the host keeps.
+    #[arg(long, value_name = "CIDR,…")]
+    pub allow_host_routes: Vec<Cidrs>,
     /// Where nodes and peers are kept.
     #[arg(long, default_value = "kubernetes", value_enum)]
     pub backend: Backend,

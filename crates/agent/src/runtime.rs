@@ -27,11 +27,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{cli, cni, http, metrics::Seen, report, setup};
 
+/// How long the API server may take to answer the question whether it is there.
+const API_ANSWER: Duration = Duration::from_secs(3);
+
 /// What a task in the background came to.
 enum Done {
     Patched(Result<BTreeMap<String, String>, String>),
     Resolved(String, Result<Vec<std::net::IpAddr>, String>),
     Named(Vec<std::net::IpAddr>),
+    Asked(bool),
     Reported,
 }
 
@@ -136,8 +140,12 @@ impl Runtime {
                 Some(done) = self.tasks.next() => self.take_done(done),
                 notice = self.notices.next() => {
                     tracing::trace!(?notice, "the host's network changed");
-                    notice.context("the host's network cannot be watched any more")?;
-                    self.reconciler.handle_notice(now());
+                    let notice = notice.context("the host's network cannot be watched any more")?;
+                    if notice.is_of_host_routes() {
+                        self.reconciler.handle_host_routes(now());
+                    } else {
+                        self.reconciler.handle_notice(now());
+                    }
                 }
                 () = sleep_until(timeout) => {}
             }
@@ -188,6 +196,7 @@ impl Runtime {
                 self.reconciler.handle_resolved(&name, answer, now());
             }
             Done::Named(addresses) => self.reconciler.handle_hostname(addresses, now()),
+            Done::Asked(answers) => self.reconciler.handle_api_answer(answers, now()),
             Done::Reported => {}
         }
     }
@@ -198,6 +207,7 @@ impl Runtime {
             Action::Apply(changes) => self.apply(&changes).await,
             Action::Patch(status) => self.patch(status),
             Action::Resolve(name) => self.resolve(name),
+            Action::AskApi => self.ask_api(),
             Action::Publish(view) => self.publish(*view),
         }
     }
@@ -261,6 +271,14 @@ impl Runtime {
         }));
     }
 
+    fn ask_api(&mut self) {
+        let client = self.client.clone();
+        self.tasks.push(Box::pin(async move {
+            let answer = tokio::time::timeout(API_ANSWER, client.apiserver_version()).await;
+            Done::Asked(answer.is_ok_and(|answer| answer.is_ok()))
+        }));
+    }
+
     fn resolve(&mut self, name: String) {
         let resolver = self.resolver.clone();
         self.tasks.push(Box::pin(async move {
@@ -320,6 +338,7 @@ impl Runtime {
         match action {
             Action::Observe => self.observe().await,
             Action::Resolve(name) => self.resolve(name),
+            Action::AskApi => self.reconciler.handle_api_answer(true, now()),
             Action::Patch(_) => self.reconciler.handle_patched(Ok(()), now()),
             Action::Apply(changes) => {
                 for change in &changes {

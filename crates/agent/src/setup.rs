@@ -7,7 +7,7 @@ use dataplane::WireguardChoice;
 use hostnet::{Compatibility, RenderConfig, Responsible};
 use mesh::{PrivateKey, TopologyConfig};
 use program::flags::all;
-use reconciler::{Config, Removal, discovery::DiscoveryConfig};
+use reconciler::{Config, Removal, Surroundings, discovery::DiscoveryConfig};
 
 use kubernetes::PodCidrSource;
 
@@ -49,6 +49,10 @@ impl Setup {
             pod_nat_by: responsible(flags.cni),
             accept_forwarding: flags.iptables_forward_rules,
             service_cidrs: all(&flags.service_cidr),
+            allow_host_routes: all(&flags.allow_host_routes),
+            lifelines: Default::default(),
+            api_servers: Default::default(),
+            withdrawn: Default::default(),
             resolved: Default::default(),
         };
         let reconciler = Config {
@@ -62,6 +66,7 @@ impl Setup {
                 prioritise_private: flags.prioritise_private_addresses,
                 port: flags.port,
             },
+            surroundings: Surroundings::default(),
             resync_period: flags.resync_period,
             liveness_timeout: flags.liveness_timeout,
         };

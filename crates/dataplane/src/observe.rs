@@ -6,15 +6,16 @@ use std::{
 };
 
 use hostnet::{
-    ADDON_TABLE, Address, HostFacts, HostState, Interface, KILO_TABLE, Leftover, Link, LinkKind, LinkName,
-    MAIN_TABLE, Observation, ROUTE_PROTOCOL, Route, VXLAN_LINK,
+    Address, HostFacts, HostRoute, HostState, Interface, KILO_TABLE, Leftover, Link, LinkKind, LinkName,
+    MAIN_TABLE, Observation, ROUTE_PROTOCOL, Route, TABLES, VXLAN_LINK,
 };
+use ipnet::IpNet;
 use mesh::prefix::Family;
 
 use crate::{
     error::Error,
     kernel::Kernel,
-    netlink::constants::RTPROT_STATIC,
+    netlink::constants::{RT_TABLE_LOCAL, RTPROT_STATIC},
     nft,
     rtnl::{
         address::{self, KernelAddress},
@@ -47,21 +48,27 @@ impl Kernel {
         let device = self.wireguard.observe()?;
         let links = self.links(device.is_some())?;
         let addresses = address::all(&mut self.route)?;
-        let mut routes = route::in_table(&mut self.route, MAIN_TABLE)?;
+        let routes = route::all(&mut self.route)?;
         let default_interface = links.default_interface(&routes);
-        for table in [KILO_TABLE, ADDON_TABLE] {
-            routes.extend(route::in_table(&mut self.route, table)?);
-        }
         let suspects = links.sort_routes(&routes, &mut host);
+        let mut first_rule = [None; 2];
         for found in rule::all(&mut self.route)? {
             if found.protocol == ROUTE_PROTOCOL {
                 host.rules.insert(found.rule);
-            } else if found.rule.table == KILO_TABLE {
+            } else if found.rule.table == KILO_TABLE && found.plain {
                 host.leftovers.insert(Leftover::Rule(found.rule));
+            } else if found.for_all && found.rule.table != RT_TABLE_LOCAL {
+                let first: &mut Option<u32> = &mut first_rule[found.rule.family as usize];
+                *first = Some(first.map_or(found.rule.priority, |before| before.min(found.rule.priority)));
             }
         }
         self.observe_firewall(&mut host)?;
-        let facts = HostFacts { interfaces: links.foreign(&addresses), default_interface };
+        let facts = HostFacts {
+            interfaces: links.foreign(&addresses),
+            default_interface,
+            routes: links.host_routes(&routes, &host.leftovers),
+            first_rule,
+        };
         host.addresses = links.addresses(&addresses);
         host.links =
             links.ours.iter().map(|(index, link)| (links.all[index].name.clone(), link.clone())).collect();
@@ -129,6 +136,11 @@ fn tunnel_kind(link: &KernelLink) -> Option<LinkKind> {
         .map(|(_, kind)| *kind)
 }
 
+/// Whether a destination is on one link, as every interface has some of IPv6.
+fn is_local(destination: &IpNet) -> bool {
+    matches!(destination, IpNet::V6(v6) if v6.addr().segments()[0] & 0xffc0 == 0xfe80 || v6.addr().is_multicast())
+}
+
 impl Links {
     /// Sorts routes into ours, leftovers, those that may be leftovers, and those that do not matter.
     fn sort_routes(&self, routes: &[KernelRoute], host: &mut HostState) -> BTreeSet<Leftover> {
@@ -145,13 +157,22 @@ impl Links {
                 source: found.source,
             };
             let go_device = link.name == self.interface || link.name.as_str() == TUNNELS[0].0;
-            if found.protocol == ROUTE_PROTOCOL && found.metric == 0 {
-                own.push(route);
-            } else if found.protocol == RTPROT_STATIC {
+            if found.protocol == ROUTE_PROTOCOL && found.metric == 0 && found.sends {
+                // Nothing of ours is in the main table but what version 0.1 left there.
+                if TABLES.contains(&found.table) {
+                    own.push(route);
+                } else if found.table == MAIN_TABLE {
+                    host.leftovers.insert(Leftover::Route { route, protocol: ROUTE_PROTOCOL });
+                }
+            } else if found.protocol == RTPROT_STATIC && found.sends {
                 let leftover = Leftover::Route { route, protocol: RTPROT_STATIC };
-                if go_device || found.table == KILO_TABLE {
+                if (go_device && found.table == MAIN_TABLE) || found.table == KILO_TABLE {
                     host.leftovers.insert(leftover);
-                } else if found.onlink && found.metric == 0 && !found.is_default() {
+                } else if found.table == MAIN_TABLE
+                    && found.onlink
+                    && found.metric == 0
+                    && !found.is_default()
+                {
                     suspects.insert(leftover);
                 }
             }
@@ -166,11 +187,44 @@ impl Links {
         suspects
     }
 
+    /// The routes that are somebody else's. What goes through our own interfaces is no way of the host.
+    fn host_routes(&self, routes: &[KernelRoute], leftovers: &BTreeSet<Leftover>) -> Vec<HostRoute> {
+        let left = leftovers.iter().filter_map(|leftover| match leftover {
+            Leftover::Route { route, .. } => Some((route.table, route.destination, route.link.clone())),
+            _ => None,
+        });
+        let left: BTreeSet<_> = left.collect();
+        let mut found: Vec<HostRoute> = routes
+            .iter()
+            .filter(|route| route.protocol != ROUTE_PROTOCOL && !is_local(&route.destination))
+            .map(|route| HostRoute {
+                destination: route.destination,
+                gateway: route.next_hop.gateway(),
+                link: self.all.get(&route.link).map(|link| link.name.clone()),
+                table: route.table,
+            })
+            .filter(|route| {
+                let link = route.link.as_ref();
+                let ours = link.is_some_and(|link| *link == self.interface || link.as_str() == VXLAN_LINK);
+                !ours
+                    && !link
+                        .is_some_and(|link| left.contains(&(route.table, route.destination, link.clone())))
+            })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// The interface of the default route with the lowest metric, IPv4 before IPv6; what leads into our own links does
     /// not count.
     fn default_interface(&self, routes: &[KernelRoute]) -> Option<LinkName> {
         let defaults = routes.iter().filter(|route| {
-            route.is_default() && route.protocol != ROUTE_PROTOCOL && !self.ours.contains_key(&route.link)
+            route.is_default()
+                && route.sends
+                && route.table == MAIN_TABLE
+                && route.protocol != ROUTE_PROTOCOL
+                && !self.ours.contains_key(&route.link)
         });
         let best = defaults.min_by_key(|route| (Family::of_prefix(&route.destination), route.metric))?;
         self.all.get(&best.link).map(|link| link.name.clone())

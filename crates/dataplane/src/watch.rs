@@ -1,8 +1,9 @@
 //! Notices of the kernel that something of ours, or something that decisions depend on, has changed.
 //!
 //! Our own changes are left out: the kernel writes the address of the socket that asked for a change into the notice.
-//! Also left out is what others do all day on a Kubernetes node: foreign routes, link-local addresses, the rules of
-//! kube-proxy. What is left is said once, however many messages it were; the look that follows tells the details.
+//! Also left out is what others do all day on a Kubernetes node: link-local addresses, the rules of kube-proxy. Routes of
+//! others are a subject of their own, because there may be many and they are seldom urgent. What is left is said once,
+//! however many messages it were; the look that follows tells the details.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +30,10 @@ pub enum Subject {
     Links,
     /// Addresses.
     Addresses,
-    /// Routes.
+    /// Our routes, or a default route.
     Routes,
+    /// Routes of others.
+    HostRoutes,
     /// Policy rules.
     Rules,
     /// Our nftables table, or a chain in which we have rules.
@@ -44,6 +47,13 @@ pub enum Notice {
     Changed(BTreeSet<Subject>),
     /// Notices were lost: anything may have changed.
     Resync,
+}
+
+impl Notice {
+    /// Whether nothing has changed but routes of others.
+    pub fn is_of_host_routes(&self) -> bool {
+        matches!(self, Self::Changed(subjects) if subjects.iter().all(|subject| *subject == Subject::HostRoutes))
+    }
 }
 
 /// Sockets that listen to notices, opened but not yet waited on.
@@ -211,11 +221,14 @@ impl Filter {
                 let local = message.byte(0) == AF_INET6 && message.byte(3) == RT_SCOPE_LINK;
                 (!local).then_some(Subject::Addresses)
             }
-            RTM_NEWROUTE | RTM_DELROUTE => route_matters(message).then_some(Subject::Routes),
+            RTM_NEWROUTE | RTM_DELROUTE => route_subject(message),
             RTM_NEWRULE | RTM_DELRULE => {
                 let attributes = message.attributes(12);
                 let ours = attributes.u8(FRA_PROTOCOL) == Some(ROUTE_PROTOCOL);
-                (ours || attributes.u32(FRA_TABLE) == Some(KILO_TABLE)).then_some(Subject::Rules)
+                let table = attributes.u32(FRA_TABLE);
+                // Rules for certain sources or destinations are made for pods, all day.
+                let wide = message.byte(1) == 0 && message.byte(2) == 0;
+                (ours || wide || table == Some(KILO_TABLE)).then_some(Subject::Rules)
             }
             _ => None,
         }
@@ -259,11 +272,20 @@ impl Filter {
     }
 }
 
-/// A route of ours, one that replaced one, or a default route.
-fn route_matters(message: &Received<'_>) -> bool {
-    let protocol = message.byte(5);
-    let table = message.attributes(12).u32(RTA_TABLE).unwrap_or(u32::from(message.byte(4)));
-    let replaces = message.kind == RTM_NEWROUTE && message.flags & NLM_F_REPLACE != 0;
-    let default = message.byte(1) == 0;
-    TABLES.contains(&table) && (protocol == ROUTE_PROTOCOL || replaces || default)
+/// Whose route it is.
+fn route_subject(message: &Received<'_>) -> Option<Subject> {
+    let (length, protocol, flags) = (message.byte(1), message.byte(5), message.word(8));
+    let attributes = message.attributes(12);
+    let table = attributes.u32(RTA_TABLE).unwrap_or(u32::from(message.byte(4)));
+    // Addresses come with routes of the kernel, and are told themselves.
+    let of_address = table == RT_TABLE_LOCAL || protocol == RTPROT_KERNEL;
+    let link_local = message.byte(0) == AF_INET6
+        && attributes
+            .get(RTA_DST)
+            .is_some_and(|to| matches!(to, [0xfe, second, ..] if second & 0xc0 == 0x80));
+    if of_address || link_local || flags & RTM_F_CLONED != 0 {
+        return None;
+    }
+    let ours = TABLES.contains(&table) || protocol == ROUTE_PROTOCOL;
+    Some(if ours || length == 0 { Subject::Routes } else { Subject::HostRoutes })
 }

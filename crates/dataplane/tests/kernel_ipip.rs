@@ -23,6 +23,7 @@ fn encapsulating(far: u8) -> HostState {
         from: Some(format!("10.2.{}.0/24", 3 - far).parse().unwrap()),
         to: None,
         iif: None,
+        unless: None,
         table: KILO_TABLE,
         family: Family::V4,
     };

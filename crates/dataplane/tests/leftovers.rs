@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use hostnet::{Change, Firewall, HostState, KILO_TABLE, Leftover, LegacyTable, Route, Rule};
+use hostnet::{Change, Firewall, HostState, KILO_TABLE, Leftover, LegacyTable, MAIN_TABLE, Route, Rule};
 use mesh::prefix::Family;
 use support::*;
 
@@ -52,6 +52,7 @@ fn desired() -> HostState {
         from: Some("10.2.1.0/24".parse().unwrap()),
         to: None,
         iif: None,
+        unless: None,
         table: KILO_TABLE,
         family: Family::V4,
     }]
@@ -69,7 +70,7 @@ fn leftovers_are_found_and_removed() {
         GO.lines().filter(|line| !line.is_empty()).for_each(|line| drop(run(line)));
 
         let observation = plane.observe().await.unwrap();
-        let member = route("10.2.4.0/24", Some("10.1.0.3"), "eth0");
+        let member = Route { table: MAIN_TABLE, ..route("10.2.4.0/24", Some("10.1.0.3"), "eth0") };
         assert_eq!(observation.suspects, [Leftover::Route { route: member, protocol: 4 }].into());
         let found = observation.host.leftovers;
         let iptables = |family, table| Leftover::Iptables { family, table };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hostnet::{
-    ADDON_TABLE, Address, EncapsulationFilter, Firewall, HostState, KILO_TABLE, Link, LinkKind, MAIN_TABLE,
+    Address, CLIENT_TABLE, EncapsulationFilter, Firewall, HostState, KILO_TABLE, Link, LinkKind, MESH_TABLE,
     NextHop, Outer, Route, Rule, VXLAN_LINK, Wireguard, WireguardPeer, state::Forwarding,
 };
 use ipnet::IpNet;
@@ -66,7 +66,7 @@ fn routes(tunnel: bool) -> impl Strategy<Value = BTreeSet<Route>> {
         "fd02::7/128",
         "2001:db8::/32",
     ]);
-    let keys = btree_set((select(destinations), select(vec![MAIN_TABLE, KILO_TABLE, ADDON_TABLE])), 0..10);
+    let keys = btree_set((select(destinations), select(vec![MESH_TABLE, KILO_TABLE, CLIENT_TABLE])), 0..10);
     (keys, vec((0..6usize, any::<bool>()), 10)).prop_map(move |(keys, choices)| {
         keys.into_iter()
             .zip(choices)
@@ -114,6 +114,7 @@ fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
                 from,
                 to,
                 iif: iif.map(name),
+                unless: None,
                 table: KILO_TABLE,
                 family,
             })

@@ -6,7 +6,8 @@ mod support;
 use std::{collections::BTreeSet, time::Instant};
 
 use hostnet::{
-    Address, Change, HostState, KILO_TABLE, LinkKind, MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule, plan,
+    Address, Change, HostRoute, HostState, KILO_TABLE, LinkKind, MESH_TABLE, ROUTE_PROTOCOL, Route, Rule,
+    plan,
 };
 use mesh::prefix::Family;
 use support::*;
@@ -17,6 +18,7 @@ fn rule(from: Option<&str>, iif: Option<&str>, family: Family) -> Rule {
         from: from.map(|net| net.parse().unwrap()),
         to: None,
         iif: iif.map(name),
+        unless: None,
         table: KILO_TABLE,
         family,
     }
@@ -60,7 +62,7 @@ fn a_state_with_everything_is_reached_and_left_again() {
         assert_eq!(observed.host.addresses, desired.addresses);
         assert_eq!(observed.host.routes, desired.routes);
         assert_eq!(observed.host.rules, desired.rules);
-        let text = run("ip route show proto 107");
+        let text = run("ip route show table 1108 proto 107");
         assert!(text.contains("10.2.2.0/24 via 172.16.0.7 dev eth0 onlink"), "{text}");
         assert!(text.contains("10.5.0.1 dev kilo0 scope link src 10.1.0.1"), "{text}");
         let text = run("ip addr show dev kilo0");
@@ -70,10 +72,7 @@ fn a_state_with_everything_is_reached_and_left_again() {
         assert_eq!(run("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"), "1\n1\n");
 
         reach(&mut plane, &HostState { forwarding: desired.forwarding, ..HostState::default() }).await;
-        assert_eq!(
-            run("ip -4 route show proto 107; ip -6 route show proto 107; ip route show table all proto 107"),
-            ""
-        );
+        assert_eq!(run("ip -4 route show table all proto 107; ip -6 route show table all proto 107"), "");
         assert_eq!(run("ip rule show | grep -c 1107 || true"), "0\n");
         assert!(!attempt("ip link show kilo0").status.success());
     });
@@ -103,7 +102,8 @@ fn a_route_replaces_the_one_to_the_same_destination() {
                     desired.routes = wanted.iter().cloned().collect();
                     reach(&mut plane, &desired).await;
                     for family in ["-4", "-6"] {
-                        let routes = json(&format!("ip -j {family} route show proto {ROUTE_PROTOCOL}"));
+                        let routes =
+                            json(&format!("ip -j {family} route show table 1108 proto {ROUTE_PROTOCOL}"));
                         assert_eq!(routes.len(), 1, "{from:?} to {to:?}: {routes:?}");
                         assert!(routes[0].get("nexthops").is_none(), "{routes:?}");
                     }
@@ -123,11 +123,11 @@ fn a_second_route_to_a_destination_is_removed() {
             [route("fd07::/64", Some("fd01::2"), "eth0"), route("10.7.0.0/24", Some("10.1.0.2"), "eth0")]
                 .into();
         reach(&mut plane, &desired).await;
-        run("ip -6 route append fd07::/64 via fd01::3 dev eth0 proto 107");
-        run("ip route append 10.7.0.0/24 via 10.1.0.3 dev eth0 onlink proto 107");
+        run("ip -6 route append fd07::/64 via fd01::3 dev eth0 proto 107 table 1108");
+        run("ip route append 10.7.0.0/24 via 10.1.0.3 dev eth0 onlink proto 107 table 1108");
         reach(&mut plane, &desired).await;
-        assert_eq!(json("ip -j -6 route show proto 107").len(), 1);
-        assert_eq!(json("ip -j -4 route show proto 107").len(), 1);
+        assert_eq!(json("ip -j -6 route show table 1108").len(), 1);
+        assert_eq!(json("ip -j -4 route show table 1108").len(), 1);
         assert_eq!(plane.observe().await.unwrap().host.routes, desired.routes);
     });
 }
@@ -341,8 +341,8 @@ fn main_table_and_other_tables_are_told_apart() {
         reach(&mut plane, &desired).await;
         desired.routes = [other].into();
         reach(&mut plane, &desired).await;
-        assert_eq!(run("ip route show proto 107"), "");
-        assert_eq!(main.table, MAIN_TABLE);
+        assert_eq!(run("ip route show table 1108"), "");
+        assert_eq!(main.table, MESH_TABLE);
         assert_eq!(plane.observe().await.unwrap().host.routes, desired.routes);
         let tables: BTreeSet<u32> = desired.routes.iter().map(|route| route.table).collect();
         assert_eq!(tables, [KILO_TABLE].into());
@@ -362,5 +362,86 @@ fn an_address_is_replaced_by_another_one_of_the_subnet() {
             reach(&mut plane, &desired).await;
             assert_eq!(json("ip -j -4 addr show dev kilo0")[0]["addr_info"].as_array().unwrap().len(), 1);
         }
+    });
+}
+
+/// What others have routes to, by whatever means, and the rules that come before ours.
+#[test]
+fn what_the_host_has_by_itself_is_seen() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        let mut desired = with_interface();
+        desired.addresses = [address(KILO, "10.4.0.1/16")].into();
+        desired.routes = [route("10.2.2.0/24", Some("10.4.0.2"), KILO)].into();
+        desired.rules = mesh_rules().collect();
+        reach(&mut plane, &desired).await;
+        for command in [
+            "ip route add default via 10.1.0.254",
+            "ip route add 10.0.0.0/8 via 10.1.0.9 metric 50",
+            "ip route add 10.98.0.0/16 via 10.1.0.9 table 52",
+            "ip route add blackhole 192.0.2.0/24",
+            "ip route add 198.51.100.0/24 nexthop via 10.1.0.7 dev eth0 nexthop via 10.1.0.8 dev eth0",
+            "ip -6 route add fd98::/64 via fd01::9 dev eth0",
+            "ip nexthop add id 7 via 10.1.0.6 dev eth0",
+            "ip route add 203.0.113.0/24 nhid 7",
+        ] {
+            run(command);
+        }
+        let facts = plane.observe().await.unwrap().facts;
+        let line = |route: &HostRoute| {
+            let gateway = route.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+            let link = route.link.as_ref().map_or_else(String::new, |link| format!(" dev {link}"));
+            format!("{}{gateway}{link} table {}", route.destination, route.table)
+        };
+        let expected = [
+            "0.0.0.0/0 via 10.1.0.254 dev eth0 table 254",
+            "10.0.0.0/8 via 10.1.0.9 dev eth0 table 254",
+            "10.1.0.0/16 dev eth0 table 254",
+            "10.98.0.0/16 via 10.1.0.9 dev eth0 table 52",
+            "192.0.2.0/24 table 254",
+            "198.51.100.0/24 via 10.1.0.7 dev eth0 table 254",
+            "198.51.100.0/24 via 10.1.0.8 dev eth0 table 254",
+            "203.0.113.0/24 via 10.1.0.6 dev eth0 table 254",
+            "fd01::/64 dev eth0 table 254",
+            "fd98::/64 via fd01::9 dev eth0 table 254",
+        ];
+        assert_eq!(facts.routes.iter().map(line).collect::<Vec<_>>(), expected, "nothing of kilo0");
+        assert_eq!(facts.first_rule, [Some(32766); 2]);
+    });
+}
+
+/// Which rules of others would take the mesh's packets, as Tailscale, Cilium and wg-quick make them.
+#[test]
+fn rules_of_others_that_all_packets_meet() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        reach(&mut plane, &HostState { rules: mesh_rules().collect(), ..with_interface() }).await;
+        for (command, v4, v6) in [
+            ("ip rule add priority 9 fwmark 0x200/0xf00 table 2004", 32766, 32766),
+            ("ip rule add priority 100 table local", 32766, 32766),
+            ("ip rule add priority 110 from 10.2.0.0/16 table 7", 32766, 32766),
+            ("ip rule add priority 111 iif eth0 table 7", 32766, 32766),
+            ("ip rule add priority 112 oif eth0 table 7", 32766, 32766),
+            ("ip rule add priority 113 ipproto tcp dport 25 table 7", 32766, 32766),
+            ("ip rule add priority 5210 fwmark 0x80000/0xff0000 table main", 32766, 32766),
+            ("ip rule add priority 5270 table 52", 5270, 32766),
+            // What the kernel puts before ours, because no priority is given.
+            ("ip -6 rule add not fwmark 0xca6c table 51820", 5270, 1107),
+            ("ip rule add not fwmark 0xca6c table 51820", 8, 1107),
+            ("ip rule add table main suppress_prefixlength 0", 7, 1107),
+            ("ip -6 rule add priority 50 not from fd09::/64 table 9", 7, 50),
+        ] {
+            run(command);
+            let observed = plane.observe().await.unwrap();
+            assert_eq!(observed.facts.first_rule, [Some(v4), Some(v6)], "{command}");
+            assert_eq!(observed.host.rules, mesh_rules().collect(), "{command}");
+        }
+        let others = || run("ip rule | grep -v 1108; ip -6 rule | grep -v 1108");
+        let before = others();
+        reach(&mut plane, &with_interface()).await;
+        assert_eq!(others(), before);
+        assert_eq!(run("ip rule; ip -6 rule"), before, "ours are gone");
     });
 }

@@ -26,6 +26,7 @@ fn encapsulating(far: u8, outer: &str) -> HostState {
             Route { table: KILO_TABLE, ..through(&format!("10.1.0.{far}/32")) },
         ]
         .into(),
+        rules: mesh_rules().collect(),
         firewall: Some(Firewall { encapsulation: Some(filter), ..Firewall::default() }),
         forwarding: Forwarding { v4: true, v6: true },
         ..HostState::default()
@@ -52,7 +53,7 @@ fn the_interface_comes_and_goes_with_its_routes() {
         assert!(!observed.facts.interfaces.contains_key(&name(VXLAN_LINK)));
         // A node that has got another address.
         reach(&mut plane, &encapsulating(2, "10.1.0.7")).await;
-        assert!(run("ip route show 10.2.2.0/24").contains("dst 10.1.0.7"), "{}", run("ip route"));
+        assert!(run("ip route show table 1108 10.2.2.0/24").contains("dst 10.1.0.7"), "{}", run("ip route"));
         reach(&mut plane, &HostState { forwarding: desired.forwarding, ..HostState::default() }).await;
         assert!(!run("ip link").contains(VXLAN_LINK));
     });

@@ -20,6 +20,7 @@ fn desired() -> HostState {
         from: Some("10.2.1.0/24".parse().unwrap()),
         to: None,
         iif: None,
+        unless: None,
         table: hostnet::KILO_TABLE,
         family: Family::V4,
     }]
@@ -67,12 +68,13 @@ fn what_others_do_is_told() {
     in_namespace(async || {
         let (mut plane, mut watch) = prepared().await;
         for (command, subject) in [
-            ("ip route del 10.7.0.0/24", Subject::Routes),
-            ("ip -6 route del fd07::/64", Subject::Routes),
-            ("ip route replace 10.7.0.0/24 via 10.1.0.5 dev eth0", Subject::Routes),
-            ("ip -6 route replace fd07::/64 via fd01::5 dev eth0", Subject::Routes),
+            ("ip route del 10.7.0.0/24 table 1108", Subject::Routes),
+            ("ip -6 route del fd07::/64 table 1108", Subject::Routes),
+            ("ip route replace 10.7.0.0/24 via 10.1.0.5 dev eth0 table 1108", Subject::Routes),
+            ("ip -6 route replace fd07::/64 via fd01::5 dev eth0 table 1108", Subject::Routes),
             ("ip route add default via 10.1.0.254", Subject::Routes),
             ("ip rule del priority 1107", Subject::Rules),
+            ("ip rule add not fwmark 0xca6c table 51820", Subject::Rules),
             ("ip addr del 10.4.0.1/16 dev kilo0", Subject::Addresses),
             ("ip addr add 10.1.0.77/16 dev eth0", Subject::Addresses),
             ("ip link set kilo0 mtu 1300", Subject::Links),
@@ -120,9 +122,7 @@ fn what_does_not_matter_is_not_told() {
     in_namespace(async || {
         let (_plane, mut watch) = prepared().await;
         for command in [
-            "ip route add 10.200.0.0/16 via 10.1.0.9 dev eth0 proto bird",
-            "ip route del 10.200.0.0/16",
-            "ip route add 10.7.0.0/24 dev eth0 table 100",
+            "ip -6 route add fe80:7::/64 dev eth0",
             "ip rule add from 10.2.0.0/16 table 100",
             "nft add table ip other",
             "iptables -t nat -A POSTROUTING -j ACCEPT",
@@ -130,6 +130,24 @@ fn what_does_not_matter_is_not_told() {
         ] {
             run(command);
             assert_eq!(settle(&mut watch).await, [].into(), "{command}");
+        }
+    });
+}
+
+/// Routes of others say what the mesh may not have; there may be many of them.
+#[test]
+fn routes_of_others_are_a_subject_of_their_own() {
+    in_namespace(async || {
+        let (_plane, mut watch) = prepared().await;
+        for command in [
+            "ip route add 10.200.0.0/16 via 10.1.0.9 dev eth0 proto bird",
+            "ip route del 10.200.0.0/16",
+            "ip route add 10.7.0.0/24 dev eth0 table 100",
+            "ip route add blackhole 192.0.2.0/24",
+            "ip -6 route add fd99::/64 via fd01::9 dev eth0",
+        ] {
+            run(command);
+            assert_eq!(settle(&mut watch).await, [Subject::HostRoutes].into(), "{command}");
         }
     });
 }
@@ -144,7 +162,7 @@ fn notices_are_joined() {
             .map(|i| route(&format!("10.8.{}.{}/32", i / 250, i % 250), Some("10.4.0.2"), KILO))
             .collect();
         reach(&mut plane, &next).await;
-        run("ip route flush proto 107");
+        run("ip route flush table 1108");
         let subjects = told(&mut watch, "flushing the routes").await;
         assert_eq!(subjects, [Subject::Routes].into());
         assert_eq!(settle(&mut watch).await, [].into());

@@ -5,6 +5,7 @@
 
 pub mod compatibility;
 pub mod firewall;
+pub mod guard;
 pub mod link;
 pub mod mark;
 pub mod observation;
@@ -17,12 +18,13 @@ pub mod wireguard;
 
 pub use compatibility::Compatibility;
 pub use firewall::{EncapsulationFilter, Firewall, Outer};
+pub use guard::Lifeline;
 pub use link::{Link, LinkKind, LinkName};
 pub use mark::MarkBits;
-pub use observation::{Handshake, HostFacts, Interface, LegacyTable, Observation};
+pub use observation::{Handshake, HostFacts, HostRoute, Interface, LegacyTable, Observation};
 pub use plan::{Change, plan};
 pub use render::{Encapsulation, EncapsulationType, RenderConfig, Rendered, Responsible, render};
-pub use route::{NextHop, Route, Rule};
+pub use route::{MarkMatch, NextHop, Route, Rule};
 pub use state::{Address, HostState, Leftover};
 pub use wireguard::{Wireguard, WireguardPeer};
 
@@ -30,12 +32,15 @@ pub use wireguard::{Wireguard, WireguardPeer};
 /// that `linux/rtnetlink.h` or iproute2's `rt_protos` give to others.
 pub const ROUTE_PROTOCOL: u8 = 107;
 
-/// The policy routing table for traffic that is encapsulated inside of a location; the Go implementation's number.
+/// The routing table for traffic that is encapsulated inside of a location; the Go implementation's number.
 pub const KILO_TABLE: u32 = 1107;
 
-/// The policy routing table for routes to pods that another CNI has routes to as well. It is looked up before the main
-/// table, so that neither undoes what the other does.
-pub const ADDON_TABLE: u32 = 1108;
+/// The routing table of the mesh. It is looked up before the host's own tables, which nothing of ours is ever in: so no
+/// route of the host is replaced, and none comes before a more general one of the host by accident.
+pub const MESH_TABLE: u32 = 1108;
+
+/// The routing table of clients, hosts outside of the cluster.
+pub const CLIENT_TABLE: u32 = 1109;
 
 /// The name of our VXLAN interface.
 pub const VXLAN_LINK: &str = "kilo-vxlan";
@@ -46,11 +51,11 @@ pub const VXLAN_PORT: u16 = 4790;
 /// The number of the network in our VXLAN packets (VNI).
 pub const VXLAN_NETWORK: u32 = 1107;
 
-/// The kernel's main routing table.
+/// The kernel's main routing table. Go agents, and agents of version 0.1, have routes in it.
 pub const MAIN_TABLE: u32 = 254;
 
-/// All tables that we have routes in.
-pub const TABLES: [u32; 3] = [MAIN_TABLE, KILO_TABLE, ADDON_TABLE];
+/// The tables that we have routes in.
+pub const TABLES: [u32; 3] = [KILO_TABLE, MESH_TABLE, CLIENT_TABLE];
 
 /// The name of our nftables table, of family `inet`.
 pub const NFT_TABLE: &str = "kilo";

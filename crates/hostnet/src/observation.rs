@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -67,6 +67,24 @@ pub struct HostFacts {
     pub interfaces: BTreeMap<LinkName, Interface>,
     /// The interface of the default route with the lowest metric, IPv4 before IPv6.
     pub default_interface: Option<LinkName>,
+    /// The routes that are not ours, of all tables but the one of the host's own addresses, sorted.
+    pub routes: Vec<HostRoute>,
+    /// Per family, the lowest priority of a rule that is not ours, by which packets of the mesh would find another table
+    /// than ours.
+    pub first_rule: [Option<u32>; 2],
+}
+
+/// A route that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostRoute {
+    /// Where packets go to; without host bits.
+    pub destination: IpNet,
+    /// Who they are handed to.
+    pub gateway: Option<IpAddr>,
+    /// The interface that they leave through; `None`: they are dropped, or it is not known.
+    pub link: Option<LinkName>,
+    /// The routing table.
+    pub table: u32,
 }
 
 /// An interface that is not ours.
@@ -82,9 +100,35 @@ pub struct Interface {
     pub kind: String,
 }
 
+impl HostRoute {
+    /// Whether this route, or its gateway, is a part of a destination.
+    pub fn concerns(&self, destination: &IpNet) -> bool {
+        (self.destination.prefix_len() > 0 && destination.contains(&self.destination))
+            || self.gateway.is_some_and(|gateway| destination.contains(&gateway))
+    }
+}
+
 impl HostFacts {
+    /// Whether nothing differs but the routes of others.
+    pub fn same_but_routes(&self, other: &Self) -> bool {
+        let Self { interfaces, default_interface, routes: _, first_rule } = self;
+        *interfaces == other.interfaces
+            && *default_interface == other.default_interface
+            && *first_rule == other.first_rule
+    }
+
+    /// What a Go agent left is no route of somebody else.
+    pub fn leave_out(&mut self, leftover: &Leftover) {
+        if let Leftover::Route { route, .. } = leftover {
+            self.routes.retain(|found| {
+                (found.table, found.destination, found.link.as_ref())
+                    != (route.table, route.destination, Some(&route.link))
+            });
+        }
+    }
+
     /// The interface that has this very address.
-    pub fn interface_with(&self, address: std::net::IpAddr) -> Option<(&LinkName, &Interface)> {
+    pub fn interface_with(&self, address: IpAddr) -> Option<(&LinkName, &Interface)> {
         self.interfaces
             .iter()
             .find(|(_, interface)| interface.addresses.iter().any(|net| net.addr() == address))

@@ -63,8 +63,26 @@ pub struct Rule {
     pub to: Option<IpNet>,
     /// Packets that came in through this interface.
     pub iif: Option<LinkName>,
+    /// Packets without this firewall mark.
+    pub unless: Option<MarkMatch>,
     /// The table that is looked up.
     pub table: u32,
     /// The IP family the rule is for.
     pub family: mesh::prefix::Family,
+}
+
+/// Which firewall marks are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MarkMatch {
+    /// The mark.
+    pub mark: u32,
+    /// The bits of a mark that count.
+    pub mask: u32,
+}
+
+impl Rule {
+    /// A rule for all packets of a family.
+    pub fn all(priority: u32, table: u32, family: mesh::prefix::Family) -> Self {
+        Self { priority, from: None, to: None, iif: None, unless: None, table, family }
+    }
 }

@@ -92,19 +92,25 @@ impl fmt::Display for Route {
         if let Some(source) = self.source {
             write!(f, " src {source}")?;
         }
-        if self.table != MAIN_TABLE {
-            write!(f, " table {}", self.table)?;
+        match self.table {
+            MAIN_TABLE => f.write_str(" table main"),
+            other => write!(f, " table {other}"),
         }
-        Ok(())
     }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.priority)?;
+        if self.unless.is_some() {
+            f.write_str(" not")?;
+        }
         match self.from {
             Some(from) => write!(f, " from {from}")?,
             None => f.write_str(" from all")?,
+        }
+        if let Some(unless) = self.unless {
+            write!(f, " fwmark {:#x}/{:#x}", unless.mark, unless.mask)?;
         }
         if let Some(to) = self.to {
             write!(f, " to {to}")?;

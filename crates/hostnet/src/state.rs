@@ -1,9 +1,6 @@
 //! Everything of a host's network that belongs to us.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -22,7 +19,7 @@ pub struct Address {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leftover {
     /// A route of protocol `static` on the WireGuard interface or `tunl0`, in [`crate::KILO_TABLE`], or by way of another
-    /// node; or a further route of our own protocol to a destination that has one.
+    /// node; or one of our own protocol in the main table, or a further one to a destination that has one.
     Route {
         /// The route.
         route: Route,
@@ -72,14 +69,4 @@ pub struct Forwarding {
     pub v4: bool,
     /// IPv6.
     pub v6: bool,
-}
-
-impl HostState {
-    /// The source address that own packets to `destination` prefer, if one of our main routes matches best.
-    pub fn route_to(&self, destination: IpAddr) -> Option<&Route> {
-        self.routes
-            .iter()
-            .filter(|route| route.table == crate::MAIN_TABLE && route.destination.contains(&destination))
-            .max_by_key(|route| route.destination.prefix_len())
-    }
 }

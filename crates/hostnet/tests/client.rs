@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use hostnet::{
     Address, HostFacts, HostState, Interface, Leftover, NextHop, Rendered, Route,
@@ -53,7 +53,8 @@ fn config() -> ClientConfig {
         listen_port: 51820,
         addresses: nets(LAPTOP),
         further_ranges: Vec::new(),
-        outside: BTreeSet::new(),
+        allow_host_routes: Vec::new(),
+        lifelines: Default::default(),
         resolved: Default::default(),
     }
 }
@@ -87,7 +88,7 @@ fn everything_of_all_segments_and_peers_goes_through_tunnels() {
     let mut b1 = node("b1", 2);
     b1.allowed_location_ips = nets("192.168.7.0/24");
     let result = rendered(vec![node("a1", 1), b1], &HostFacts::default(), &config());
-    let from = "dev kilo0 src 10.10.10.10";
+    let from = "dev kilo0 src 10.10.10.10 table 1109";
     let expected = [
         "10.1.1.1/32",
         "10.1.2.1/32",
@@ -108,7 +109,9 @@ fn everything_of_all_segments_and_peers_goes_through_tunnels() {
         ["10.1.2.1/32", "10.2.2.0/24", "10.4.0.2/32", "192.168.7.0/24", "fd00:2:0:2::/64"],
         "IPv6 is accepted; only this host has no address to send it from"
     );
-    assert!(result.state.firewall.is_none() && result.state.rules.is_empty());
+    assert!(result.state.firewall.is_none());
+    let rules: Vec<_> = result.state.rules.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["1109: not from all fwmark 0x10/0x70 lookup 1109"]);
     assert_eq!(result.state.forwarding, Default::default());
 }
 
@@ -117,7 +120,7 @@ fn a_client_with_two_addresses_routes_both_families() {
     let config = ClientConfig { addresses: nets("10.10.10.10/32 fd10::10/128"), ..config() };
     let result = rendered(vec![node("a1", 1)], &HostFacts::default(), &config);
     assert!(
-        routes(&result.state).contains(&"fd00:2:0:1::/64 dev kilo0 src fd10::10".to_owned()),
+        routes(&result.state).contains(&"fd00:2:0:1::/64 dev kilo0 src fd10::10 table 1109".to_owned()),
         "{:?}",
         routes(&result.state)
     );
@@ -128,7 +131,7 @@ fn further_ranges_go_through_the_segment_of_the_first_node() {
     let config = ClientConfig { further_ranges: nets("10.43.0.0/16 10.2.2.0/24"), ..config() };
     let result = rendered(vec![node("a1", 1), node("b1", 2)], &HostFacts::default(), &config);
     assert!(allowed(&result.state, key(1).public_key()).contains(&"10.43.0.0/16".to_owned()));
-    assert!(routes(&result.state).contains(&"10.43.0.0/16 dev kilo0 src 10.10.10.10".to_owned()));
+    assert!(routes(&result.state).contains(&"10.43.0.0/16 dev kilo0 src 10.10.10.10 table 1109".to_owned()));
     assert_eq!(reasons(&result), ["RangeTaken"], "one of them is b's");
     let of_others = allowed(&result.state, key(2).public_key());
     assert!(of_others.contains(&"10.2.2.0/24".to_owned()) && !of_others.contains(&"10.43.0.0/16".to_owned()));
@@ -140,15 +143,23 @@ fn tunnels_do_not_swallow_what_carries_them() {
     a1.internal_ips = nets("203.0.113.1/24");
     let config = ClientConfig {
         further_ranges: nets("203.0.113.0/24"),
-        outside: ["10.1.2.1".parse().unwrap()].into(),
+        lifelines: [("10.1.2.1".parse().unwrap(), hostnet::Lifeline::ApiServer)].into(),
         ..config()
     };
     let result = rendered(vec![a1, node("b1", 2)], &HostFacts::default(), &config);
     let routes = routes(&result.state);
-    for missing in ["203.0.113.1/32", "203.0.113.0/24", "10.1.2.1/32"] {
-        assert!(!routes.iter().any(|route| route.starts_with(missing)), "{missing} in {routes:?}");
+    let routed = |address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        result.state.routes.iter().any(|route| route.destination.contains(&address))
+    };
+    for missing in ["203.0.113.1", "203.0.113.2", "10.1.2.1"] {
+        assert!(!routed(missing), "{missing} in {routes:?}");
     }
-    assert_eq!(reasons(&result), ["RangeNotRouted"], "single addresses are not worth a word");
+    assert!(routed("203.0.113.0") && routed("203.0.113.3"), "what is beside the endpoints: {routes:?}");
+    assert_eq!(reasons(&result), ["RangeNotRouted", "RangeRoutedInPart"]);
+    let [not_routed, in_part] = &result.problems[..] else { panic!("{:?}", result.problems) };
+    assert!(not_routed.message.contains("10.1.2.1/32 is the API server"), "{not_routed}");
+    assert!(in_part.message.contains("203.0.113.0/24 holds 203.0.113.1"), "{in_part}");
 }
 
 #[test]
@@ -156,7 +167,7 @@ fn the_network_that_the_host_is_in_stays_its_own() {
     let mut b1 = node("b1", 2);
     b1.allowed_location_ips = nets("192.168.7.0/24");
     let home = Interface { addresses: nets("192.168.7.20/24"), ..Interface::default() };
-    let facts = HostFacts { interfaces: [("eth0".parse().unwrap(), home)].into(), default_interface: None };
+    let facts = HostFacts { interfaces: [("eth0".parse().unwrap(), home)].into(), ..Default::default() };
     let result = rendered(vec![node("a1", 1), b1], &facts, &config());
     assert!(!routes(&result.state).iter().any(|route| route.starts_with("192.168")));
     assert_eq!(reasons(&result), ["RangeNotRouted"]);
@@ -167,7 +178,7 @@ fn the_network_that_the_host_is_in_stays_its_own() {
 fn what_belongs_to_others_on_the_host_is_not_touched() {
     let mut observed = alone(&config());
     let route = |link: &str| Route {
-        table: hostnet::MAIN_TABLE,
+        table: hostnet::CLIENT_TABLE,
         destination: "10.2.1.0/24".parse().unwrap(),
         next_hop: NextHop::Destination,
         link: link.parse().unwrap(),

@@ -8,6 +8,8 @@ mod nested;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 use crate::{
     Granularity, Node, Object, Peer, Problem, Segment, SegmentName, allocation::Subnets, leader, prefix,
 };
@@ -92,6 +94,12 @@ impl Topology {
     /// All nodes in the order of the segments.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.segments.iter().flat_map(|segment| &segment.nodes)
+    }
+
+    /// Everything that is sent to a segment or to a peer.
+    pub fn destinations(&self) -> impl Iterator<Item = &IpNet> {
+        let segments = self.segments.iter().flat_map(Segment::all_allowed_ips);
+        segments.chain(self.peers.iter().flat_map(|peer| &peer.allowed_ips))
     }
 }
 

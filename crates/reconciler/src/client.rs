@@ -147,6 +147,11 @@ impl Client {
         self.publish();
     }
 
+    /// Routes of others on the host may have changed.
+    pub fn handle_host_routes(&mut self, now: Now) {
+        self.rounds.look_at_host_routes(now.instant);
+    }
+
     /// Something on the host may have changed.
     pub fn handle_notice(&mut self, now: Now) {
         self.rounds.look_soon(now.instant);

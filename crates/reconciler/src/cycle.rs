@@ -40,6 +40,7 @@ impl Reconciler {
             return;
         }
         self.last.failed_changes += failures.len() as u64;
+        self.watch_exposed(now);
         if failures.is_empty() {
             if let Some(intended) = &self.intended {
                 intended.remember(&mut self.endpoints);
@@ -56,7 +57,11 @@ impl Reconciler {
         let (local, status_base) = self.local_node(&observation, now);
         self.compute_topology(local.clone());
         let Some(topology) = self.topology.clone() else { return };
-        let Observation { mut host, facts, suspects, legacy_tables, mut handshakes } = observation;
+        let Observation { mut host, mut facts, suspects, legacy_tables, mut handshakes } = observation;
+        if self.last.reconciles == 0 {
+            let of_go = suspects.into_iter().filter(|suspect| self.is_of_go(suspect));
+            host.leftovers.extend(of_go.inspect(|leftover| facts.leave_out(leftover)));
+        }
         self.last.facts = facts;
         self.last.legacy_tables = legacy_tables;
         let lacking = local.lacks();
@@ -81,9 +86,6 @@ impl Reconciler {
         let intended = self.intended.take().filter(|last| last.holds(&topology, &self.last.facts, &config));
         let mut intended =
             intended.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config));
-        if self.last.reconciles == 0 {
-            host.leftovers.extend(suspects.into_iter().filter(|suspect| self.is_of_go(suspect)));
-        }
         self.sessions.find(&handshakes, self.known.nodes().filter_map(|node| node.key), now.instant);
         let gone = self.sessions.forget(&mut host.wireguard, &mut handshakes, now.instant);
         let changes = intended.plan(&host, &handshakes, &self.endpoints);
@@ -121,9 +123,17 @@ impl Reconciler {
                 || peers.any(|net| net.trunc() == *destination))
     }
 
+    /// What the host routes now may take the API server away.
+    fn watch_exposed(&mut self, now: Now) {
+        if let Some(intended) = &self.intended {
+            self.watchdog.applied(&intended.exposed, now.instant);
+        }
+    }
+
     fn succeed(&mut self, now: Now) {
         self.last.failures = Some(Vec::new());
         self.last.reconciles += 1;
+        self.watch_exposed(now);
         let missing = self.last.somebody_missing && self.last.role == Some(Role::Leader);
         let sooner = [self.behind_nat.next_look(missing), self.sessions.next_look(now.instant)];
         self.rounds.succeed(sooner.into_iter().flatten().min(), now.instant);
@@ -189,6 +199,10 @@ impl Reconciler {
     fn render_config(&self) -> RenderConfig {
         let mut config = self.config.render.clone();
         config.resolved = self.known.resolved();
+        config.lifelines = self.surroundings.lifelines.clone();
+        config.api_servers = self.surroundings.api_servers.clone();
+        config.service_cidrs.extend(&self.surroundings.services);
+        config.withdrawn = self.watchdog.withdrawn();
         // Where a router forwards a port it is the same one inside, as with the Go agent.
         if let Some(endpoint) = &self.forced.endpoint {
             config.listen_port = endpoint.port;
@@ -233,10 +247,13 @@ impl Reconciler {
 
     /// The others have been told, or why not.
     pub fn handle_patched(&mut self, result: Result<(), String>, now: Now) {
-        if result.is_ok()
-            && let Some(pause) = self.sessions.told(now.instant)
-        {
-            self.rounds.look_within(pause, now.instant);
+        match result {
+            Ok(()) => {
+                if let Some(pause) = self.sessions.told(now.instant) {
+                    self.rounds.look_within(pause, now.instant);
+                }
+            }
+            Err(_) => self.watchdog.lost(now.instant),
         }
         self.telling.answered(result, now.instant);
         self.publish();

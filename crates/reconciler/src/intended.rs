@@ -1,9 +1,13 @@
 //! What the host's network should be, kept for as long as what it follows from stays the same: most looks at the
 //! host find nothing new, and then nothing is rendered.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use hostnet::{Change, Handshake, HostFacts, HostState, RenderConfig, Rendered, plan, render};
+use hostnet::{Change, Handshake, HostFacts, HostRoute, HostState, RenderConfig, Rendered, plan, render};
+use ipnet::IpNet;
 use mesh::{Perspective, Problem, PublicKey, Topology};
 
 use crate::endpoints::Endpoints;
@@ -17,6 +21,8 @@ pub struct Intended {
     state: HostState,
     /// What stands in its way.
     pub problems: Vec<Problem>,
+    /// The ranges in it that hold an API server.
+    pub exposed: BTreeSet<IpNet>,
 }
 
 impl Intended {
@@ -27,15 +33,32 @@ impl Intended {
         facts: &HostFacts,
         config: RenderConfig,
     ) -> Self {
-        let Rendered { mut state, problems } = render(perspective, facts, &config);
+        let Rendered { mut state, problems, exposed } = render(perspective, facts, &config);
         // In the form that the kernel shows, so that most looks only compare.
         state.firewall = state.firewall.map(|firewall| firewall.normalised());
-        Self { topology: topology.clone(), facts: facts.clone(), config, state, problems }
+        Self { topology: topology.clone(), facts: facts.clone(), config, state, problems, exposed }
     }
 
     /// Whether rendering again would give the same.
     pub fn holds(&self, topology: &Arc<Topology>, facts: &HostFacts, config: &RenderConfig) -> bool {
-        Arc::ptr_eq(&self.topology, topology) && self.facts == *facts && self.config == *config
+        Arc::ptr_eq(&self.topology, topology)
+            && self.config == *config
+            && self.facts.same_but_routes(facts)
+            && !self.concerns(&self.facts.routes, &facts.routes)
+    }
+
+    /// Whether it matters for the mesh which routes of others there are: most are none of its business, and a container
+    /// network may set one for each pod.
+    fn concerns(&self, before: &[HostRoute], after: &[HostRoute]) -> bool {
+        if before == after {
+            return false;
+        }
+        let gone = before.iter().filter(|route| after.binary_search(route).is_err());
+        let new = after.iter().filter(|route| before.binary_search(route).is_err());
+        let changed: Vec<&HostRoute> = gone.chain(new).collect();
+        self.topology
+            .destinations()
+            .any(|destination| changed.iter().any(|route| route.concerns(destination)))
     }
 
     /// The changes that lead there from what is, without the endpoints that should stay as they were learned.

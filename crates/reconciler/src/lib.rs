@@ -23,18 +23,20 @@ mod rounds;
 mod sessions;
 mod telling;
 mod view;
+mod watchdog;
 
 pub use client::{Client, ClientAction, ClientSettings, ClientView};
 pub use machine::{Action, Config, Mtu, Reconciler, Removal};
 pub use view::{Counts, View};
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use hostnet::Lifeline;
 use ipnet::IpNet;
 use mesh::{Endpoint, Forced, Granularity, Node, Peer, Problem, PublicKey};
 
@@ -73,6 +75,17 @@ pub struct PeerUpdate {
     pub peer: Option<Peer>,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
+}
+
+/// The addresses that programs of this host need, as far as they are known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Surroundings {
+    /// Those that answer without the mesh, or may: nobody has asked them yet.
+    pub lifelines: BTreeMap<IpAddr, Lifeline>,
+    /// The addresses of the API servers, wherever they answer; empty: they are behind something else.
+    pub api_servers: BTreeSet<IpAddr>,
+    /// Where the services of the cluster are, as the API says.
+    pub services: Vec<IpNet>,
 }
 
 /// The state of the connection to the API.

@@ -1,17 +1,18 @@
 //! The state machine: what it knows, what it is told, what it asks for.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig};
+use ipnet::IpNet;
 use mesh::{Forced, Node, Problem, PublicKey, Topology, TopologyConfig};
 
 use crate::{
-    NodeUpdate, Now, PeerUpdate, Status, Watch,
+    NodeUpdate, Now, PeerUpdate, Status, Surroundings, Watch,
     discovery::DiscoveryConfig,
     endpoints::Endpoints,
     intended::Intended,
@@ -21,6 +22,7 @@ use crate::{
     sessions::Sessions,
     telling::Telling,
     view::View,
+    watchdog::Watchdog,
 };
 
 /// How the MTU of the WireGuard interface is found.
@@ -56,6 +58,8 @@ pub struct Config {
     pub mtu: Mtu,
     /// How the own addresses are found.
     pub discovery: DiscoveryConfig,
+    /// What is known at the start of the addresses that programs of this host need.
+    pub surroundings: Surroundings,
     /// The host is looked at at least this often.
     pub resync_period: Duration,
     /// A node that is silent for this long is not alive; half of it is the time between own heartbeats.
@@ -73,6 +77,8 @@ pub enum Action {
     Patch(Status),
     /// Look a name up: [`Reconciler::handle_resolved`].
     Resolve(String),
+    /// Ask the API server whether it answers, on a connection of its own: [`Reconciler::handle_api_answer`].
+    AskApi,
     /// Show this. Nothing to report.
     Publish(Box<View>),
 }
@@ -95,6 +101,8 @@ pub struct Reconciler {
     pub(crate) rounds: Rounds,
     pub(crate) last: Outcome,
     pub(crate) telling: Telling,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) watchdog: Watchdog,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) published: Option<View>,
 }
@@ -122,6 +130,7 @@ impl Reconciler {
             rounds: Rounds::new(config.resync_period),
             telling: Telling::new(config.liveness_timeout / 2),
             key: config.render.private_key.public_key(),
+            surroundings: config.surroundings.clone(),
             config,
             forced: Forced::default(),
             local: None,
@@ -131,6 +140,7 @@ impl Reconciler {
             endpoints: Endpoints::default(),
             sessions: Sessions::default(),
             last: Outcome::default(),
+            watchdog: Watchdog::default(),
             actions: VecDeque::new(),
             published: None,
         };
@@ -187,6 +197,7 @@ impl Reconciler {
                 self.rounds.look_now(now.instant);
             }
             Heard::Changed => self.mesh_changed(now),
+            Heard::Same if self.known.deaf().is_some() => self.watchdog.lost(now.instant),
             Heard::Same => {}
         }
         self.publish();
@@ -196,6 +207,26 @@ impl Reconciler {
     pub fn handle_access(&mut self, problems: Vec<Problem>) {
         self.known.handle_access(problems);
         self.publish();
+    }
+
+    /// What was found out about the addresses that programs of this host need.
+    pub fn handle_surroundings(&mut self, surroundings: Surroundings, now: Now) {
+        if self.surroundings != surroundings {
+            self.surroundings = surroundings;
+            self.rounds.look_soon(now.instant);
+        }
+    }
+
+    /// Whether the API server has answered the question.
+    pub fn handle_api_answer(&mut self, answers: bool, now: Now) {
+        if self.watchdog.answered(answers, now.instant) {
+            self.rounds.look_now(now.instant);
+        }
+    }
+
+    /// Routes of others on the host may have changed.
+    pub fn handle_host_routes(&mut self, now: Now) {
+        self.rounds.look_at_host_routes(now.instant);
     }
 
     /// Something on the host may have changed.
@@ -227,6 +258,9 @@ impl Reconciler {
         if let Some(name) = self.known.next_name(now) {
             return Some(Action::Resolve(name));
         }
+        if self.watchdog.ask(now.instant) {
+            return Some(Action::AskApi);
+        }
         if let Some(status) = self.telling.next(now) {
             return Some(Action::Patch(status));
         }
@@ -237,7 +271,8 @@ impl Reconciler {
     /// been reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
-        [round, self.telling.timeout(), self.known.names_timeout()].into_iter().flatten().min()
+        let others = [self.telling.timeout(), self.known.names_timeout(), self.watchdog.timeout()];
+        others.into_iter().chain([round]).flatten().min()
     }
 
     /// The mesh as it was last computed.
@@ -264,6 +299,16 @@ impl Reconciler {
     }
 
     fn mesh_changed(&mut self, now: Now) {
+        if self.watchdog.has_guilty() {
+            let known = &self.known;
+            let written = known.nodes().flat_map(|node| &node.allowed_location_ips);
+            let written = written.chain(known.nodes().flat_map(|node| &node.pod_subnets));
+            let written = written.chain(known.peers().flat_map(|peer| &peer.allowed_ips));
+            let addresses = known.nodes().flat_map(|node| &node.internal_ips);
+            let addresses = addresses.map(|net| mesh::prefix::host(net.addr()));
+            let all: BTreeSet<IpNet> = written.map(IpNet::trunc).chain(addresses).collect();
+            self.watchdog.forget(|range| all.contains(range));
+        }
         self.topology = None;
         self.behind_nat.expect();
         self.rounds.look_anew(now.instant);

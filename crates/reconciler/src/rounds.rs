@@ -8,6 +8,10 @@ use hostnet::Change;
 /// Events that follow each other this closely lead to one round.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// How long routes of others are gathered before the host is looked at: the mesh hides a new one no longer than this, and
+/// a container network that sets one for each pod does not keep the agent busy.
+const HOST_ROUTES: Duration = Duration::from_millis(500);
+
 /// Applies whose outcome is looked at before the host is given up on for a while.
 const ATTEMPTS: u32 = 4;
 
@@ -59,6 +63,11 @@ impl Rounds {
     /// something else on the host does not become a busy loop.
     pub fn look_soon(&mut self, now: Instant) {
         self.look_within(GATHER, now);
+    }
+
+    /// Routes of others may have changed. There may be many of them, and the look that is due may be later than the first.
+    pub fn look_at_host_routes(&mut self, now: Instant) {
+        self.look_within(HOST_ROUTES, now);
     }
 
     /// The mesh has changed: what failed before may be what has just been put right.

@@ -32,7 +32,7 @@ fn a_leader_sets_everything_and_tells_the_others() {
     let world = World::with([node("b", "two", 2), node("c", "one", 3)]);
     assert_eq!(world.view.unhealthy, Vec::<String>::new());
     assert_eq!(world.view.role, Some(Role::Leader));
-    assert_eq!(world.routes(), ["10.0.0.2/32", "10.42.2.0/24", "10.42.3.0/24"]);
+    assert_eq!(world.routes(), ["10.0.2.2/32", "10.42.2.0/24", "10.42.3.0/24"]);
     assert!(world.host.firewall.is_some() && world.host.forwarding.v4);
     let status = &world.patches[0];
     assert_eq!(status.key, key(1).public_key());
@@ -250,16 +250,16 @@ fn a_node_that_cannot_take_part_says_why() {
 fn a_node_takes_part_before_its_pods_do() {
     let bare = |node: Node| Node { pod_subnets: Vec::new(), joins_without_pods: true, ..node };
     let mut world = World::with([bare(node("b", "two", 2))]);
-    assert_eq!(world.routes(), ["10.0.0.2/32"], "its address is reachable");
+    assert_eq!(world.routes(), ["10.0.2.2/32"], "its address is reachable");
     world.see(bare(node("a", "one", 1)));
     world.settle();
     assert_eq!((world.view.unhealthy.len(), world.view.counts.nodes), (0, 2));
     world.see(Node { pod_subnets: vec!["10.244.7.0/26".parse().unwrap()], ..bare(node("b", "two", 2)) });
     world.settle();
-    assert_eq!(world.routes(), ["10.0.0.2/32", "10.244.7.0/26"]);
+    assert_eq!(world.routes(), ["10.0.2.2/32", "10.244.7.0/26"]);
     world.see(bare(node("b", "two", 2)));
     world.settle();
-    assert_eq!(world.routes(), ["10.0.0.2/32"]);
+    assert_eq!(world.routes(), ["10.0.2.2/32"]);
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn routes_of_a_go_agent_on_the_private_interface_are_found_at_the_start() {
     let of_go = [
         route("10.4.0.2/32", "10.0.0.2"),
         route("10.42.9.0/24", "10.0.0.2"),
-        route("10.0.0.9/32", "10.0.0.2"),
+        route("10.0.9.9/32", "10.0.0.2"),
         route("192.168.9.0/24", "10.0.0.2"),
     ];
     let of_operator = [

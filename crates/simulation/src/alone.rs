@@ -1,14 +1,16 @@
 //! One agent on its host in a cluster of any size, which is told everything at once.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hostnet::{Change, HostFacts, HostState, Observation};
+use hostnet::{Change, HostFacts, HostState, Lifeline, Observation};
 use mesh::{Forced, Node, Peer, PrivateKey, TopologyConfig};
 use reconciler::{
-    Action, Config, Mtu, NodeUpdate, Now, PeerUpdate, Reconciler, View, Watch, discovery::DiscoveryConfig,
+    Action, Config, Mtu, NodeUpdate, Now, PeerUpdate, Reconciler, Surroundings, View, Watch,
+    discovery::DiscoveryConfig,
 };
 
 use crate::{
@@ -103,6 +105,7 @@ impl Alone {
                 Action::Resolve(name) => {
                     self.reconciler.handle_resolved(&name, Err("there is no DNS here".to_owned()), self.now);
                 }
+                Action::AskApi => self.reconciler.handle_api_answer(true, self.now),
                 Action::Publish(view) => self.view = *view,
             }
         }
@@ -123,7 +126,18 @@ pub(crate) fn config(node: &str, topology: TopologyConfig, key: PrivateKey) -> C
             prioritise_private: false,
             port: 51820,
         },
+        surroundings: surroundings(),
         resync_period: Duration::from_secs(30),
         liveness_timeout: Duration::from_secs(60),
+    }
+}
+
+/// The API server answers without the mesh.
+fn surroundings() -> Surroundings {
+    let server = IpAddr::from([192, 0, 2, 250]);
+    Surroundings {
+        lifelines: [(server, Lifeline::ApiServer)].into(),
+        api_servers: [server].into(),
+        services: Vec::new(),
     }
 }

@@ -153,6 +153,12 @@ impl Kernel {
                 self.add_address(name.as_str(), *net);
             }
         }
+        for route in facts.routes.iter().filter(|route| route.table == MAIN_TABLE) {
+            let Some(link) = route.link.clone() else { continue };
+            let next_hop = route.gateway.map_or(NextHop::Destination, NextHop::Gateway);
+            let destination = route.destination;
+            self.routes.push(Route { table: MAIN_TABLE, destination, next_hop, link, source: None });
+        }
         if let Some(link) = &facts.default_interface {
             for (destination, gateway) in [("0.0.0.0/0", "192.0.2.254"), ("::/0", "fe80::1")] {
                 let next_hop = NextHop::Gateway(gateway.parse().unwrap());

@@ -171,8 +171,8 @@ fn another_pod_subnet_is_one_route() {
         &[
             "~ wireguard kilo0 peer first +10.200.99.0/24",
             "~ firewall never masquerade to: +10.200.99.0/24 -10.200.51.0/24",
-            "+ route 10.200.99.0/24 via 10.4.0.2 dev kilo0 src 172.16.0.1",
-            "- route 10.200.51.0/24 via 10.4.0.2 dev kilo0 src 172.16.0.1",
+            "+ route 10.200.99.0/24 via 10.4.0.2 dev kilo0 src 172.16.0.1 table 1108",
+            "- route 10.200.51.0/24 via 10.4.0.2 dev kilo0 src 172.16.0.1 table 1108",
             "~ wireguard kilo0 peer first -10.200.51.0/24",
         ],
     );
@@ -200,13 +200,13 @@ fn a_peer_is_one_peer() {
     let there = [
         "+ wireguard kilo0 peer laptop +10.6.0.1/32",
         "~ firewall masquerade from: +10.6.0.1/32; never masquerade to: +10.6.0.1/32",
-        "+ route 10.6.0.1/32 dev kilo0 src 172.16.0.1",
+        "+ route 10.6.0.1/32 dev kilo0 src 172.16.0.1 table 1108",
     ];
     assert_eq!(lines(&alone.work(), &[(key, "laptop")]), there);
     alone.see_peer("laptop", None);
     let gone = [
         "~ firewall masquerade from: -10.6.0.1/32; never masquerade to: -10.6.0.1/32",
-        "- route 10.6.0.1/32 dev kilo0 src 172.16.0.1",
+        "- route 10.6.0.1/32 dev kilo0 src 172.16.0.1 table 1108",
         "- wireguard kilo0 peer laptop",
     ];
     assert_eq!(lines(&alone.work(), &[(key, "laptop")]), gone);

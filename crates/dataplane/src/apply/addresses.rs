@@ -50,14 +50,12 @@ impl Application<'_> {
 
     /// Our IPv4 routes through an interface that do not need the address that goes.
     fn own_routes(&mut self, index: u32, removed: IpNet) -> Result<Vec<KernelRoute>, Error> {
-        let mut routes = Vec::new();
-        for table in TABLES {
-            routes.extend(route::in_table(&mut self.kernel.route, table)?);
-        }
+        let mut routes = route::all(&mut self.kernel.route)?;
         routes.retain(|route| {
             let v4 = matches!(route.destination, IpNet::V4(_));
             v4 && route.link == index
                 && route.protocol == ROUTE_PROTOCOL
+                && TABLES.contains(&route.table)
                 && route.source != Some(removed.addr())
         });
         Ok(routes)

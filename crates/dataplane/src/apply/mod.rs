@@ -13,7 +13,7 @@ use hostnet::{Change, Leftover, LinkName, Route};
 use crate::{
     error::{Error, Failure},
     kernel::Kernel,
-    netlink::Refusal,
+    netlink::{Refusal, constants::RTPROT_KERNEL},
     nft,
     rtnl::{
         address, link,
@@ -137,7 +137,9 @@ impl Application<'_> {
 
     /// The interface of a route; `None` when there is nothing to remove.
     fn route_index(&mut self, change: &Change, verb: Verb, route: &Route) -> Result<Option<u32>, Error> {
-        route::check(route).map_err(|reason| Error::Invalid { attempt: change.to_string(), reason })?;
+        if verb == Verb::Set {
+            route::check(route).map_err(|reason| Error::Invalid { attempt: change.to_string(), reason })?;
+        }
         match self.index(&route.link) {
             // Its routes have gone with it.
             Err(Error::NoLink(_)) if verb != Verb::Set => Ok(None),
@@ -231,10 +233,10 @@ impl Application<'_> {
     /// The interfaces with an IPv6 default route that a router advertised.
     fn advertised(&mut self) -> Result<Vec<String>, Error> {
         const RTPROT_RA: u8 = 9;
-        const RTPROT_KERNEL: u8 = 2;
-        let routes = route::in_table(&mut self.kernel.route, hostnet::MAIN_TABLE)?;
+        let routes = route::all(&mut self.kernel.route)?;
         let advertised = |route: &&route::KernelRoute| {
             route.is_default()
+                && route.table == hostnet::MAIN_TABLE
                 && matches!(route.destination, ipnet::IpNet::V6(_))
                 && matches!(route.protocol, RTPROT_RA | RTPROT_KERNEL)
         };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hostnet::{NextHop, ROUTE_PROTOCOL, Route, VXLAN_NETWORK};
+use hostnet::{NextHop, ROUTE_PROTOCOL, Route, TABLES, VXLAN_NETWORK};
 use ipnet::IpNet;
 use mesh::prefix::Family;
 
@@ -22,9 +22,11 @@ pub struct KernelRoute {
     pub protocol: u8,
     pub destination: IpNet,
     pub next_hop: NextHop,
-    /// The index of the interface.
+    /// The index of the interface; 0 when there is none.
     pub link: u32,
     pub source: Option<IpAddr>,
+    /// Whether packets are sent on by it; otherwise they are dropped.
+    pub sends: bool,
     /// Whether the next hop is taken to be on the link.
     pub onlink: bool,
     /// Lower is better. The metric that the kernel gives to IPv6 routes on its own is 0 here, like IPv4's.
@@ -38,13 +40,13 @@ impl KernelRoute {
     }
 }
 
-/// The unicast routes through an interface that a message is about: nearly always one, which needs no list.
+/// The routes that a message is about: nearly always one, which needs no list.
 type Decoded = (Option<KernelRoute>, Vec<KernelRoute>);
 
 /// Decodes a route message.
 fn decode(message: &Received<'_>) -> Decoded {
     match decode_base(message) {
-        Some((base, None)) => (Some(base).filter(|base| base.link != 0), Vec::new()),
+        Some((base, None)) => (Some(base), Vec::new()),
         Some((base, Some(hops))) => {
             let hops = next_hops(hops).map(|(link, attributes)| {
                 let next_hop = gateway(attributes).map_or(NextHop::Destination, NextHop::Gateway);
@@ -58,7 +60,8 @@ fn decode(message: &Received<'_>) -> Decoded {
 
 fn decode_base<'a>(message: &Received<'a>) -> Option<(KernelRoute, Option<&'a [u8]>)> {
     let (family, length, kind) = (message.byte(0), message.byte(1), message.byte(7));
-    if kind != RTN_UNICAST || message.word(8) & RTM_F_CLONED != 0 {
+    let matters = matches!(kind, RTN_UNICAST | RTN_BLACKHOLE | RTN_UNREACHABLE | RTN_PROHIBIT);
+    if !matters || message.word(8) & RTM_F_CLONED != 0 {
         return None;
     }
     let mut route = KernelRoute {
@@ -68,6 +71,7 @@ fn decode_base<'a>(message: &Received<'a>) -> Option<(KernelRoute, Option<&'a [u
         next_hop: NextHop::Destination,
         link: 0,
         source: None,
+        sends: kind == RTN_UNICAST,
         onlink: message.word(8) & RTNH_F_ONLINK != 0,
         metric: 0,
     };
@@ -114,26 +118,24 @@ fn next_hops(mut bytes: &[u8]) -> impl Iterator<Item = (u32, Attributes<'_>)> {
     })
 }
 
-/// All routes of a table, of both families. The kernel filters by table; by protocol we do it, because the default
-/// route and what a Go agent left are wanted in the same pass.
-pub fn in_table(socket: &mut Socket, table: u32) -> Result<Vec<KernelRoute>, Error> {
+/// All routes of all tables and both families, without those to the host's own addresses.
+pub fn all(socket: &mut Socket) -> Result<Vec<KernelRoute>, Error> {
     let mut routes = Vec::new();
     for family in Family::ALL {
         let ask = |writer: &mut Writer<'_>| {
             let mut header = [0; HEADER];
             header[0] = family_number(family);
             writer.header(&header);
-            writer.put_u32(RTA_TABLE, table);
         };
         let read = |message: &Received<'_>| Some(decode(message));
         match socket.dump(RTM_GETROUTE, ask, read) {
-            // Kernels before 4.20 do not filter.
             Ok(found) => {
                 let found = found.into_iter().flat_map(|(one, several)| one.into_iter().chain(several));
-                routes.extend(found.filter(|route| route.table == table));
+                routes.extend(found.filter(|route| route.table != RT_TABLE_LOCAL));
             }
-            // There is no such table yet.
-            Err(refusal) if refusal.errno() == libc::ENOENT => {}
+            // The kernel has no IPv6.
+            Err(refusal)
+                if matches!(refusal.errno(), libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENOENT) => {}
             Err(refusal) => return Err(Error::observing("routes")(refusal)),
         }
     }
@@ -151,6 +153,9 @@ pub enum Verb {
 
 /// Why a route cannot be said to the kernel.
 pub fn check(route: &Route) -> Result<(), &'static str> {
+    if !TABLES.contains(&route.table) {
+        return Err("the table is not one of ours");
+    }
     let family = Family::of_prefix(&route.destination);
     if family == Family::V6 && route.next_hop.gateway().is_some_and(|via| via.is_ipv4()) {
         return Err("an IPv6 destination cannot have an IPv4 next hop");

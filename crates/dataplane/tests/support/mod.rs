@@ -13,7 +13,10 @@ use std::{
 };
 
 use dataplane::{Config, DataPlane, WireguardChoice};
-use hostnet::{Change, HostState, Link, LinkKind, LinkName, MAIN_TABLE, NextHop, Route, plan};
+use hostnet::{
+    Change, HostState, Link, LinkKind, LinkName, MESH_TABLE, MarkMatch, NextHop, Route, Rule, plan,
+};
+use mesh::prefix::Family;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// The WireGuard interface of the tests.
@@ -121,15 +124,23 @@ pub fn with_interface() -> HostState {
     HostState { links: [(name(KILO), link)].into(), ..HostState::default() }
 }
 
-/// A route in the main table.
+/// A route of the mesh.
 pub fn route(destination: &str, via: Option<&str>, link: &str) -> Route {
     Route {
-        table: MAIN_TABLE,
+        table: MESH_TABLE,
         destination: destination.parse().unwrap(),
         next_hop: via.map_or(NextHop::Destination, |via| NextHop::Gateway(via.parse().unwrap())),
         link: name(link),
         source: None,
     }
+}
+
+/// The rules by which packets of both families find the routes of the mesh.
+pub fn mesh_rules() -> impl Iterator<Item = Rule> {
+    Family::ALL.into_iter().map(|family| Rule {
+        unless: Some(MarkMatch { mark: 0x10, mask: 0x70 }),
+        ..Rule::all(1108, MESH_TABLE, family)
+    })
 }
 
 /// Applies changes that all have to succeed.

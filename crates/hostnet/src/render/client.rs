@@ -1,7 +1,7 @@
 //! What the network of a client's host should be: a host outside of the cluster that takes part in the mesh as a Peer.
 //!
 //! The client holds a tunnel to every segment and to every other Peer, and sends through it what belongs to them. It
-//! routes nothing for others, so it has neither rules nor a firewall, and nothing but its own interface is its business.
+//! routes nothing for others, so it has no firewall, and nothing but its own interface is its business.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,14 +10,16 @@ use std::{
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PrivateKey, Problem,
+    Endpoint, Host, Object, Perspective, PrivateKey, Problem, PublicKey,
+    conf::ConfPeer,
     prefix::{self, Family},
 };
 
-use super::Rendered;
+use super::{Rendered, guarded::of_host, priority};
 use crate::{
-    Address, HostFacts, HostState, Leftover, Link, LinkKind, LinkName, MAIN_TABLE, NextHop, Route, Wireguard,
-    WireguardPeer,
+    Address, CLIENT_TABLE, HostFacts, HostState, Leftover, Lifeline, Link, LinkKind, LinkName, MarkBits,
+    NextHop, Route, Rule, Wireguard, WireguardPeer,
+    guard::{Claim, Guard, Keep, Report},
 };
 
 /// What is decided for one client.
@@ -37,8 +39,10 @@ pub struct ClientConfig {
     pub addresses: Vec<IpNet>,
     /// Further ranges that are reached through the cluster, for example those of services.
     pub further_ranges: Vec<IpNet>,
-    /// Addresses that must be reached past the tunnels, for example the API's.
-    pub outside: BTreeSet<IpAddr>,
+    /// Ranges that go through the tunnels although the host has routes to them.
+    pub allow_host_routes: Vec<IpNet>,
+    /// Addresses that programs of the host need, and that answer without the mesh.
+    pub lifelines: BTreeMap<IpAddr, Lifeline>,
     /// The addresses that DNS names of endpoints resolve to, as far as known.
     pub resolved: BTreeMap<String, IpAddr>,
 }
@@ -66,33 +70,16 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     let mut problems = further_ranges(perspective, config, &mut peers);
     let mut state = alone(config);
     let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
-    let endpoints = peers.iter().filter_map(|peer| resolve(peer.endpoint.as_ref()?)).map(|found| found.ip());
-    let outside: BTreeSet<IpAddr> = endpoints.chain(config.outside.iter().copied()).collect();
-    let ranges: BTreeSet<IpNet> = peers.iter().flat_map(|peer| &peer.allowed_ips).map(IpNet::trunc).collect();
-    for destination in ranges {
-        match obstacle(&destination, &outside, facts) {
-            None => state.routes.extend(route(destination, config)),
-            // The address of an endpoint or of the API by itself: it is reached as before.
-            Some(Obstacle::Itself) => {}
-            Some(Obstacle::Holds(address)) => problems.push(Problem::new(
-                Object::Host,
-                "RangeNotRouted",
-                format!(
-                    "{destination} holds {address}, which the tunnels themselves depend on, so that it is not routed \
-                     through them; smaller ranges beside it can be"
-                ),
-            )),
-            Some(Obstacle::Connected(link)) => problems.push(Problem::new(
-                Object::Host,
-                "RangeNotRouted",
-                format!(
-                    "{destination} is also the network that this host is connected to by {link}, so that it is not \
-                     routed through the tunnels"
-                ),
-            )),
+    let mut guarded = Judged::of(&peers, facts, config);
+    for peer in &peers {
+        for destination in peer.allowed_ips.iter().map(IpNet::trunc) {
+            let routed = guarded.routed(destination, peer.key);
+            state.routes.extend(routed.into_iter().filter_map(|destination| route(destination, config)));
         }
     }
-    let of_peer = |peer: mesh::conf::ConfPeer| {
+    problems.extend(guarded.report.problems());
+    state.rules = rules(&state, facts, &mut problems);
+    let of_peer = |peer: ConfPeer| {
         let wireguard = WireguardPeer {
             endpoint: peer.endpoint.as_ref().and_then(resolve),
             preshared_key: peer.preshared_key,
@@ -104,7 +91,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     if let Some(wireguard) = &mut state.wireguard {
         wireguard.peers = peers.into_iter().map(of_peer).collect();
     }
-    Some(Rendered { state, problems })
+    Some(Rendered { state, problems, exposed: BTreeSet::new() })
 }
 
 /// Of what was seen on a host, what is the business of a client with this interface. The host may belong to somebody
@@ -114,12 +101,21 @@ pub fn own_part(observed: &HostState, interface: &LinkName) -> HostState {
     if !observed.links.contains_key(interface) {
         return HostState::default();
     }
+    let (routes, others): (BTreeSet<_>, BTreeSet<_>) =
+        observed.routes.iter().cloned().partition(|route| route.link == *interface);
+    // Where another client on this host has routes as well, the rule is that one's.
+    let has_others = |rule: &&Rule| {
+        let of_family = |route: &Route| Family::of_prefix(&route.destination) == rule.family;
+        others.iter().any(|route| route.table == rule.table && of_family(route))
+    };
+    let rules = observed.rules.iter().filter(|rule| rule.table == CLIENT_TABLE && !has_others(rule));
     let own_leftover =
         |leftover: &&Leftover| matches!(leftover, Leftover::Route { route, .. } if route.link == *interface);
     HostState {
         links: observed.links.iter().filter(|(name, _)| *name == interface).map(owned).collect(),
         addresses: observed.addresses.iter().filter(|address| address.link == *interface).cloned().collect(),
-        routes: observed.routes.iter().filter(|route| route.link == *interface).cloned().collect(),
+        routes,
+        rules: rules.cloned().collect(),
         wireguard: observed.wireguard.clone(),
         leftovers: observed.leftovers.iter().filter(own_leftover).cloned().collect(),
         ..HostState::default()
@@ -135,7 +131,7 @@ fn owned((name, link): (&LinkName, &Link)) -> (LinkName, Link) {
 fn further_ranges(
     perspective: &Perspective<'_>,
     config: &ClientConfig,
-    peers: &mut [mesh::conf::ConfPeer],
+    peers: &mut [ConfPeer],
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     let first = perspective.topology.nodes().min_by_key(|node| &node.name);
@@ -162,28 +158,47 @@ fn further_ranges(
     problems
 }
 
-/// Why a range cannot be routed through the tunnels.
-enum Obstacle<'a> {
-    /// It is one of the addresses that are to be reached past the tunnels.
-    Itself,
-    /// It holds one of them.
-    Holds(IpAddr),
-    /// The host is in this very network; the route would replace the one that leads there.
-    Connected(&'a LinkName),
+/// What of the mesh the client follows.
+struct Judged {
+    guard: Guard,
+    report: Report,
 }
 
-fn obstacle<'a>(
-    destination: &IpNet,
-    outside: &BTreeSet<IpAddr>,
-    facts: &'a HostFacts,
-) -> Option<Obstacle<'a>> {
-    if let Some(address) = outside.iter().find(|address| destination.contains(*address)) {
-        let itself = *destination == prefix::host(*address);
-        return Some(if itself { Obstacle::Itself } else { Obstacle::Holds(*address) });
+impl Judged {
+    fn of(peers: &[ConfPeer], facts: &HostFacts, config: &ClientConfig) -> Self {
+        let endpoint = |peer: &ConfPeer| {
+            let at = resolve(peer.endpoint.as_ref()?, config)?;
+            Some((prefix::host(at.ip()), Keep::Endpoint(peer.key, "the mesh".to_owned())))
+        };
+        let lifelines = config.lifelines.iter();
+        let lifelines = lifelines.map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline)));
+        let kept = peers.iter().filter_map(endpoint).chain(lifelines).chain(of_host(facts));
+        Self { guard: Guard::new(kept, config.allow_host_routes.clone(), false), report: Report::default() }
     }
-    let connected = |net: &IpNet| net.trunc() == *destination;
-    let link = facts.interfaces.iter().find(|(_, interface)| interface.addresses.iter().any(connected));
-    link.map(|(name, _)| Obstacle::Connected(name))
+
+    /// What of a destination is routed to the peer with this key.
+    fn routed(&mut self, destination: IpNet, tunnel: PublicKey) -> Vec<IpNet> {
+        let claim = Claim::Range(tunnel);
+        let (way, why) = self.guard.judge(destination, claim);
+        if let Some(why) = why {
+            self.report.add(Object::Host, destination, claim, &way, &why);
+        }
+        way.routed(destination)
+    }
+}
+
+/// By which packets find the client's routes.
+fn rules(state: &HostState, facts: &HostFacts, problems: &mut Vec<Problem>) -> BTreeSet<Rule> {
+    let families: BTreeSet<Family> =
+        state.routes.iter().map(|route| Family::of_prefix(&route.destination)).collect();
+    let rule = |family| {
+        let first = priority::before_others(facts, family, CLIENT_TABLE, 1).unwrap_or_else(|message| {
+            problems.push(Problem::new(Object::Host, "RuleBeforeOurs", message));
+            CLIENT_TABLE
+        });
+        priority::rule(first, CLIENT_TABLE, family, MarkBits::default())
+    };
+    families.into_iter().map(rule).collect()
 }
 
 /// The route to a range, if the client has an address of its family: others would not know the way back.
@@ -192,7 +207,13 @@ fn route(destination: IpNet, config: &ClientConfig) -> Option<Route> {
     let source = config.addresses.iter().map(IpNet::addr).find(|address| Family::of(*address) == family)?;
     let link = config.interface.clone();
     // WireGuard finds the peer by the destination, so there is no next hop to name.
-    Some(Route { table: MAIN_TABLE, destination, next_hop: NextHop::Destination, link, source: Some(source) })
+    Some(Route {
+        table: CLIENT_TABLE,
+        destination,
+        next_hop: NextHop::Destination,
+        link,
+        source: Some(source),
+    })
 }
 
 fn resolve(endpoint: &Endpoint, config: &ClientConfig) -> Option<SocketAddr> {

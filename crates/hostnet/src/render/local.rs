@@ -12,14 +12,12 @@ use mesh::{
 use super::{
     Encapsulation, Renderer, Responsible,
     carrier::{Hop, NoHop},
+    priority,
 };
-use crate::{ADDON_TABLE, KILO_TABLE, LinkName, Route, Rule};
+use crate::{KILO_TABLE, LinkName, MESH_TABLE, MarkBits, Route, Rule};
 
-/// The priorities of our policy rules: before the main table (32766), after the local one (0; 100 where Cilium has moved
-/// it). They are the numbers of the tables, which hold nothing in common.
-const fn priority(table: u32) -> u32 {
-    table
-}
+/// The lower of the priorities of our policy rules, where nothing of the host is before it: the next is the other one.
+const PRIORITY: u32 = KILO_TABLE;
 
 impl Renderer<'_> {
     /// Routes to the pods of the other nodes of the location and, when packets are encapsulated, pod traffic to the
@@ -36,7 +34,8 @@ impl Renderer<'_> {
                 continue;
             }
             for subnet in node.pod_subnets.iter().filter(|_| local) {
-                self.routes_inside(Family::of_prefix(subnet), &[subnet.trunc()], node);
+                let routed = self.guarded.routed(subnet.trunc());
+                self.routes_inside(Family::of_prefix(subnet), &routed, node);
             }
             if leads {
                 self.receive_from(node);
@@ -48,7 +47,6 @@ impl Renderer<'_> {
                 }
             }
         }
-        self.encapsulation_rules();
     }
 
     /// Routes to destinations of one family with a node of the location as the next hop.
@@ -58,10 +56,7 @@ impl Renderer<'_> {
         }
         match self.hop(family, gateway) {
             Ok(hop) => {
-                for destination in destinations {
-                    let table = self.table(destination);
-                    self.routes.push(hop.route(table, *destination));
-                }
+                self.routes.extend(destinations.iter().map(|net| hop.route(MESH_TABLE, *net)));
             }
             Err((reason, message)) => self.problem(reason, message),
         }
@@ -78,46 +73,45 @@ impl Renderer<'_> {
         }
     }
 
-    /// Which packets look into the table for encapsulated traffic: those of own pods, and what comes out of tunnels.
-    /// The table holds nothing but internal addresses of the location; everything else goes on to the main table.
-    fn encapsulation_rules(&mut self) {
-        for family in self.families_in(KILO_TABLE) {
-            let rule = |from, iif| Rule {
-                priority: priority(KILO_TABLE),
-                from,
-                to: None,
-                iif,
-                table: KILO_TABLE,
-                family,
-            };
-            // What another CNI's pods send inside of the location is not ours.
-            if self.config.local_routes_by == Responsible::Kilo {
-                let pods = self.perspective.node.pod_subnets.iter();
-                let pods = pods.filter(|net| Family::of_prefix(net) == family);
-                self.state.rules.extend(pods.map(|net| rule(Some(net.trunc()), None)));
+    /// Which packets look into our tables.
+    pub(super) fn rules(&mut self) {
+        for family in Family::ALL {
+            let first = self.first_priority(family);
+            if self.has_routes(KILO_TABLE, family) {
+                self.encapsulation_rules(first, family);
             }
-            if self.perspective.role == Role::Leader {
-                self.state.rules.insert(rule(None, Some(self.config.interface.clone())));
+            if self.has_routes(MESH_TABLE, family) {
+                let marks = MarkBits::default();
+                self.state.rules.insert(priority::rule(first + 1, MESH_TABLE, family, marks));
             }
         }
     }
 
-    /// All packets look into the table of routes to which another CNI has some as well, before that one's.
-    pub(super) fn addon_rules(&mut self) {
-        let table = ADDON_TABLE;
-        let rule =
-            |family| Rule { priority: priority(table), from: None, to: None, iif: None, table, family };
-        let rules: Vec<_> = self.families_in(table).into_iter().map(rule).collect();
-        self.state.rules.extend(rules);
+    fn first_priority(&mut self, family: Family) -> u32 {
+        priority::before_others(self.facts, family, PRIORITY, 2).unwrap_or_else(|message| {
+            self.problem("RuleBeforeOurs", message);
+            PRIORITY
+        })
     }
 
-    /// The families that have routes in a table.
-    fn families_in(&self, table: u32) -> Vec<Family> {
-        let used = |family: &Family| {
-            let mut routes = self.routes.iter().filter(|route| route.table == table);
-            routes.any(|route| Family::of_prefix(&route.destination) == *family)
-        };
-        Family::ALL.into_iter().filter(used).collect()
+    /// What looks into the table for encapsulated traffic: packets of own pods, and what comes out of tunnels. The table
+    /// holds nothing but internal addresses of the location; everything else goes on to the next.
+    fn encapsulation_rules(&mut self, priority: u32, family: Family) {
+        let all = Rule::all(priority, KILO_TABLE, family);
+        // What another CNI's pods send inside of the location is not ours.
+        if self.config.local_routes_by == Responsible::Kilo {
+            let pods = self.perspective.node.pod_subnets.iter();
+            let pods = pods.filter(|net| Family::of_prefix(net) == family);
+            self.state.rules.extend(pods.map(|net| Rule { from: Some(net.trunc()), ..all.clone() }));
+        }
+        if self.perspective.role == Role::Leader {
+            self.state.rules.insert(Rule { iif: Some(self.config.interface.clone()), ..all });
+        }
+    }
+
+    fn has_routes(&self, table: u32, family: Family) -> bool {
+        let mut routes = self.routes.iter().filter(|route| route.table == table);
+        routes.any(|route| Family::of_prefix(&route.destination) == family)
     }
 
     /// The kernel refuses a route whose next hop is an address of the host itself.

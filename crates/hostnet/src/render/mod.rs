@@ -5,8 +5,11 @@
 
 mod carrier;
 pub mod client;
+mod guarded;
 mod local;
 mod nat;
+mod outward;
+mod priority;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,16 +18,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh::{
-    Endpoint, Host, Object, Perspective, PrivateKey, Problem, Role, Segment,
-    prefix::{self, Family},
-};
+use mesh::{Endpoint, Host, Object, Perspective, PrivateKey, Problem, Role, prefix::Family};
 
 use carrier::Carrier;
+use guarded::Guarded;
 
 use crate::{
-    ADDON_TABLE, Address, Compatibility, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE, NextHop,
-    Route, Wireguard, WireguardPeer, state::Forwarding,
+    Address, Compatibility, HostFacts, HostState, Lifeline, Link, LinkKind, LinkName, Route, Wireguard,
+    WireguardPeer, state::Forwarding,
 };
 
 /// When packets inside of a location are encapsulated.
@@ -107,8 +108,16 @@ pub struct RenderConfig {
     pub pod_nat_by: Responsible,
     /// Whether forwarding has to be accepted in other tables too (`--iptables-forward-rules`).
     pub accept_forwarding: bool,
-    /// Addresses of services: never masqueraded.
+    /// Addresses of services: never masqueraded, never routed.
     pub service_cidrs: Vec<IpNet>,
+    /// Ranges that the mesh may have although the host has routes to them.
+    pub allow_host_routes: Vec<IpNet>,
+    /// Addresses that programs of the host need, and that answer without the mesh.
+    pub lifelines: BTreeMap<IpAddr, Lifeline>,
+    /// The addresses of API servers, wherever they answer.
+    pub api_servers: BTreeSet<IpAddr>,
+    /// Ranges that are not routed because the API server was lost with them.
+    pub withdrawn: BTreeSet<IpNet>,
     /// The addresses that DNS names of endpoints resolve to, as far as known.
     pub resolved: BTreeMap<String, IpAddr>,
 }
@@ -120,6 +129,8 @@ pub struct Rendered {
     pub state: HostState,
     /// What cannot be done, and why. The rest can.
     pub problems: Vec<Problem>,
+    /// The ranges in it that hold an API server. Where no address of one is known these are all that objects ask for.
+    pub exposed: BTreeSet<IpNet>,
 }
 
 /// What a host's network should be.
@@ -129,9 +140,8 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         facts,
         config,
         underlay: Underlay::of(perspective, facts),
-        near: near(perspective),
         carrier: Carrier::of(config, facts),
-        contested: contested(perspective, config),
+        guarded: Guarded::of(perspective, facts, config),
         routes: Vec::new(),
         state: HostState::default(),
         problems: BTreeSet::new(),
@@ -143,13 +153,14 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         Role::Member => renderer.routes_through_leader(),
     }
     renderer.routes_inside_location();
-    renderer.report_service_ranges();
-    renderer.addon_rules();
+    renderer.rules();
     renderer.state.firewall = Some(renderer.firewall());
     renderer.state.forwarding = Forwarding { v4: true, v6: renderer.uses_ipv6() };
     // Sorted once, which is much cheaper than keeping tens of thousands in order while they are made.
     renderer.state.routes = renderer.routes.into_iter().collect();
-    Rendered { state: renderer.state, problems: renderer.problems.into_iter().collect() }
+    let Guarded { report, exposed, .. } = renderer.guarded;
+    let problems = renderer.problems.into_iter().chain(report.problems()).collect();
+    Rendered { state: renderer.state, problems, exposed }
 }
 
 /// How the host reaches the other nodes of its location over the private network: the same for all of them, and
@@ -183,37 +194,14 @@ impl Underlay {
     }
 }
 
-/// The internal addresses of the own location, sorted. Another location may use the same private addresses; a route
-/// there would take the neighbour away.
-fn near(perspective: &Perspective<'_>) -> Vec<IpNet> {
-    let nodes = perspective.segment().nodes.iter();
-    let mut near: Vec<_> =
-        nodes.flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr())).collect();
-    near.sort_unstable();
-    near
-}
-
-/// The destinations to which another container network has routes as well, sorted: it does not know locations, and has
-/// one to every node's pods.
-fn contested(perspective: &Perspective<'_>, config: &RenderConfig) -> Vec<IpNet> {
-    if config.compatibility == Compatibility::None {
-        return Vec::new();
-    }
-    let mut pods: Vec<_> =
-        perspective.topology.nodes().flat_map(|node| &node.pod_subnets).map(IpNet::trunc).collect();
-    pods.sort_unstable();
-    pods
-}
-
 /// A render in progress.
 struct Renderer<'a> {
     perspective: &'a Perspective<'a>,
     facts: &'a HostFacts,
     config: &'a RenderConfig,
     underlay: Underlay,
-    near: Vec<IpNet>,
     carrier: Carrier,
-    contested: Vec<IpNet>,
+    guarded: Guarded,
     routes: Vec<Route>,
     state: HostState,
     problems: BTreeSet<Problem>,
@@ -242,21 +230,17 @@ impl Renderer<'_> {
         let peer = |peer: mesh::conf::ConfPeer| {
             let wireguard = WireguardPeer {
                 preshared_key: peer.preshared_key,
-                endpoint: peer.endpoint.as_ref().and_then(|endpoint| self.resolve(endpoint)),
+                endpoint: peer.endpoint.as_ref().and_then(|endpoint| resolve(endpoint, self.config)),
                 persistent_keepalive: peer.persistent_keepalive,
-                allowed_ips: peer.allowed_ips.iter().map(IpNet::trunc).collect(),
+                allowed_ips: peer
+                    .allowed_ips
+                    .iter()
+                    .flat_map(|net| self.guarded.accepted(net.trunc()))
+                    .collect(),
             };
             (peer.key, wireguard)
         };
         self.perspective.conf_peers().into_iter().map(peer).collect()
-    }
-
-    fn resolve(&self, endpoint: &Endpoint) -> Option<SocketAddr> {
-        let address = match &endpoint.host {
-            Host::Ip(address) => *address,
-            Host::Dns(name) => *self.config.resolved.get(name)?,
-        };
-        Some(SocketAddr::new(address, endpoint.port))
     }
 
     fn addresses(&mut self) {
@@ -272,88 +256,6 @@ impl Renderer<'_> {
         }
     }
 
-    /// A leader's routes to other segments and to peers.
-    fn routes_through_tunnels(&mut self) {
-        for segment in self.perspective.other_segments() {
-            let endpoint =
-                self.resolve(&self.perspective.segment_endpoint(segment)).map(|a| prefix::host(a.ip()));
-            for destination in segment.all_allowed_ips().map(IpNet::trunc) {
-                // The tunnel's own packets cannot go through the tunnel, and WireGuard addresses are on the link.
-                if Some(destination) == endpoint
-                    || is_wireguard_ip(segment, &destination)
-                    || self.is_near(&destination)
-                {
-                    continue;
-                }
-                let family = Family::of_prefix(&destination);
-                // WireGuard finds the peer by the destination alone; without an address of this family on the
-                // other side the route just names the device.
-                let via = segment.wireguard_ips.iter().copied().find(|ip| Family::of(*ip) == family);
-                self.tunnel_route(destination, via.map_or(NextHop::Destination, NextHop::Gateway));
-            }
-        }
-        for peer in &self.perspective.topology.peers {
-            let endpoint = self.perspective.peer_endpoint(peer);
-            let endpoint = endpoint.and_then(|at| self.resolve(&at)).map(|at| prefix::host(at.ip()));
-            for destination in peer.allowed_ips.iter().map(IpNet::trunc) {
-                // The leader of another cluster in the same private network: its internal address is its endpoint.
-                if Some(destination) != endpoint {
-                    self.tunnel_route(destination, NextHop::Destination);
-                }
-            }
-        }
-    }
-
-    /// Services are found before routes are, so that a peer with addresses of services is not reached at them.
-    fn report_service_ranges(&mut self) {
-        for peer in &self.perspective.topology.peers {
-            for allowed_ip in &peer.allowed_ips {
-                let overlaps = |net: &&IpNet| net.contains(allowed_ip) || allowed_ip.contains(*net);
-                let Some(services) = self.config.service_cidrs.iter().find(overlaps) else { continue };
-                self.problems.insert(Problem::new(
-                    Object::Peer(peer.name.clone()),
-                    "OverlappingAllowedIP",
-                    format!(
-                        "the allowed IP {allowed_ip} overlaps the services' range {services} of this cluster \
-                         (--service-cidr), whose addresses are reached here and not at the peer"
-                    ),
-                ));
-            }
-        }
-    }
-
-    fn tunnel_route(&mut self, destination: IpNet, next_hop: NextHop) {
-        // Otherwise the host would use its WireGuard address as source, which clouds do not know the way back to.
-        let source = self.underlay.source(Family::of_prefix(&destination));
-        let link = self.config.interface.clone();
-        let table = self.table(&destination);
-        self.routes.push(Route { table, destination, next_hop, link, source });
-    }
-
-    /// The table for a route to here.
-    fn table(&self, destination: &IpNet) -> u32 {
-        if self.contested.binary_search(destination).is_ok() { ADDON_TABLE } else { MAIN_TABLE }
-    }
-
-    /// A member's routes to other segments, to peers and to all WireGuard addresses.
-    fn routes_through_leader(&mut self) {
-        let leader = self.perspective.segment().leader();
-        let own = self.perspective.segment().wireguard_ips.iter().map(|ip| prefix::host(*ip));
-        let others = self.perspective.other_segments().flat_map(Segment::all_allowed_ips).map(IpNet::trunc);
-        let peers =
-            self.perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips).map(IpNet::trunc);
-        let destinations = own.chain(others).chain(peers).filter(|net| !self.is_near(net));
-        let (v4, v6): (Vec<_>, Vec<_>) = destinations.partition(|net| Family::of_prefix(net) == Family::V4);
-        for (family, destinations) in [(Family::V4, v4), (Family::V6, v6)] {
-            self.routes_inside(family, &destinations, leader);
-        }
-    }
-
-    /// Whether this is the internal address of a node of the own location.
-    fn is_near(&self, destination: &IpNet) -> bool {
-        self.near.binary_search(destination).is_ok()
-    }
-
     fn uses_ipv6(&self) -> bool {
         let v6 = |net: &IpNet| matches!(net, IpNet::V6(_));
         self.perspective.node.pod_subnets.iter().any(v6)
@@ -365,6 +267,11 @@ impl Renderer<'_> {
     }
 }
 
-fn is_wireguard_ip(segment: &Segment, destination: &IpNet) -> bool {
-    segment.wireguard_ips.iter().any(|ip| prefix::host(*ip) == *destination)
+/// Where an endpoint is, as far as known.
+fn resolve(endpoint: &Endpoint, config: &RenderConfig) -> Option<SocketAddr> {
+    let address = match &endpoint.host {
+        Host::Ip(address) => *address,
+        Host::Dns(name) => *config.resolved.get(name)?,
+    };
+    Some(SocketAddr::new(address, endpoint.port))
 }

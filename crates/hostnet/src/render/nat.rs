@@ -13,17 +13,19 @@ impl Renderer<'_> {
     pub(super) fn firewall(&self) -> Firewall {
         let topology = self.perspective.topology;
         let segment = self.perspective.segment();
-        let peers = || topology.peers.iter().flat_map(|peer| &peer.allowed_ips).map(IpNet::trunc);
+        // What this host keeps to itself is none of the mesh here.
+        let meshed = |net: &IpNet| self.guarded.meshed(net.trunc());
+        let peers = || topology.peers.iter().flat_map(|peer| &peer.allowed_ips).flat_map(meshed);
         let mut masquerade_from: BTreeSet<IpNet> = peers().collect();
         if self.config.pod_nat_by == Responsible::Kilo {
             masquerade_from.extend(self.perspective.node.pod_subnets.iter().map(IpNet::trunc));
         }
         // Allowed-location IPs are not in here: who does not know them could not answer.
-        let mesh = topology.segments.iter().flat_map(|segment| &segment.allowed_ips).map(IpNet::trunc);
+        let mesh = topology.segments.iter().flat_map(|segment| &segment.allowed_ips).flat_map(meshed);
         let services = self.config.service_cidrs.iter().map(IpNet::trunc);
         Firewall {
             masquerade_from,
-            masquerade_to: segment.allowed_location_ips.iter().map(IpNet::trunc).collect(),
+            masquerade_to: segment.allowed_location_ips.iter().flat_map(meshed).collect(),
             never_masquerade: mesh.chain(peers()).chain(services).collect(),
             encapsulation: self.encapsulation_filter(),
             forward: self.forward(),
@@ -59,6 +61,7 @@ impl Renderer<'_> {
         let nodes = segment.nodes.iter();
         let pods = nodes.clone().flat_map(|node| &node.pod_subnets).map(IpNet::trunc);
         let internal = nodes.flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr()));
-        pods.chain(internal).chain(segment.allowed_location_ips.iter().map(IpNet::trunc)).collect()
+        let location = segment.allowed_location_ips.iter().flat_map(|net| self.guarded.meshed(net.trunc()));
+        pods.chain(internal).chain(location).collect()
     }
 }

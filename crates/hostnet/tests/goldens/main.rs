@@ -126,6 +126,10 @@ impl GoldenHost {
             pod_nat_by: responsible(flag("--cni").as_deref() != Some("false")),
             accept_forwarding: flag("--iptables-forward-rules").is_some(),
             service_cidrs: flag("--service-cidr").into_iter().map(|text| text.parse().unwrap()).collect(),
+            allow_host_routes: Vec::new(),
+            lifelines: Default::default(),
+            api_servers: Default::default(),
+            withdrawn: Default::default(),
             resolved: self.resolved.clone(),
         }
     }
@@ -234,6 +238,7 @@ fn facts(object: &serde_json::Value) -> HostFacts {
     HostFacts {
         interfaces: BTreeMap::from([("eth0".parse().unwrap(), eth0)]),
         default_interface: Some("eth0".parse().unwrap()),
+        ..Default::default()
     }
 }
 

@@ -30,6 +30,10 @@ pub fn config((encapsulation, encapsulation_type): (Encapsulation, Encapsulation
         pod_nat_by: Responsible::Kilo,
         accept_forwarding: true,
         service_cidrs: Vec::new(),
+        allow_host_routes: Vec::new(),
+        lifelines: Default::default(),
+        api_servers: Default::default(),
+        withdrawn: Default::default(),
         resolved: BTreeMap::new(),
     }
 }
@@ -45,6 +49,7 @@ pub fn facts(node: &Node) -> HostFacts {
             ("cni0".parse().unwrap(), interface(bridge)),
         ]),
         default_interface: Some("eth0".parse().unwrap()),
+        ..Default::default()
     }
 }
 

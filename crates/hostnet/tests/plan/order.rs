@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostnet::{
-    Address, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, MAIN_TABLE, NextHop, Route, Rule,
+    Address, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, MESH_TABLE, NextHop, Route, Rule,
     Wireguard, WireguardPeer, plan,
 };
 use mesh::{PrivateKey, prefix::Family};
@@ -49,7 +49,7 @@ fn add(state: &mut HostState, words: &[&str]) {
             state.addresses.insert(address);
         }
         ["route", destination, link, rest @ ..] => {
-            let table = if rest.is_empty() { MAIN_TABLE } else { KILO_TABLE };
+            let table = if rest.is_empty() { MESH_TABLE } else { KILO_TABLE };
             let (destination, link) = (destination.parse().unwrap(), link.parse().unwrap());
             state.routes.insert(Route {
                 table,
@@ -61,8 +61,15 @@ fn add(state: &mut HostState, words: &[&str]) {
         }
         ["rule", from] => {
             let from = Some(from.parse().unwrap());
-            let rule =
-                Rule { priority: 1107, from, to: None, iif: None, table: KILO_TABLE, family: Family::V4 };
+            let rule = Rule {
+                priority: 1107,
+                from,
+                to: None,
+                iif: None,
+                unless: None,
+                table: KILO_TABLE,
+                family: Family::V4,
+            };
             state.rules.insert(rule);
         }
         ["firewall", nets @ ..] => {
@@ -116,7 +123,7 @@ fn a_host_that_has_nothing_begins_to_lead() {
             "+ address 10.4.0.1/16 dev kilo0",
             "~ forwarding of IPv4 on",
             "+ firewall masquerade from: +10.2.1.0/24",
-            "+ route 10.2.2.0/24 dev kilo0",
+            "+ route 10.2.2.0/24 dev kilo0 table 1108",
         ],
     );
 }
@@ -127,7 +134,7 @@ fn a_leader_steps_down_after_its_routes_have_moved() {
         LEADER,
         MEMBER,
         &[
-            "+ route 10.2.2.0/24 dev eth0",
+            "+ route 10.2.2.0/24 dev eth0 table 1108",
             "- address 10.4.0.1/16 dev kilo0",
             "- wireguard kilo0 peer 2",
             "~ link kilo0 down",
@@ -144,7 +151,7 @@ fn a_member_leads_before_its_routes_move() {
             "+ wireguard kilo0 peer 2 endpoint 192.0.2.2:51820 +10.2.2.0/24 +10.4.0.2/32",
             "~ link kilo0 up",
             "+ address 10.4.0.1/16 dev kilo0",
-            "+ route 10.2.2.0/24 dev kilo0",
+            "+ route 10.2.2.0/24 dev kilo0 table 1108",
         ],
     );
 }
@@ -205,7 +212,7 @@ fn a_link_that_is_not_ours_is_left_in_place() {
     check(
         &["link given0 up", "address 10.4.0.1/16 given0", "route 10.2.2.0/24 given0", "link tunl0 up"],
         &[],
-        &["- route 10.2.2.0/24 dev given0", "- address 10.4.0.1/16 dev given0"],
+        &["- route 10.2.2.0/24 dev given0 table 1108", "- address 10.4.0.1/16 dev given0"],
     );
 }
 
@@ -216,7 +223,7 @@ fn leftovers_go_after_what_takes_their_place() {
         &["firewall 10.2.1.0/24", "route 10.2.2.0/24 eth0", "forwarding"],
         &[
             "+ firewall masquerade from: +10.2.1.0/24",
-            "+ route 10.2.2.0/24 dev eth0",
+            "+ route 10.2.2.0/24 dev eth0 table 1108",
             "- leftover Kilo's rules in table ip nat of iptables",
             "- leftover Kilo's rules in table ip6 nat of iptables",
         ],

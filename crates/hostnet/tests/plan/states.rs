@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostnet::{
     Address, EncapsulationFilter, Firewall, HostState, KILO_TABLE, Leftover, Link, LinkKind, LinkName,
-    MAIN_TABLE, NextHop, Outer, Route, Rule, Wireguard, WireguardPeer, state::Forwarding,
+    MESH_TABLE, NextHop, Outer, Route, Rule, Wireguard, WireguardPeer, state::Forwarding,
 };
 use ipnet::IpNet;
 use mesh::{PresharedKey, PrivateKey, prefix::Family};
@@ -48,7 +48,7 @@ fn routes(links: &BTreeMap<LinkName, Link>) -> impl Strategy<Value = BTreeSet<Ro
     let up = links.iter().filter(|(_, link)| link.up).map(|(name, _)| name.clone());
     let usable: Vec<_> = up.chain([name("eth0")]).collect();
     let route = (sample::select(usable), prop::option::of(1u8..4), any::<bool>());
-    let key = (sample::select(vec![MAIN_TABLE, KILO_TABLE]), 0..NETS.len());
+    let key = (sample::select(vec![MESH_TABLE, KILO_TABLE]), 0..NETS.len());
     prop::collection::btree_map(key, route, 0..8).prop_map(|routes| {
         let mut set = BTreeSet::new();
         for ((table, index), (link, via, source)) in routes {
@@ -80,6 +80,7 @@ fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
         from: Some(net(index)),
         to: None,
         iif: iif.then(|| name("kilo0")),
+        unless: None,
         table: KILO_TABLE,
         family: Family::of_prefix(&net(index)),
     };

@@ -35,20 +35,20 @@ fn addon(host: &'static str, compatibility: Compatibility, interfaces: &[&str]) 
 fn flannel() {
     addon("a2", Compatibility::Flannel, &["flannel.1 10.2.2.0/32"]).check(&[
         "link kilo0 wireguard mtu 1420 down",
-        "route 10.1.9.1/32 via 10.2.1.0 dev flannel.1 src 10.1.0.2",
-        "route 10.4.0.1/32 via 10.2.1.0 dev flannel.1 src 10.1.0.2",
-        "route 10.4.0.2/32 via 10.2.1.0 dev flannel.1 src 10.1.0.2",
+        "route 10.1.9.1/32 via 10.2.1.0 dev flannel.1 src 10.1.0.2 table 1108",
         "route 10.2.3.0/24 via 10.2.1.0 dev flannel.1 src 10.1.0.2 table 1108",
-        "rule 1108: from all lookup 1108 V4",
+        "route 10.4.0.1/32 via 10.2.1.0 dev flannel.1 src 10.1.0.2 table 1108",
+        "route 10.4.0.2/32 via 10.2.1.0 dev flannel.1 src 10.1.0.2 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     addon("a1", Compatibility::Flannel, &["flannel.1 10.2.1.0/32"]).check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.1/16 kilo0",
-        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
         "route 10.1.0.2/32 via 10.2.2.0 dev flannel.1 src 10.1.0.1 table 1107",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
         "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
         "rule 1107: from all iif kilo0 lookup 1107 V4",
-        "rule 1108: from all lookup 1108 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 
@@ -57,11 +57,11 @@ fn flannel() {
 fn flannel_without_its_device() {
     addon("a2", Compatibility::Flannel, &[]).check(&[
         "link kilo0 wireguard mtu 1420 down",
-        "route 10.1.9.1/32 via 10.1.0.1 dev eth0",
-        "route 10.4.0.1/32 via 10.1.0.1 dev eth0",
-        "route 10.4.0.2/32 via 10.1.0.1 dev eth0",
+        "route 10.1.9.1/32 via 10.1.0.1 dev eth0 table 1108",
         "route 10.2.3.0/24 via 10.1.0.1 dev eth0 table 1108",
-        "rule 1108: from all lookup 1108 V4",
+        "route 10.4.0.1/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.2/32 via 10.1.0.1 dev eth0 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
         "problem NoOverlay",
     ]);
     let mut fixture = addon("a2", Compatibility::Flannel, &[]);
@@ -76,11 +76,11 @@ fn cilium() {
         "link kilo0 wireguard mtu 1420 down",
         "link tunl0 ipip up given",
         "address 10.1.0.2/32 tunl0",
-        "route 10.1.9.1/32 via 10.2.1.200 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.1/32 via 10.2.1.200 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.2/32 via 10.2.1.200 dev tunl0 src 10.1.0.2",
+        "route 10.1.9.1/32 via 10.2.1.200 dev tunl0 src 10.1.0.2 table 1108",
         "route 10.2.3.0/24 via 10.2.1.200 dev tunl0 src 10.1.0.2 table 1108",
-        "rule 1108: from all lookup 1108 V4",
+        "route 10.4.0.1/32 via 10.2.1.200 dev tunl0 src 10.1.0.2 table 1108",
+        "route 10.4.0.2/32 via 10.2.1.200 dev tunl0 src 10.1.0.2 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     // The leader's answers to members go the same way. Cilium may have renamed the kernel's device.
     let renamed = ["cilium_host 10.2.1.200/32", "cilium_tunl 0.0.0.0/0"];
@@ -89,11 +89,11 @@ fn cilium() {
         "link kilo0 wireguard mtu 1420 up",
         "address 10.1.0.1/32 cilium_tunl",
         "address 10.4.0.1/16 kilo0",
-        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
         "route 10.1.0.2/32 via 10.2.2.200 dev cilium_tunl src 10.1.0.1 table 1107",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
         "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
         "rule 1107: from all iif kilo0 lookup 1107 V4",
-        "rule 1108: from all lookup 1108 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 
@@ -106,11 +106,11 @@ fn cilium_with_vxlan() {
         "link kilo-vxlan vxlan mtu 1464 up",
         "link kilo0 wireguard mtu 1420 down",
         "address 10.1.0.2/32 kilo-vxlan",
-        "route 10.1.9.1/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2",
-        "route 10.4.0.1/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2",
-        "route 10.4.0.2/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2",
+        "route 10.1.9.1/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2 table 1108",
         "route 10.2.3.0/24 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2 table 1108",
-        "rule 1108: from all lookup 1108 V4",
+        "route 10.4.0.1/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2 table 1108",
+        "route 10.4.0.2/32 encap to 10.2.1.200 dev kilo-vxlan src 10.1.0.2 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     let filter = fixture.rendered().state.firewall.unwrap().encapsulation.unwrap();
     let from: Vec<_> = filter.from.iter().map(ToString::to_string).collect();
@@ -128,11 +128,11 @@ fn cilium_without_an_address() {
         "link kilo0 wireguard mtu 1420 down",
         "link tunl0 ipip up given",
         "address 10.1.0.2/32 tunl0",
-        "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
+        "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
         "route 10.2.3.0/24 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
-        "rule 1108: from all lookup 1108 V4",
+        "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 
@@ -142,21 +142,21 @@ fn cilium_without_an_address() {
 fn calico() {
     addon("a2", Compatibility::Calico, &["vxlan.calico 10.2.2.200/32"]).check(&[
         "link kilo0 wireguard mtu 1420 down",
-        "route 10.1.9.1/32 via 10.2.1.200 dev vxlan.calico src 10.1.0.2",
-        "route 10.4.0.1/32 via 10.2.1.200 dev vxlan.calico src 10.1.0.2",
-        "route 10.4.0.2/32 via 10.2.1.200 dev vxlan.calico src 10.1.0.2",
+        "route 10.1.9.1/32 via 10.2.1.200 dev vxlan.calico src 10.1.0.2 table 1108",
         "route 10.2.3.0/24 via 10.2.1.200 dev vxlan.calico src 10.1.0.2 table 1108",
-        "rule 1108: from all lookup 1108 V4",
+        "route 10.4.0.1/32 via 10.2.1.200 dev vxlan.calico src 10.1.0.2 table 1108",
+        "route 10.4.0.2/32 via 10.2.1.200 dev vxlan.calico src 10.1.0.2 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     addon("a2", Compatibility::Calico, &[]).check(&[
         "link kilo0 wireguard mtu 1420 down",
         "link tunl0 ipip up given",
         "address 10.1.0.2/32 tunl0",
-        "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
+        "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
         "route 10.2.3.0/24 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
-        "rule 1108: from all lookup 1108 V4",
+        "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     assert_eq!(
         addon("a2", Compatibility::Calico, &[]).rendered().state.firewall.unwrap().encapsulation,

@@ -10,12 +10,13 @@ fn always_on_a_leader() {
         "link kilo0 wireguard mtu 1420 up",
         "link tunl0 ipip mtu 1480 up given",
         "address 10.4.0.1/16 kilo0",
-        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
-        "route 10.2.2.0/24 via 10.1.0.2 dev tunl0 src 10.1.0.1",
-        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
         "route 10.1.0.2/32 via 10.1.0.2 dev tunl0 src 10.1.0.1 table 1107",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+        "route 10.2.2.0/24 via 10.1.0.2 dev tunl0 src 10.1.0.1 table 1108",
+        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
         "rule 1107: from all iif kilo0 lookup 1107 V4",
         "rule 1107: from 10.2.1.0/24 lookup 1107 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 
@@ -25,13 +26,14 @@ fn always_on_a_member() {
     Fixture::v4("a2", Encapsulation::Always).check(&[
         "link kilo0 wireguard mtu 1420 down",
         "link tunl0 ipip mtu 1480 up given",
-        "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.2.1.0/24 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.2.3.0/24 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
-        "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2",
         "route 10.1.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1107",
+        "route 10.1.9.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "route 10.2.1.0/24 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "route 10.2.3.0/24 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "route 10.4.0.1/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
+        "route 10.4.0.2/32 via 10.1.0.1 dev tunl0 src 10.1.0.2 table 1108",
         "rule 1107: from 10.2.2.0/24 lookup 1107 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 
@@ -41,10 +43,11 @@ fn always_without_anyone_near() {
     Fixture::v4("b1", Encapsulation::Always).check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.2/16 kilo0",
-        "route 10.1.0.1/32 via 10.4.0.1 dev kilo0 src 10.1.9.1",
-        "route 10.1.0.2/32 via 10.4.0.1 dev kilo0 src 10.1.9.1",
-        "route 10.2.1.0/24 via 10.4.0.1 dev kilo0 src 10.1.9.1",
-        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 src 10.1.9.1",
+        "route 10.1.0.1/32 via 10.4.0.1 dev kilo0 src 10.1.9.1 table 1108",
+        "route 10.1.0.2/32 via 10.4.0.1 dev kilo0 src 10.1.9.1 table 1108",
+        "route 10.2.1.0/24 via 10.4.0.1 dev kilo0 src 10.1.9.1 table 1108",
+        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 src 10.1.9.1 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 
@@ -56,20 +59,22 @@ fn crosssubnet() {
         "link kilo0 wireguard mtu 1420 up",
         "link tunl0 ipip mtu 1480 up given",
         "address 10.4.0.1/16 kilo0",
-        "route 10.2.2.0/24 via 10.1.0.2 dev eth0",
-        "route 10.2.3.0/24 via 10.1.1.3 dev tunl0 src 10.1.0.1",
         "route 10.1.1.3/32 via 10.1.1.3 dev tunl0 src 10.1.0.1 table 1107",
+        "route 10.2.2.0/24 via 10.1.0.2 dev eth0 table 1108",
+        "route 10.2.3.0/24 via 10.1.1.3 dev tunl0 src 10.1.0.1 table 1108",
         "rule 1107: from all iif kilo0 lookup 1107 V4",
         "rule 1107: from 10.2.1.0/24 lookup 1107 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     // Nothing goes through the tunnel, so there is none.
     Fixture::v4("a2", Encapsulation::CrossSubnet).check(&[
         "link kilo0 wireguard mtu 1420 down",
-        "route 10.1.9.1/32 via 10.1.0.1 dev eth0",
-        "route 10.2.1.0/24 via 10.1.0.1 dev eth0",
-        "route 10.2.3.0/24 via 10.1.0.1 dev eth0",
-        "route 10.4.0.1/32 via 10.1.0.1 dev eth0",
-        "route 10.4.0.2/32 via 10.1.0.1 dev eth0",
+        "route 10.1.9.1/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.1.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.3.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.1/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.2/32 via 10.1.0.1 dev eth0 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 
@@ -86,14 +91,16 @@ fn dual_stack() {
         "link tunl0 ipip mtu 1480 up given",
         "address 10.4.0.1/16 kilo0",
         "address fd00:4::1/112 kilo0",
-        "route 10.2.2.0/24 via 10.1.0.2 dev tunl0 src 10.1.0.1",
-        "route fd00:2:0:2::/64 via ::a01:2 dev sit0 src fd00:1::1",
         "route 10.1.0.2/32 via 10.1.0.2 dev tunl0 src 10.1.0.1 table 1107",
         "route fd00:1::2/128 via ::a01:2 dev sit0 src fd00:1::1 table 1107",
+        "route 10.2.2.0/24 via 10.1.0.2 dev tunl0 src 10.1.0.1 table 1108",
+        "route fd00:2:0:2::/64 via ::a01:2 dev sit0 src fd00:1::1 table 1108",
         "rule 1107: from all iif kilo0 lookup 1107 V4",
         "rule 1107: from all iif kilo0 lookup 1107 V6",
         "rule 1107: from 10.2.1.0/24 lookup 1107 V4",
         "rule 1107: from fd00:2:0:1::/64 lookup 1107 V6",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V6",
     ]);
 }
 
@@ -110,14 +117,16 @@ fn vxlan() {
         "link kilo-vxlan vxlan mtu 1464 up",
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.1/16 kilo0",
-        "route 10.2.2.0/24 encap to 10.1.0.2 dev kilo-vxlan src 10.1.0.1",
-        "route fd00:2:0:2::/64 encap to 10.1.0.2 dev kilo-vxlan src fd00:1::1",
         "route 10.1.0.2/32 encap to 10.1.0.2 dev kilo-vxlan src 10.1.0.1 table 1107",
         "route fd00:1::2/128 encap to 10.1.0.2 dev kilo-vxlan src fd00:1::1 table 1107",
+        "route 10.2.2.0/24 encap to 10.1.0.2 dev kilo-vxlan src 10.1.0.1 table 1108",
+        "route fd00:2:0:2::/64 encap to 10.1.0.2 dev kilo-vxlan src fd00:1::1 table 1108",
         "rule 1107: from all iif kilo0 lookup 1107 V4",
         "rule 1107: from all iif kilo0 lookup 1107 V6",
         "rule 1107: from 10.2.1.0/24 lookup 1107 V4",
         "rule 1107: from fd00:2:0:1::/64 lookup 1107 V6",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V6",
     ]);
     let filter = fixture.rendered().state.firewall.unwrap().encapsulation.unwrap();
     let from: Vec<_> = filter.from.iter().map(ToString::to_string).collect();
@@ -136,9 +145,10 @@ fn vxlan_over_ipv6() {
     fixture.check(&[
         "link kilo-vxlan vxlan mtu 1444 up",
         "link kilo0 wireguard mtu 1420 down",
-        "route 10.2.1.0/24 encap to fd00:1::1 dev kilo-vxlan",
-        "route 10.4.0.1/32 encap to fd00:1::1 dev kilo-vxlan",
         "route fd00:1::1/128 encap to fd00:1::1 dev kilo-vxlan src fd00:1::2 table 1107",
+        "route 10.2.1.0/24 encap to fd00:1::1 dev kilo-vxlan table 1108",
+        "route 10.4.0.1/32 encap to fd00:1::1 dev kilo-vxlan table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
 

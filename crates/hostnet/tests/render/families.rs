@@ -18,14 +18,16 @@ fn a_dual_stack_leader() {
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.1/16 kilo0",
         "address fd00:4::1/112 kilo0",
-        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
-        "route 10.2.2.0/24 via 10.1.0.2 dev eth0",
-        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
-        "route 10.5.0.1/32 dev kilo0 src 10.1.0.1",
-        "route fd00:2:0:2::/64 via fd00:1::2 dev eth0",
-        "route fd00:2:0:3::/64 via fd00:4::2 dev kilo0 src fd00:1::1",
-        "route fd00:5::1/128 dev kilo0 src fd00:1::1",
-        "route fd00:9::1/128 via fd00:4::2 dev kilo0 src fd00:1::1",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+        "route 10.2.2.0/24 via 10.1.0.2 dev eth0 table 1108",
+        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+        "route 10.5.0.1/32 dev kilo0 src 10.1.0.1 table 1108",
+        "route fd00:2:0:2::/64 via fd00:1::2 dev eth0 table 1108",
+        "route fd00:2:0:3::/64 via fd00:4::2 dev kilo0 src fd00:1::1 table 1108",
+        "route fd00:5::1/128 dev kilo0 src fd00:1::1 table 1108",
+        "route fd00:9::1/128 via fd00:4::2 dev kilo0 src fd00:1::1 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V6",
     ]);
     let forwarding = fixture.rendered().state.forwarding;
     assert!(forwarding.v4 && forwarding.v6);
@@ -35,16 +37,18 @@ fn a_dual_stack_leader() {
 fn a_dual_stack_member() {
     Fixture::of("a2", DUAL, "10.4.0.0/16,fd00:4::/112", Encapsulation::Never).check(&[
         "link kilo0 wireguard mtu 1420 down",
-        "route 10.1.9.1/32 via 10.1.0.1 dev eth0",
-        "route 10.2.1.0/24 via 10.1.0.1 dev eth0",
-        "route 10.2.3.0/24 via 10.1.0.1 dev eth0",
-        "route 10.4.0.1/32 via 10.1.0.1 dev eth0",
-        "route 10.4.0.2/32 via 10.1.0.1 dev eth0",
-        "route fd00:2:0:1::/64 via fd00:1::1 dev eth0",
-        "route fd00:2:0:3::/64 via fd00:1::1 dev eth0",
-        "route fd00:4::1/128 via fd00:1::1 dev eth0",
-        "route fd00:4::2/128 via fd00:1::1 dev eth0",
-        "route fd00:9::1/128 via fd00:1::1 dev eth0",
+        "route 10.1.9.1/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.1.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.3.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.1/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.2/32 via 10.1.0.1 dev eth0 table 1108",
+        "route fd00:2:0:1::/64 via fd00:1::1 dev eth0 table 1108",
+        "route fd00:2:0:3::/64 via fd00:1::1 dev eth0 table 1108",
+        "route fd00:4::1/128 via fd00:1::1 dev eth0 table 1108",
+        "route fd00:4::2/128 via fd00:1::1 dev eth0 table 1108",
+        "route fd00:9::1/128 via fd00:1::1 dev eth0 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V6",
     ]);
 }
 
@@ -55,8 +59,10 @@ fn ipv6_pods_without_an_ipv6_subnet() {
     Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Never).check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.1/16 kilo0",
-        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
-        "route fd00:2:0:3::/64 dev kilo0",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+        "route fd00:2:0:3::/64 dev kilo0 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V6",
     ]);
 }
 
@@ -74,9 +80,10 @@ fn ipv6_pods_on_ipv4_nodes() {
         "link sit0 sit mtu 1480 up given",
         "link tunl0 ipip mtu 1480 up given",
         "address 10.4.0.1/16 kilo0",
-        "route fd00:2:0:2::/64 via ::a01:2 dev sit0",
         "route 10.1.0.2/32 via 10.1.0.2 dev tunl0 src 10.1.0.1 table 1107",
+        "route fd00:2:0:2::/64 via ::a01:2 dev sit0 table 1108",
         "rule 1107: from all iif kilo0 lookup 1107 V4",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V6",
     ]);
 }
 
@@ -87,9 +94,10 @@ fn a_node_without_internal_address() {
     Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Always).check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.2/16 kilo0",
-        "route 10.1.0.2/32 via 10.4.0.1 dev kilo0",
-        "route 10.1.0.3/32 via 10.4.0.1 dev kilo0",
-        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0",
-        "route 10.2.3.0/24 via 10.4.0.1 dev kilo0",
+        "route 10.1.0.2/32 via 10.4.0.1 dev kilo0 table 1108",
+        "route 10.1.0.3/32 via 10.4.0.1 dev kilo0 table 1108",
+        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 table 1108",
+        "route 10.2.3.0/24 via 10.4.0.1 dev kilo0 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }

@@ -12,6 +12,7 @@ mod compatibility;
 mod encapsulation;
 mod families;
 mod firewall;
+mod guard;
 mod options;
 mod trouble;
 
@@ -76,6 +77,7 @@ impl Fixture {
         let facts = HostFacts {
             interfaces: BTreeMap::from([("eth0".parse().unwrap(), eth0)]),
             default_interface: Some("eth0".parse().unwrap()),
+            ..Default::default()
         };
         let config = RenderConfig {
             interface: "kilo0".parse().unwrap(),
@@ -90,6 +92,10 @@ impl Fixture {
             pod_nat_by: Responsible::Kilo,
             accept_forwarding: false,
             service_cidrs: Vec::new(),
+            allow_host_routes: Vec::new(),
+            lifelines: Default::default(),
+            api_servers: Default::default(),
+            withdrawn: Default::default(),
             resolved: BTreeMap::new(),
         };
         Self { host, nodes, peers: Vec::new(), subnets, config, facts }
@@ -106,7 +112,7 @@ impl Fixture {
 
     /// Links, addresses, routes and rules, as lines, and then the problems by their reasons.
     fn check(&self, expected: &[&str]) {
-        let Rendered { state, problems } = self.rendered();
+        let Rendered { state, problems, .. } = self.rendered();
         let mut lines = Vec::new();
         for (name, link) in &state.links {
             let (up, managed) =

@@ -21,8 +21,9 @@ fn local_routes_of_another_cni() {
             "link tunl0 ipip mtu 1480 up given",
             "address 10.4.0.1/16 kilo0",
             "address 10.1.0.1/32 tunl0",
-            "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1",
-            "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+            "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+            "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+            "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
         ],
     );
     check(
@@ -30,10 +31,11 @@ fn local_routes_of_another_cni() {
         Encapsulation::Never,
         &[
             "link kilo0 wireguard mtu 1420 down",
-            "route 10.1.9.1/32 via 10.1.0.1 dev eth0",
-            "route 10.2.3.0/24 via 10.1.0.1 dev eth0",
-            "route 10.4.0.1/32 via 10.1.0.1 dev eth0",
-            "route 10.4.0.2/32 via 10.1.0.1 dev eth0",
+            "route 10.1.9.1/32 via 10.1.0.1 dev eth0 table 1108",
+            "route 10.2.3.0/24 via 10.1.0.1 dev eth0 table 1108",
+            "route 10.4.0.1/32 via 10.1.0.1 dev eth0 table 1108",
+            "route 10.4.0.2/32 via 10.1.0.1 dev eth0 table 1108",
+            "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
         ],
     );
 }
@@ -62,19 +64,21 @@ fn an_interface_of_somebody_else() {
     fixture.check(&["link given0 wireguard up given", "address 10.4.0.1/16 given0"]);
 }
 
-/// Another cluster's leader in the same private network: what goes to its endpoint is not what goes through its tunnel.
+/// Another cluster's leader in the same private network: what goes to its endpoint is not what goes through its tunnel. A
+/// neighbour of it is reached through the tunnel only where the operator of this host says so.
 #[test]
 fn the_endpoint_of_a_peer_among_its_allowed_ips() {
     let mut fixture = Fixture::of("a1", &["a1 10.1.0.1/24 10.2.1.0/24"], "10.4.0.0/16", Encapsulation::Never);
     let mut leader = peer("p1 10.3.0.0/24 10.1.0.77/32 10.1.0.78/32");
     leader.endpoint = "10.1.0.77:51820".parse().ok();
     fixture.peers = vec![leader];
-    fixture.check(&[
-        "link kilo0 wireguard mtu 1420 up",
-        "address 10.4.0.1/16 kilo0",
-        "route 10.1.0.78/32 dev kilo0 src 10.1.0.1",
-        "route 10.3.0.0/24 dev kilo0 src 10.1.0.1",
-    ]);
+    let (link, address) = ("link kilo0 wireguard mtu 1420 up", "address 10.4.0.1/16 kilo0");
+    let pods = "route 10.3.0.0/24 dev kilo0 src 10.1.0.1 table 1108";
+    let rule = "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4";
+    fixture.check(&[link, address, pods, rule, "problem RangeNotRouted"]);
+    fixture.config.allow_host_routes = vec!["10.1.0.0/24".parse().unwrap()];
+    let neighbour = "route 10.1.0.78/32 dev kilo0 src 10.1.0.1 table 1108";
+    fixture.check(&[link, address, neighbour, pods, rule]);
 }
 
 /// Two clusters with the same services.
@@ -84,9 +88,8 @@ fn services_that_a_peer_has_too() {
     fixture.config.service_cidrs = vec!["10.43.0.0/16".parse().unwrap()];
     fixture.peers = vec![peer("p1 10.43.7.0/24 10.5.0.1/32"), peer("p2 10.44.0.0/16")];
     let said: Vec<_> = fixture.rendered().problems.iter().map(ToString::to_string).collect();
-    let wanted =
-        "peer p1: the allowed IP 10.43.7.0/24 overlaps the services' range 10.43.0.0/16 of this cluster";
-    assert!(said.len() == 1 && said[0].starts_with(wanted), "{said:?}");
+    let wanted = "10.43.7.0/24 lies in 10.43.0.0/16, where the services of this cluster are";
+    assert!(said.len() == 1 && said[0].starts_with("peer p1: ") && said[0].contains(wanted), "{said:?}");
 }
 
 /// A name that does not resolve leaves its peer without an endpoint, and everything else as it is.
@@ -117,7 +120,8 @@ fn no_route_to_an_endpoint_through_its_own_tunnel() {
     fixture.check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.1/16 kilo0",
-        "route 10.2.2.0/24 via 10.1.0.2 dev eth0",
-        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1",
+        "route 10.2.2.0/24 via 10.1.0.2 dev eth0 table 1108",
+        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }

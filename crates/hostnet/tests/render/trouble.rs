@@ -9,8 +9,8 @@ use crate::Fixture;
 #[test]
 fn an_internal_address_that_the_host_does_not_have() {
     for (encapsulation, local) in [
-        (Encapsulation::Never, "route 10.2.2.0/24 via 10.1.0.2 dev eth0"),
-        (Encapsulation::Always, "route 10.2.2.0/24 via 10.1.0.2 dev tunl0"),
+        (Encapsulation::Never, "route 10.2.2.0/24 via 10.1.0.2 dev eth0 table 1108"),
+        (Encapsulation::Always, "route 10.2.2.0/24 via 10.1.0.2 dev tunl0 table 1108"),
     ] {
         let mut fixture = Fixture::v4("a1", encapsulation);
         for interface in fixture.facts.interfaces.values_mut() {
@@ -31,8 +31,9 @@ fn no_private_interface_at_all() {
     fixture.check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.1/16 kilo0",
-        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0",
-        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0",
+        "route 10.1.9.1/32 via 10.4.0.2 dev kilo0 table 1108",
+        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
         "problem NoPrivateInterface",
     ]);
 }
@@ -42,12 +43,12 @@ fn no_private_interface_at_all() {
 fn an_internal_address_twice_in_a_location() {
     let nodes = ["a1 10.1.0.1/24 10.2.1.0/24", "a2 10.1.0.1/24 10.2.2.0/24", "a3 10.1.0.3/24 10.2.3.0/24"];
     for (encapsulation, lines) in [
-        (Encapsulation::Never, &["route 10.2.3.0/24 via 10.1.0.3 dev eth0"][..]),
+        (Encapsulation::Never, &["route 10.2.3.0/24 via 10.1.0.3 dev eth0 table 1108"][..]),
         (
             Encapsulation::Always,
             &[
-                "route 10.2.3.0/24 via 10.1.0.3 dev tunl0 src 10.1.0.1",
                 "route 10.1.0.3/32 via 10.1.0.3 dev tunl0 src 10.1.0.1 table 1107",
+                "route 10.2.3.0/24 via 10.1.0.3 dev tunl0 src 10.1.0.1 table 1108",
             ],
         ),
     ] {
@@ -73,31 +74,34 @@ fn an_internal_address_in_two_locations() {
     Fixture::of("c1", &nodes, "10.4.0.0/16", Encapsulation::Never).check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.3/16 kilo0",
-        "route 10.1.0.1/32 via 10.4.0.1 dev kilo0 src 10.1.3.1",
-        "route 10.1.0.2/32 via 10.4.0.1 dev kilo0 src 10.1.3.1",
-        "route 10.2.1.0/24 via 10.4.0.1 dev kilo0 src 10.1.3.1",
-        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 src 10.1.3.1",
-        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.3.1",
-        "route 10.2.4.0/24 via 10.4.0.2 dev kilo0 src 10.1.3.1",
+        "route 10.1.0.1/32 via 10.4.0.1 dev kilo0 src 10.1.3.1 table 1108",
+        "route 10.1.0.2/32 via 10.4.0.1 dev kilo0 src 10.1.3.1 table 1108",
+        "route 10.2.1.0/24 via 10.4.0.1 dev kilo0 src 10.1.3.1 table 1108",
+        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 src 10.1.3.1 table 1108",
+        "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.3.1 table 1108",
+        "route 10.2.4.0/24 via 10.4.0.2 dev kilo0 src 10.1.3.1 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     Fixture::of("b1", &nodes, "10.4.0.0/16", Encapsulation::Never).check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.2/16 kilo0",
-        "route 10.1.3.1/32 via 10.4.0.3 dev kilo0 src 10.1.0.1",
-        "route 10.2.1.0/24 via 10.4.0.1 dev kilo0 src 10.1.0.1",
-        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 src 10.1.0.1",
-        "route 10.2.4.0/24 via 10.1.0.2 dev eth0",
-        "route 10.2.5.0/24 via 10.4.0.3 dev kilo0 src 10.1.0.1",
+        "route 10.1.3.1/32 via 10.4.0.3 dev kilo0 src 10.1.0.1 table 1108",
+        "route 10.2.1.0/24 via 10.4.0.1 dev kilo0 src 10.1.0.1 table 1108",
+        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 src 10.1.0.1 table 1108",
+        "route 10.2.4.0/24 via 10.1.0.2 dev eth0 table 1108",
+        "route 10.2.5.0/24 via 10.4.0.3 dev kilo0 src 10.1.0.1 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
     Fixture::of("b2", &nodes, "10.4.0.0/16", Encapsulation::Never).check(&[
         "link kilo0 wireguard mtu 1420 down",
-        "route 10.1.3.1/32 via 10.1.0.1 dev eth0",
-        "route 10.2.1.0/24 via 10.1.0.1 dev eth0",
-        "route 10.2.2.0/24 via 10.1.0.1 dev eth0",
-        "route 10.2.3.0/24 via 10.1.0.1 dev eth0",
-        "route 10.2.5.0/24 via 10.1.0.1 dev eth0",
-        "route 10.4.0.1/32 via 10.1.0.1 dev eth0",
-        "route 10.4.0.2/32 via 10.1.0.1 dev eth0",
-        "route 10.4.0.3/32 via 10.1.0.1 dev eth0",
+        "route 10.1.3.1/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.1.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.2.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.3.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.2.5.0/24 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.1/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.2/32 via 10.1.0.1 dev eth0 table 1108",
+        "route 10.4.0.3/32 via 10.1.0.1 dev eth0 table 1108",
+        "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }

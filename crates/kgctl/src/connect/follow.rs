@@ -85,8 +85,8 @@ impl Connection {
                 update = updates.next() => take(&mut machine, update),
                 Some((name, answer)) = lookups.next() => machine.handle_resolved(&name, answer, now()),
                 notice = notices.next() => {
-                    notice.context("the host's network cannot be watched any more")?;
-                    machine.handle_notice(now());
+                    let notice = notice.context("the host's network cannot be watched any more")?;
+                    if notice.is_of_host_routes() { machine.handle_host_routes(now()) } else { machine.handle_notice(now()) }
                 }
                 () = sleep_until(timeout) => {}
                 () = sleep_until(deadline) => bail!(

@@ -43,6 +43,10 @@ pub struct Connect {
     /// The name of the Peer; it is created if there is none [default: the host's name].
     #[arg(value_name = "PEER")]
     peer: Option<String>,
+    /// Let the tunnels have these ranges although this host has routes to them or is connected to them; and ranges as wide
+    /// as 0.0.0.0/0, except for what the host keeps.
+    #[arg(long, value_name = "CIDR,…")]
+    allow_host_routes: Vec<Cidrs>,
     /// This host's addresses in the mesh, for example one of each IP family [default: those of the Peer, else 10.10.10.10/32].
     #[arg(long, short = 'a', value_delimiter = ',', value_name = "CIDR,…", value_parser = own_address)]
     allowed_ip: Vec<IpNet>,
@@ -117,7 +121,8 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
         listen_port: global.port,
         addresses,
         further_ranges: all(&flags.allowed_ips),
-        outside: names::of_api(global.kubeconfig.as_deref(), resolver.as_ref()).await,
+        allow_host_routes: all(&flags.allow_host_routes),
+        lifelines: names::of_api(global.kubeconfig.as_deref(), resolver.as_ref()).await,
         resolved: Default::default(),
     };
     let mut connection = Connection {

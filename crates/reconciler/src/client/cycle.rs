@@ -52,7 +52,7 @@ impl Client {
         let nobody = || "no node of the mesh has a place in it".to_owned();
         let last = topology.nodes().max_by_key(|node| &node.name).ok_or_else(nobody)?;
         let perspective = Perspective::of(&topology, &last.name).ok_or_else(nobody)?;
-        let Rendered { state, problems } =
+        let Rendered { state, problems, .. } =
             render(&perspective, &observation.facts, &config).ok_or_else(|| {
                 format!("the Peer {:?} was left out of the mesh; see what is wrong with it", config.peer)
             })?;
@@ -62,6 +62,9 @@ impl Client {
             self.endpoints.keep_learned(wireguard, &observation.handshakes);
         }
         let observed = own_part(&observation.host, &config.interface);
+        // What another client on this host has set, and shares.
+        let shared = &observation.host.rules;
+        desired.rules.retain(|rule| observed.rules.contains(rule) || !shared.contains(rule));
         let changes = hostnet::plan(&observed, &desired);
         if changes.is_empty() {
             self.succeed(&state, now);

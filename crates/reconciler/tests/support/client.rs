@@ -130,7 +130,8 @@ pub fn config() -> ClientConfig {
         listen_port: 51820,
         addresses: vec!["10.10.10.10/32".parse().unwrap()],
         further_ranges: Vec::new(),
-        outside: Default::default(),
+        allow_host_routes: Vec::new(),
+        lifelines: Default::default(),
         resolved: BTreeMap::new(),
     }
 }

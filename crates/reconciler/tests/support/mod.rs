@@ -58,13 +58,14 @@ pub fn key(number: u8) -> PrivateKey {
     PrivateKey::from_random([number; 32])
 }
 
-/// A ready node: `n` gives key, addresses and pod subnet.
+/// A ready node: `n` gives key, addresses and pod subnet. Location `one` has the private network of node `a`.
 pub fn node(name: &str, location: &str, n: u8) -> Node {
+    let network = if location == "one" { 0 } else { n };
     Node {
         location: location.to_owned(),
         endpoint: format!("203.0.113.{n}:51820").parse().ok(),
         key: Some(key(n).public_key()),
-        internal_ips: vec![format!("10.0.0.{n}/24").parse().unwrap()],
+        internal_ips: vec![format!("10.0.{network}.{n}/24").parse().unwrap()],
         pod_subnets: vec![format!("10.42.{n}.0/24").parse().unwrap()],
         last_seen: START,
         ..Node::named(name)
@@ -77,8 +78,11 @@ impl World {
         let eth0: hostnet::LinkName = "eth0".parse().unwrap();
         let addresses = vec!["10.0.0.1/24".parse().unwrap(), "203.0.113.1/24".parse().unwrap()];
         let interface = Interface { mtu: 1500, running: true, addresses, kind: String::new() };
-        let facts =
-            HostFacts { interfaces: [(eth0.clone(), interface)].into(), default_interface: Some(eth0) };
+        let facts = HostFacts {
+            interfaces: [(eth0.clone(), interface)].into(),
+            default_interface: Some(eth0),
+            ..Default::default()
+        };
         Self {
             reconciler: Reconciler::new(config()),
             host: HostState::default(),
@@ -199,6 +203,7 @@ impl World {
                 self.reconciler.handle_resolved(&name, answer, self.now);
                 self.asked.push(name);
             }
+            Action::AskApi => self.reconciler.handle_api_answer(!self.api_away, self.now),
             Action::Publish(view) => self.view = *view,
         }
     }
@@ -260,6 +265,10 @@ pub fn config() -> Config {
             pod_nat_by: Responsible::Kilo,
             accept_forwarding: false,
             service_cidrs: Vec::new(),
+            allow_host_routes: Vec::new(),
+            lifelines: Default::default(),
+            api_servers: Default::default(),
+            withdrawn: Default::default(),
             resolved: BTreeMap::new(),
         },
         mtu: Mtu::Auto,
@@ -269,6 +278,7 @@ pub fn config() -> Config {
             prioritise_private: false,
             port: 51820,
         },
+        surroundings: Default::default(),
         resync_period: Duration::from_secs(30),
         liveness_timeout: Duration::from_secs(60),
     }

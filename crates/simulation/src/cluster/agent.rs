@@ -326,6 +326,7 @@ impl Agent {
             Action::Resolve(name) => {
                 reconciler.handle_resolved(&name, Err("there is no DNS here".to_owned()), now);
             }
+            Action::AskApi => reconciler.handle_api_answer(!(api.away || self.isolated), now),
             Action::Publish(view) => self.view = *view,
         }
     }

@@ -1,0 +1,154 @@
+//! Sets of prefixes: what lies inside of one, what one lies in, and what is left of one without others.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use mesh::prefix::Family;
+
+/// Prefixes with a value each, sorted. A prefix comes after those that hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nets<T> {
+    sorted: Vec<(IpNet, T)>,
+    /// The lengths that occur, per family: what holds a prefix is looked for by these only.
+    lengths: [Vec<u8>; 2],
+}
+
+impl<T: Ord> Nets<T> {
+    /// These prefixes; host bits are dropped. A prefix may occur with several values.
+    pub fn of(nets: impl Iterator<Item = (IpNet, T)>) -> Self {
+        let mut sorted: Vec<_> = nets.map(|(net, value)| (net.trunc(), value)).collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let lengths = Family::ALL.map(|family| {
+            let of_family = sorted.iter().filter(|(net, _)| Family::of_prefix(net) == family);
+            let lengths: BTreeSet<u8> = of_family.map(|(net, _)| net.prefix_len()).collect();
+            lengths.into_iter().collect()
+        });
+        Self { sorted, lengths }
+    }
+
+    /// Those that hold a prefix or are equal to it.
+    pub fn around(&self, net: IpNet) -> impl Iterator<Item = &(IpNet, T)> {
+        let lengths = self.lengths[Family::of_prefix(&net) as usize].iter();
+        lengths.take_while(move |length| **length <= net.prefix_len()).flat_map(move |length| {
+            let wider = IpNet::new(net.addr(), *length).map_or(net, |wider| wider.trunc());
+            let first = self.sorted.partition_point(|(other, _)| *other < wider);
+            self.sorted[first..].iter().take_while(move |(other, _)| *other == wider)
+        })
+    }
+
+    /// Those inside of a prefix, without the prefix itself.
+    pub fn inside(&self, net: IpNet) -> impl Iterator<Item = &(IpNet, T)> {
+        let first = self.sorted.partition_point(|(other, _)| *other <= net);
+        self.sorted[first..].iter().take_while(move |(other, _)| net.contains(other))
+    }
+}
+
+/// What is left of a prefix without these inside of it, as few prefixes as possible, sorted; `None` when these are more
+/// than `most` even where those that lie in others are not counted.
+pub fn without(net: IpNet, holes: impl Iterator<Item = IpNet>, most: usize) -> Option<Vec<IpNet>> {
+    let mut widest: Vec<IpNet> = Vec::new();
+    let mut sorted: Vec<IpNet> = holes.collect();
+    sorted.sort_unstable();
+    for hole in sorted {
+        if !widest.last().is_some_and(|last| last.contains(&hole)) {
+            widest.push(hole);
+        }
+    }
+    if widest.len() > most {
+        return None;
+    }
+    let mut left = Vec::new();
+    subtract(net, &widest, &mut left);
+    Some(left)
+}
+
+/// `holes` are disjoint, sorted, and all inside of `net`.
+fn subtract(net: IpNet, holes: &[IpNet], left: &mut Vec<IpNet>) {
+    match holes {
+        [] => left.push(net),
+        [hole] if *hole == net => {}
+        _ => {
+            // A hole is inside of one half, because it is smaller than the whole.
+            let Ok(halves) = net.subnets(net.prefix_len() + 1) else { return };
+            for half in halves {
+                let first = holes.partition_point(|hole| *hole < half);
+                let end = first + holes[first..].partition_point(|hole| half.contains(hole));
+                subtract(half, &holes[first..end], left);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn nets(text: &str) -> Vec<IpNet> {
+        text.split_whitespace().map(|net| net.parse().unwrap()).collect()
+    }
+
+    fn text<'a>(nets: impl IntoIterator<Item = &'a IpNet>) -> String {
+        nets.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_is_left_of_a_prefix() {
+        let check = |net: &str, holes: &str, expected: &str| {
+            let left = without(net.parse().unwrap(), nets(holes).into_iter(), 4).unwrap();
+            assert_eq!(text(&left), expected, "{net} without {holes}");
+        };
+        check("10.0.0.0/8", "", "10.0.0.0/8");
+        check("10.0.0.0/8", "10.0.0.0/8", "");
+        check("10.0.0.0/24", "10.0.0.64/26 10.0.0.65/32", "10.0.0.0/26 10.0.0.128/25");
+        check("10.0.0.0/30", "10.0.0.3/32 10.0.0.0/32", "10.0.0.1/32 10.0.0.2/32");
+        check("fd00::/126", "fd00::/127", "fd00::2/127");
+        check(
+            "0.0.0.0/0",
+            "127.0.0.0/8",
+            "0.0.0.0/2 64.0.0.0/3 96.0.0.0/4 112.0.0.0/5 120.0.0.0/6 124.0.0.0/7 126.0.0.0/8 128.0.0.0/1",
+        );
+        let many = nets("10.0.0.0/32 10.0.0.2/32 10.0.0.4/32 10.0.0.6/32 10.0.0.8/32");
+        assert_eq!(without("10.0.0.0/8".parse().unwrap(), many.into_iter(), 4), None);
+    }
+
+    #[test]
+    fn around_and_inside() {
+        let all = "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24 10.1.2.3/32 10.2.0.0/16 fd00::/8 fd00:1::/64 ::/0";
+        let all = Nets::of(nets(all).into_iter().map(|net| (net, ())));
+        let check = |net: &str, around: &str, inside: &str| {
+            let net: IpNet = net.parse().unwrap();
+            assert_eq!(text(all.around(net).map(|(net, ())| net)), around, "around {net}");
+            assert_eq!(text(all.inside(net).map(|(net, ())| net)), inside, "inside of {net}");
+        };
+        check("10.1.2.0/24", "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24", "10.1.2.3/32");
+        check("10.1.2.3/32", "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24 10.1.2.3/32", "");
+        check("10.0.0.0/7", "", "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24 10.1.2.3/32 10.2.0.0/16");
+        check("fd00:1::5/128", "::/0 fd00::/8 fd00:1::/64", "");
+        check("192.168.0.0/16", "", "");
+    }
+
+    proptest! {
+        /// Every address is in what is left, exactly once, or in a hole.
+        #[test]
+        fn nothing_is_lost_and_nothing_twice(holes in proptest::collection::vec((0u32..64, 26u8..=32), 0..6)) {
+            let net: IpNet = "10.0.0.0/26".parse().unwrap();
+            let base = u32::from(Ipv4Addr::new(10, 0, 0, 0));
+            let holes: Vec<IpNet> = holes
+                .into_iter()
+                .map(|(offset, length)| IpNet::new(Ipv4Addr::from(base + offset).into(), length).unwrap().trunc())
+                .collect();
+            let left = without(net, holes.iter().copied(), 64).unwrap();
+            for address in (0..64).map(|offset| Ipv4Addr::from(base + offset).into()) {
+                let address: std::net::IpAddr = address;
+                let times = left.iter().filter(|net| net.contains(&address)).count();
+                let hole = holes.iter().any(|hole| hole.contains(&address));
+                prop_assert_eq!(times, usize::from(!hole), "{}", address);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What of the mesh this host follows: the guard's verdicts on all destinations of the mesh.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use mesh::{Granularity, Node, Object, Perspective, PublicKey, Segment, prefix};
+
+use super::{RenderConfig, resolve};
+use crate::{
+    Compatibility, HostFacts,
+    guard::{Claim, Guard, Keep, Report, Way},
+};
+
+/// The verdicts. Nearly all destinations are routed as they are, and only the others are in here.
+pub(super) struct Guarded {
+    verdicts: BTreeMap<IpNet, Way>,
+    pub report: Report,
+    /// What is routed and holds an API server.
+    pub exposed: BTreeSet<IpNet>,
+}
+
+impl Guarded {
+    pub fn of(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderConfig) -> Self {
+        let kept = endpoints(perspective, config)
+            .chain(of_location(perspective))
+            .chain(of_host(facts))
+            .chain(
+                config.lifelines.iter().map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline))),
+            )
+            .chain(config.service_cidrs.iter().map(|net| (*net, Keep::Services)));
+        let addon = config.compatibility != Compatibility::None;
+        let mut court = Court {
+            guard: Guard::new(kept, config.allow_host_routes.clone(), addon),
+            config,
+            guarded: Self { verdicts: BTreeMap::new(), report: Report::default(), exposed: BTreeSet::new() },
+        };
+        court.judge_mesh(perspective);
+        court.guarded
+    }
+
+    /// What of a destination is routed through the mesh.
+    pub fn routed(&self, destination: IpNet) -> Vec<IpNet> {
+        self.way(&destination).routed(destination)
+    }
+
+    /// What of a destination may speak through its tunnel.
+    pub fn accepted(&self, destination: IpNet) -> Vec<IpNet> {
+        self.way(&destination).accepted(destination)
+    }
+
+    /// What of a destination counts as a part of the mesh.
+    pub fn meshed(&self, destination: IpNet) -> Vec<IpNet> {
+        self.way(&destination).meshed(destination)
+    }
+
+    fn way(&self, destination: &IpNet) -> &Way {
+        self.verdicts.get(destination).unwrap_or(&Way::Mesh)
+    }
+}
+
+/// Verdicts in the making.
+struct Court<'a> {
+    guard: Guard,
+    config: &'a RenderConfig,
+    guarded: Guarded,
+}
+
+impl Court<'_> {
+    fn judge_mesh(&mut self, perspective: &Perspective<'_>) {
+        for segment in perspective.other_segments() {
+            for destination in segment.allowed_ips.iter().map(IpNet::trunc) {
+                self.judge(destination, Origin::Mesh, || claim(segment, destination, perspective));
+            }
+            self.judge_location(segment, Claim::Range(segment.key));
+        }
+        let own = perspective.segment();
+        self.judge_location(own, Claim::Here);
+        for node in own.nodes.iter().filter(|node| node.name != perspective.node.name) {
+            for subnet in node.pod_subnets.iter().map(IpNet::trunc) {
+                self.judge(subnet, Origin::Mesh, || (Claim::Pods, Object::Node(node.name.clone())));
+            }
+        }
+        for address in &own.wireguard_ips {
+            self.judge(prefix::host(*address), Origin::Mesh, || {
+                (Claim::Address { near: true, tunnel: own.key }, Object::Node(own.leader().name.clone()))
+            });
+        }
+        for peer in &perspective.topology.peers {
+            for destination in peer.allowed_ips.iter().map(IpNet::trunc) {
+                self.judge(destination, Origin::Written, || {
+                    (Claim::Range(peer.key), Object::Peer(peer.name.clone()))
+                });
+            }
+        }
+    }
+
+    fn judge_location(&mut self, segment: &Segment, claim: Claim) {
+        for destination in segment.allowed_location_ips.iter().map(IpNet::trunc) {
+            self.judge(destination, Origin::Written, || {
+                (claim, Object::Node(claimant(segment, &destination)))
+            });
+        }
+    }
+
+    fn judge(&mut self, destination: IpNet, origin: Origin, who: impl FnOnce() -> (Claim, Object)) {
+        let exposed = self.may_expose(destination, origin);
+        let withdrawn = self.config.withdrawn.contains(&destination);
+        if !exposed && !withdrawn && !self.guard.touches(destination) {
+            return;
+        }
+        let (claim, object) = who();
+        let (way, why) = match self.guard.judge(destination, claim) {
+            (Way::Mesh | Way::Part(_), _) if withdrawn => {
+                self.guarded.report.add_withdrawn(object.clone(), destination);
+                (Way::Out, None)
+            }
+            verdict => verdict,
+        };
+        if let Some(why) = why {
+            self.guarded.report.add(object, destination, claim, &way, &why);
+        }
+        if exposed && self.exposes(&way.routed(destination)) {
+            self.guarded.exposed.insert(destination);
+        }
+        if way != Way::Mesh {
+            self.guarded.verdicts.insert(destination, way);
+        }
+    }
+
+    /// Whether an API server may be in a destination. Where no address of one is known, what objects ask for is suspicious.
+    fn may_expose(&self, destination: IpNet, origin: Origin) -> bool {
+        let servers = &self.config.api_servers;
+        match origin {
+            Origin::Written if servers.is_empty() => true,
+            Origin::Written | Origin::Mesh => servers.iter().any(|server| destination.contains(server)),
+        }
+    }
+
+    fn exposes(&self, routed: &[IpNet]) -> bool {
+        let servers = &self.config.api_servers;
+        let holds_server = |net: &IpNet| servers.iter().any(|server| net.contains(server));
+        if servers.is_empty() { !routed.is_empty() } else { routed.iter().any(holds_server) }
+    }
+}
+
+/// Where a destination comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// From what nodes are.
+    Mesh,
+    /// Somebody wrote it into an object.
+    Written,
+}
+
+/// What an allowed IP of a segment is, and whose.
+fn claim(segment: &Segment, destination: IpNet, perspective: &Perspective<'_>) -> (Claim, Object) {
+    let holds = |nets: &[IpNet], host: bool| {
+        nets.iter().any(|net| {
+            if host { prefix::host(net.addr()) == destination } else { net.trunc() == destination }
+        })
+    };
+    let nodes = &segment.nodes;
+    if let Some(node) = nodes.iter().find(|node| holds(&node.pod_subnets, false)) {
+        return (Claim::Pods, Object::Node(node.name.clone()));
+    }
+    // A WireGuard address is the leader's.
+    let node: &Node =
+        nodes.iter().find(|node| holds(&node.internal_ips, true)).map_or(segment.leader(), Arc::as_ref);
+    // In a full mesh neighbours reach each other through tunnels, too.
+    let full = perspective.topology.config.granularity == Granularity::Full;
+    let near = full || node.location == perspective.node.location;
+    (Claim::Address { near, tunnel: segment.key }, Object::Node(node.name.clone()))
+}
+
+/// The node whose object says that a range is reachable in its location.
+fn claimant(segment: &Segment, range: &IpNet) -> String {
+    let says = |node: &&Arc<Node>| node.allowed_location_ips.iter().any(|net| net.trunc() == *range);
+    segment.nodes.iter().find(says).map_or(&segment.leader().name, |node| &node.name).clone()
+}
+
+/// Where tunnels lead to.
+fn endpoints<'a>(
+    perspective: &'a Perspective<'_>,
+    config: &'a RenderConfig,
+) -> impl Iterator<Item = (IpNet, Keep)> + 'a {
+    let keep =
+        |key: PublicKey, at: std::net::IpAddr, owner: String| (prefix::host(at), Keep::Endpoint(key, owner));
+    let segments = perspective.topology.segments.iter().filter_map(move |segment| {
+        let at = resolve(&perspective.segment_endpoint(segment), config)?;
+        Some(keep(segment.key, at.ip(), format!("node {}", segment.leader().name)))
+    });
+    let peers = perspective.topology.peers.iter().filter_map(move |peer| {
+        let at = resolve(&perspective.peer_endpoint(peer)?, config)?;
+        Some(keep(peer.key, at.ip(), format!("peer {}", peer.name)))
+    });
+    segments.chain(peers)
+}
+
+/// The nodes of the own location, by which the host reaches everything else; and the pods of the host.
+fn of_location<'a>(perspective: &'a Perspective<'_>) -> impl Iterator<Item = (IpNet, Keep)> + 'a {
+    let near = perspective.segment().nodes.iter().flat_map(|node| {
+        let keep = || Keep::Near(node.name.clone());
+        node.internal_ips.iter().map(move |net| (prefix::host(net.addr()), keep()))
+    });
+    near.chain(perspective.node.pod_subnets.iter().map(|net| (*net, Keep::OwnPods)))
+}
+
+/// What the host has by itself.
+pub(super) fn of_host(facts: &HostFacts) -> impl Iterator<Item = (IpNet, Keep)> + '_ {
+    let addresses =
+        || facts.interfaces.iter().flat_map(|(name, link)| link.addresses.iter().map(move |net| (name, net)));
+    let own = addresses().map(|(_, net)| (prefix::host(net.addr()), Keep::Own));
+    let is_network = |net: &IpNet| net.prefix_len() < net.max_prefix_len();
+    let connected = addresses().filter(move |(_, net)| is_network(net));
+    let connected = connected.map(|(name, net)| (*net, Keep::Connected(name.clone())));
+    let gateways = facts.routes.iter().filter_map(|route| {
+        let link = route.link.clone().or_else(|| facts.default_interface.clone())?;
+        Some((prefix::host(route.gateway?), Keep::Gateway(link)))
+    });
+    // The way to everything else is no destination.
+    let routes = facts.routes.iter().filter(|route| route.destination.prefix_len() > 0);
+    let routes = routes.map(|route| (route.destination, Keep::Route(route.link.clone())));
+    own.chain(connected).chain(gateways).chain(routes)
+}
