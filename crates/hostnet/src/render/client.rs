@@ -53,6 +53,7 @@ pub fn alone(config: &ClientConfig) -> HostState {
         wireguard: Some(Wireguard {
             private_key: Some(config.private_key.clone()),
             listen_port: config.listen_port,
+            mark: 0,
             peers: BTreeMap::new(),
         }),
         ..HostState::default()

@@ -234,6 +234,7 @@ impl Renderer<'_> {
         self.state.wireguard = Some(Wireguard {
             private_key: Some(self.config.private_key.clone()),
             listen_port: self.config.listen_port,
+            mark: 0,
             peers,
         });
     }
