@@ -16,8 +16,8 @@ use mesh::{
 
 use super::Rendered;
 use crate::{
-    Address, HostFacts, HostState, Leftover, Link, LinkKind, LinkName, MAIN_TABLE, NextHop, Route, Wireguard,
-    WireguardPeer,
+    Address, HostFacts, HostState, Leftover, Link, LinkKind, LinkName, MAIN_TABLE, MarkBits, NextHop, Route,
+    Wireguard, WireguardPeer,
 };
 
 /// What is decided for one client.
@@ -33,6 +33,8 @@ pub struct ClientConfig {
     pub private_key: PrivateKey,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
+    /// The bits of the firewall mark that are ours.
+    pub marks: MarkBits,
     /// The client's addresses in the mesh, with the prefix lengths they have on the interface.
     pub addresses: Vec<IpNet>,
     /// Further ranges that are reached through the cluster, for example those of services.
@@ -53,7 +55,7 @@ pub fn alone(config: &ClientConfig) -> HostState {
         wireguard: Some(Wireguard {
             private_key: Some(config.private_key.clone()),
             listen_port: config.listen_port,
-            mark: 0,
+            mark: config.marks.underlay(),
             peers: BTreeMap::new(),
         }),
         ..HostState::default()

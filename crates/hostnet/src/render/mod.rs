@@ -23,8 +23,8 @@ use mesh::{
 use carrier::Carrier;
 
 use crate::{
-    ADDON_TABLE, Address, Compatibility, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE, NextHop,
-    Route, Wireguard, WireguardPeer, state::Forwarding,
+    ADDON_TABLE, Address, Compatibility, HostFacts, HostState, Link, LinkKind, LinkName, MAIN_TABLE,
+    MarkBits, NextHop, Route, Wireguard, WireguardPeer, state::Forwarding,
 };
 
 /// When packets inside of a location are encapsulated.
@@ -95,6 +95,8 @@ pub struct RenderConfig {
     pub private_key: PrivateKey,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
+    /// The bits of the firewall mark that are ours.
+    pub marks: MarkBits,
     /// When packets inside of a location are encapsulated.
     pub encapsulation: Encapsulation,
     /// In what they are encapsulated.
@@ -234,7 +236,7 @@ impl Renderer<'_> {
         self.state.wireguard = Some(Wireguard {
             private_key: Some(self.config.private_key.clone()),
             listen_port: self.config.listen_port,
-            mark: 0,
+            mark: self.config.marks.underlay(),
             peers,
         });
     }
