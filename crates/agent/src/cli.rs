@@ -11,7 +11,7 @@ use clap::{
     ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind,
     parser::ValueSource,
 };
-use hostnet::{Compatibility, Encapsulation, EncapsulationType, LinkName};
+use hostnet::{Compatibility, Encapsulation, EncapsulationType, LinkName, MarkBits};
 use mesh::{Granularity, allocation::Subnets};
 use program::{
     flags::{Cidrs, PodCidrSource, boolean, duration, path, port, refuse},
@@ -126,6 +126,10 @@ pub struct Agent {
     /// Which log lines are written.
     #[arg(long, global = true, default_value = "info", value_enum)]
     pub log_level: log::Level,
+    /// The three bits of the firewall mark that Kilo may use, none of which another program on this host uses. The
+    /// tunnels' own packets carry the lowest one.
+    #[arg(long, default_value_t, value_name = "MASK")]
+    pub mark_bits: MarkBits,
     /// The URL of the Kubernetes API; overrides the kubeconfig's.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,

@@ -42,6 +42,7 @@ impl Setup {
             mtu: 0,
             private_key,
             listen_port: flags.port,
+            marks: flags.mark_bits,
             encapsulation: flags.encapsulate,
             encapsulation_type: flags.encapsulation_type,
             compatibility: flags.compatibility,

@@ -3,10 +3,16 @@
 
 mod support;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr},
+    os::unix::net::{UnixListener, UnixStream},
+    thread,
+};
 
 use dataplane::{Backend, Config, DataPlane, WireguardChoice};
-use hostnet::{Address, Change, HostState, Wireguard, WireguardPeer, plan};
+use hostnet::{Address, Change, HostState, Wireguard, WireguardPeer, plan, plan::DeviceSettings};
 use mesh::{PresharedKey, PrivateKey, PublicKey};
 use support::*;
 
@@ -21,9 +27,11 @@ fn peer(allowed_ips: &[&str]) -> WireguardPeer {
     }
 }
 
+const MARK: u32 = 0x10;
+
 fn state(port: u16, peers: BTreeMap<PublicKey, WireguardPeer>) -> HostState {
     let mut state = with_interface();
-    state.wireguard = Some(Wireguard { private_key: Some(key(1)), listen_port: port, peers });
+    state.wireguard = Some(Wireguard { private_key: Some(key(1)), listen_port: port, mark: MARK, peers });
     state
 }
 
@@ -51,7 +59,8 @@ fn peers_come_change_and_go() {
         for peers in steps {
             reach(&mut plane, &state(51820, peers.clone())).await;
             let observed = plane.observe().await.unwrap().host.wireguard.unwrap();
-            assert_eq!(observed, Wireguard { private_key: Some(key(1)), listen_port: 51820, peers });
+            let expected = Wireguard { private_key: Some(key(1)), listen_port: 51820, mark: MARK, peers };
+            assert_eq!(observed, expected);
         }
         reach(&mut plane, &state(51999, BTreeMap::new())).await;
     });
@@ -146,14 +155,80 @@ fn an_existing_device_is_configured_over_its_socket() {
             BTreeMap::from([(a, peer(&["10.4.0.2/32"])), (b, peer(&["10.2.2.0/24", "10.2.3.0/24"]))]),
             BTreeMap::from([(b, peer(&["10.4.0.2/32"]))]),
         ] {
-            desired.wireguard = Some(Wireguard { private_key: Some(key(1)), listen_port: 51820, peers });
+            desired.wireguard =
+                Some(Wireguard { private_key: Some(key(1)), listen_port: 51820, mark: MARK, peers });
             reach(&mut plane, &desired).await;
         }
-        assert_eq!(device.state().peers.len(), 1);
+        assert_eq!((device.state().peers.len(), device.state().fwmark), (1, MARK));
         // It is not ours to remove.
         let observed = plane.observe().await.unwrap().host;
         let rest = plan(&observed, &HostState::default());
         assert!(!rest.iter().any(|change| matches!(change, Change::RemoveLink(..))), "{rest:?}");
+    });
+}
+
+/// Takes the place of a device's socket and refuses every request for a mark, as a device does that knows none.
+fn refuse_marks(interface: &str) {
+    let path = format!("/var/run/wireguard/{interface}.sock");
+    let behind = format!("{path}.behind");
+    std::fs::rename(&path, &behind).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut request) = (client.unwrap(), Vec::new());
+            while !request.ends_with(b"\n\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
+            if request.windows(7).any(|window| window == b"fwmark=") {
+                client.write_all(b"errno=-22\n\n").unwrap();
+                continue;
+            }
+            let mut device = UnixStream::connect(&behind).unwrap();
+            device.write_all(&request).unwrap();
+            device.shutdown(Shutdown::Write).unwrap();
+            std::io::copy(&mut device, &mut client).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_device_that_refuses_a_mark_is_configured_without_it() {
+    in_namespace(async || {
+        let interface = format!("wr-{}", std::process::id() % 1_000_000);
+        let device = tunnel::Config { uapi: true, ..tunnel::Config::named(interface.as_str()) };
+        let device = tunnel::Device::create(device).unwrap();
+        refuse_marks(&interface);
+        let config =
+            Config { interface: name(&interface), wireguard: WireguardChoice::Existing, serve_uapi: false };
+        let mut plane = DataPlane::open(config).await.unwrap();
+        let link = hostnet::Link { managed: false, mtu: None, ..with_interface().links[&name(KILO)].clone() };
+        let mut desired = state(51820, BTreeMap::from([(key(2).public_key(), peer(&["10.2.1.0/24"]))]));
+        desired.links = [(name(&interface), link)].into();
+        // Nothing fails, and nothing is left to do.
+        reach(&mut plane, &desired).await;
+        let found = device.state();
+        assert_eq!((found.listen_port, found.peers.len(), found.fwmark), (51820, 1, 0));
+        // What somebody else sets is seen all the same.
+        device.set_fwmark(7).unwrap();
+        assert_eq!(plane.observe().await.unwrap().host.wireguard.unwrap().mark, 7);
+        std::fs::remove_file(format!("/var/run/wireguard/{interface}.sock.behind")).unwrap();
+    });
+}
+
+/// A mark that comes and goes leaves sessions and endpoints alone, and stays with a new port.
+#[test]
+fn a_mark_is_set_changed_and_taken_away() {
+    in_namespace(async || {
+        let mut plane = open().await;
+        for (mark, port) in [(0, 51820), (0x10, 51820), (0x10, 51821), (0x70, 51822), (0, 51822)] {
+            let mut desired = state(port, BTreeMap::from([(key(2).public_key(), peer(&["10.2.1.0/24"]))]));
+            desired.wireguard.as_mut().unwrap().mark = mark;
+            reach(&mut plane, &desired).await;
+            let observed = plane.observe().await.unwrap().host.wireguard.unwrap();
+            assert_eq!((observed.mark, observed.listen_port), (mark, port));
+        }
     });
 }
 
@@ -180,7 +255,8 @@ fn what_cannot_be_opened_says_why() {
 fn secrets_do_not_reach_errors() {
     in_namespace(async || {
         let mut plane = open().await;
-        let change = Change::SetWireguard(name(KILO), key(7), 51820);
+        let settings = DeviceSettings { private_key: key(7), listen_port: 51820, mark: MARK };
+        let change = Change::SetWireguard(name(KILO), settings);
         let failure = plane.apply(&[change]).await.pop().unwrap();
         let secret = key(7).expose_base64();
         for text in [failure.to_string(), format!("{failure:?}"), format!("{plane:?}")] {

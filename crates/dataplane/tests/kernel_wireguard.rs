@@ -27,9 +27,11 @@ fn peer(allowed_ips: &[&str]) -> WireguardPeer {
     }
 }
 
+const MARK: u32 = 0x10;
+
 fn state(peers: BTreeMap<PublicKey, WireguardPeer>) -> HostState {
     let mut state = with_interface();
-    state.wireguard = Some(Wireguard { private_key: Some(key(1)), listen_port: 51820, peers });
+    state.wireguard = Some(Wireguard { private_key: Some(key(1)), listen_port: 51820, mark: MARK, peers });
     state
 }
 
@@ -58,8 +60,24 @@ fn the_kernel_is_chosen_and_peers_come_change_and_go() {
         ];
         for peers in steps {
             reach(&mut plane, &state(peers.clone())).await;
-            let expected = Wireguard { private_key: Some(key(1)), listen_port: 51820, peers };
+            let expected = Wireguard { private_key: Some(key(1)), listen_port: 51820, mark: MARK, peers };
             assert_eq!(observed(&mut plane).await, expected);
+        }
+    });
+}
+
+/// A host whose interface was made before there were marks gets one, and its sessions go on.
+#[test]
+fn a_mark_is_set_changed_and_taken_away() {
+    in_namespace(async || {
+        let mut plane = open_with(WireguardChoice::Kernel).await;
+        let a = key(2).public_key();
+        let mut desired = state(BTreeMap::from([(a, peer(&["10.2.1.0/24"]))]));
+        for (mark, shown) in [(0, "off"), (0x10, "0x10"), (0x70, "0x70"), (0, "off")] {
+            desired.wireguard.as_mut().unwrap().mark = mark;
+            reach(&mut plane, &desired).await;
+            assert_eq!(observed(&mut plane).await.mark, mark);
+            assert_eq!(run(&format!("wg show {KILO} fwmark")).trim(), shown);
         }
     });
 }

@@ -130,8 +130,8 @@ fn wireguard() -> impl Strategy<Value = Wireguard> {
         parse(&["10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24", "10.4.0.2/32", "fd02::/64", "fd02:1::/64"]);
     let owners = vec(0..5usize, nets.len());
     let settings = vec((any::<bool>(), any::<bool>(), 0..3u16), 4);
-    (owners, settings, 1..3u8, select(vec![51820u16, 51821])).prop_map(
-        move |(owners, settings, own, listen_port)| {
+    (owners, settings, 1..3u8, select(vec![51820u16, 51821]), select(vec![0, 0x10u32])).prop_map(
+        move |(owners, settings, own, listen_port, mark)| {
             let mut peers = BTreeMap::new();
             for (index, (shared, located, keepalive)) in settings.into_iter().enumerate() {
                 let allowed_ips: BTreeSet<IpNet> = nets
@@ -151,7 +151,7 @@ fn wireguard() -> impl Strategy<Value = Wireguard> {
                 };
                 peers.insert(PrivateKey::from_random([index as u8 + 100; 32]).public_key(), peer);
             }
-            Wireguard { private_key: Some(PrivateKey::from_random([own * 8; 32])), listen_port, peers }
+            Wireguard { private_key: Some(PrivateKey::from_random([own * 8; 32])), listen_port, mark, peers }
         },
     )
 }

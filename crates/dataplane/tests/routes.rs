@@ -372,7 +372,7 @@ fn what_the_host_has_by_itself_is_seen() {
         underlay();
         let mut plane = open().await;
         let mut desired = with_interface();
-        desired.addresses = [address(KILO, "10.4.0.1/16")].into();
+        desired.addresses = [Address { link: name(KILO), net: "10.4.0.1/16".parse().unwrap() }].into();
         desired.routes = [route("10.2.2.0/24", Some("10.4.0.2"), KILO)].into();
         desired.rules = mesh_rules().collect();
         reach(&mut plane, &desired).await;

@@ -22,8 +22,8 @@ pub enum Change {
     SetUp(LinkName, bool),
     /// Remove an interface of ours.
     RemoveLink(LinkName, Link),
-    /// Set the private key and the port of the WireGuard interface.
-    SetWireguard(LinkName, PrivateKey, u16),
+    /// Set what concerns the WireGuard interface as a whole.
+    SetWireguard(LinkName, DeviceSettings),
     /// Add a peer to the WireGuard interface or change the one there is.
     SetPeer(LinkName, PublicKey, PeerChange),
     /// Remove a peer from the WireGuard interface.
@@ -52,6 +52,17 @@ pub enum Change {
     EnableForwarding(Forwarding),
     /// Remove what a Go agent left behind.
     RemoveLeftover(Leftover),
+}
+
+/// What is set of a WireGuard interface as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSettings {
+    /// The private key.
+    pub private_key: PrivateKey,
+    /// The UDP port.
+    pub listen_port: u16,
+    /// The firewall mark; 0 takes it away.
+    pub mark: u32,
 }
 
 /// What changes at one peer. Fields that are `None` or empty stay as they are.
@@ -176,18 +187,25 @@ fn wanted_wireguard(desired: &HostState) -> Option<(&LinkName, &Wireguard)> {
 
 fn plan_wireguard(observed: &HostState, desired: &HostState, changes: &mut Vec<Change>) {
     let Some((name, wanted)) = wanted_wireguard(desired) else { return };
-    let nothing = Wireguard { private_key: None, listen_port: 0, peers: Default::default() };
+    let nothing = Wireguard::default();
     let found = observed.wireguard.as_ref().unwrap_or(&nothing);
-    if let Some(key) = &wanted.private_key
-        && (found.private_key.as_ref() != Some(key) || found.listen_port != wanted.listen_port)
+    if let Some(settings) = device_settings(wanted)
+        && device_settings(found).as_ref() != Some(&settings)
     {
-        changes.push(Change::SetWireguard(name.clone(), key.clone(), wanted.listen_port));
+        changes.push(Change::SetWireguard(name.clone(), settings));
     }
     for (key, peer) in &wanted.peers {
         if let Some(change) = peer_change(found.peers.get(key), peer) {
             changes.push(Change::SetPeer(name.clone(), *key, change));
         }
     }
+}
+
+/// What there is to set of the interface as a whole; nothing without a key.
+fn device_settings(wireguard: &Wireguard) -> Option<DeviceSettings> {
+    let Wireguard { private_key, listen_port, mark, peers: _ } = wireguard;
+    let private_key = private_key.clone()?;
+    Some(DeviceSettings { private_key, listen_port: *listen_port, mark: *mark })
 }
 
 /// After the additions, so that an allowed IP that goes to another peer has moved before and at every moment belongs

@@ -5,7 +5,8 @@ use std::fmt;
 use ipnet::IpNet;
 
 use crate::{
-    Change, Firewall, Leftover, Link, LinkKind, MAIN_TABLE, NextHop, Outer, Route, Rule, plan::PeerChange,
+    Change, Firewall, Leftover, Link, LinkKind, MAIN_TABLE, NextHop, Outer, Route, Rule,
+    plan::{DeviceSettings, PeerChange},
 };
 
 impl fmt::Display for Change {
@@ -15,7 +16,7 @@ impl fmt::Display for Change {
             Change::SetMtu(name, mtu) => write!(f, "~ link {name} mtu {mtu}"),
             Change::SetUp(name, up) => write!(f, "~ link {name} {}", if *up { "up" } else { "down" }),
             Change::RemoveLink(name, link) => write!(f, "- link {name} {link}"),
-            Change::SetWireguard(name, _, port) => write!(f, "~ wireguard {name} private key, port {port}"),
+            Change::SetWireguard(name, settings) => write!(f, "~ wireguard {name} {settings}"),
             Change::SetPeer(name, key, change) => {
                 write!(f, "{} wireguard {name} peer {key}{change}", if change.new { '+' } else { '~' })
             }
@@ -51,6 +52,16 @@ impl fmt::Display for Link {
             LinkKind::Vxlan => "vxlan",
         })?;
         self.mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
+    }
+}
+
+impl fmt::Display for DeviceSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "private key, port {}, ", self.listen_port)?;
+        match self.mark {
+            0 => f.write_str("no mark"),
+            mark => write!(f, "mark {mark:#x}"),
+        }
     }
 }
 

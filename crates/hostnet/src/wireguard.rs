@@ -9,12 +9,14 @@ use ipnet::IpNet;
 use mesh::{PresharedKey, PrivateKey, PublicKey};
 
 /// The configuration of a WireGuard interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wireguard {
     /// The interface.
     pub private_key: Option<PrivateKey>,
     /// The UDP port.
     pub listen_port: u16,
+    /// The firewall mark of the packets that it sends to peers; 0: none.
+    pub mark: u32,
     /// The peers.
     pub peers: BTreeMap<PublicKey, WireguardPeer>,
 }

@@ -51,6 +51,7 @@ fn config() -> ClientConfig {
         mtu: 1420,
         private_key: key(100),
         listen_port: 51820,
+        marks: Default::default(),
         addresses: nets(LAPTOP),
         further_ranges: Vec::new(),
         allow_host_routes: Vec::new(),
@@ -81,6 +82,15 @@ fn allowed(state: &HostState, key: PublicKey) -> Vec<String> {
 
 fn reasons(rendered: &Rendered) -> Vec<&str> {
     rendered.problems.iter().map(|problem| problem.reason).collect()
+}
+
+#[test]
+fn packets_of_the_tunnels_are_marked_from_the_first_one_on() {
+    let config = ClientConfig { marks: "0x700".parse().unwrap(), ..config() };
+    let result = rendered(vec![node("a1", 1)], &HostFacts::default(), &config);
+    for state in [&result.state, &alone(&config)] {
+        assert_eq!(state.wireguard.as_ref().unwrap().mark, 0x100);
+    }
 }
 
 #[test]

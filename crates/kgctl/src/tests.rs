@@ -63,6 +63,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("interface", "much-too-long-a-name", "1 to 15 bytes"),
     ("liveness-timeout", "60", "30s"),
     ("log-level", "loud", "all, debug, info, warn, error, none"),
+    ("mark-bits", "112", "three neighbouring bits"),
     ("mesh-granularity", "locations", "auto, location, full"),
     ("mtu", "70", "from 576 to 65535"),
     ("once", "maybe", "true or false"),

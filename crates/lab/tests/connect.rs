@@ -151,14 +151,21 @@ fn without_clean_up_a_kernel_interface_stays_and_once_needs_one() {
 #[test]
 fn flags_show_on_the_host() {
     let laptop = Laptop::new("cflag");
-    let flags =
-        ["--mtu=1333", "--persistent-keepalive=7", "--port=51777", "--resync-period=2s", "--clean-up=false"];
+    let flags = [
+        "--mtu=1333",
+        "--mark-bits=0x700",
+        "--persistent-keepalive=7",
+        "--port=51777",
+        "--resync-period=2s",
+        "--clean-up=false",
+    ];
     let process = laptop.connect(&flags);
     laptop.reaches(&PODS);
     let interface = &laptop.interface;
     let link = laptop.run(&format!("ip link show {interface}"));
     assert!(link.contains("mtu 1333"), "{link}");
     assert_eq!(laptop.run(&format!("wg show {interface} listen-port")).trim(), "51777");
+    assert_eq!(laptop.run(&format!("wg show {interface} fwmark")).trim(), "0x100");
     let keepalives = laptop.run(&format!("wg show {interface} persistent-keepalive"));
     assert!(
         keepalives.lines().count() == 3 && keepalives.lines().all(|line| line.ends_with("\t7")),

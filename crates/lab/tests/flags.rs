@@ -12,7 +12,7 @@
 //! | `--encapsulate` | [`only_other_subnets_are_reached_in_tunnels`]; encapsulation.rs (always), mesh.rs (always with IPIP, never) |
 //! | `--encapsulation-type` | encapsulation.rs |
 //! | `--hostname`, `--internal-cidr`, `--local`, `--topology-label` | [`who_a_node_is_and_what_it_is_part_of`] |
-//! | `--interface`, `--listen`, `--mtu`, `--port`, `--state-dir`, `--subnet`, `--wireguard` | [`the_device_and_where_it_is_reached`] |
+//! | `--interface`, `--listen`, `--mark-bits`, `--mtu`, `--port`, `--state-dir`, `--subnet`, `--wireguard` | [`the_device_and_where_it_is_reached`] |
 //! | `--iptables-forward-rules` | [`forwarding_that_the_host_drops`] |
 //! | `--kubeconfig`, `--log-format`, `--log-level`, `--master`, `--version`, `-v` | [`where_the_api_is_and_what_is_written`] |
 //! | `--liveness-timeout` | [`how_long_a_node_may_be_silent`]; restart.rs, `a_leader_that_ends_hands_over_at_once` |
@@ -35,7 +35,7 @@
 //! | `connect`: `--allowed-ips`, `-i`, `--log-level`, `--liveness-timeout` | the same |
 //! | `connect`: `--private-key` | connect.rs, `a_peer_that_exists_is_used_with_its_key_and_stays` |
 //! | `connect`: `--once` | connect.rs, `without_clean_up_a_kernel_interface_stays_and_once_needs_one` |
-//! | `connect`: `--clean-up`, `--mtu`, `--persistent-keepalive`, `--port`, `--resync-period` | connect.rs, `flags_show_on_the_host` |
+//! | `connect`: `--clean-up`, `--mark-bits`, `--mtu`, `--persistent-keepalive`, `--port`, `--resync-period` | connect.rs, `flags_show_on_the_host` |
 //!
 //! That a wrong value names the flag, the value and what is allowed is tested for all flags in the crates of the programs,
 //! which fail for a new flag that is not in their lists. Annotations are in annotations.rs.
@@ -49,7 +49,8 @@ use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// `--port`, `--mtu`, `--interface`, `--subnet`, `--listen`, `--state-dir`, `--wireguard`, `--prioritise-private-addresses`.
+/// `--port`, `--mtu`, `--interface`, `--subnet`, `--listen`, `--state-dir`, `--wireguard`, `--prioritise-private-addresses`,
+/// `--mark-bits`.
 #[test]
 fn the_device_and_where_it_is_reached() {
     let directory = tempfile::tempdir().expect("there is a place for temporary files");
@@ -64,6 +65,7 @@ fn the_device_and_where_it_is_reached() {
             "--mtu=1380",
             "--interface=mesh0",
             "--listen=127.0.0.1:1234",
+            "--mark-bits=0x700",
             &format!("--state-dir={}", state.display()),
             "--wireguard=embedded",
         ],
@@ -80,6 +82,10 @@ fn the_device_and_where_it_is_reached() {
 
     let a1 = node(&lab, "a1");
     assert_eq!(a1.read(&["wg", "show", "mesh0", "listen-port"]).expect("it has the device").trim(), "51999");
+    for (node, interface, mark) in [(a1, "mesh0", "0x100"), (node(&lab, "b2"), "kilo0", "0x10")] {
+        let shown = node.read(&["wg", "show", interface, "fwmark"]).expect("it has the device");
+        assert_eq!(shown.trim(), mark);
+    }
     let link = a1.read(&["ip", "-d", "link", "show", "mesh0"]).expect("it has the device");
     assert!(link.contains("mtu 1380") && link.contains("tun"), "{link}");
     let addresses = a1.read(&["ip", "-o", "address", "show", "mesh0"]).expect("it has the device");

@@ -41,10 +41,11 @@ impl Machine {
                 }
                 removed.is_some()
             }
-            Change::SetWireguard(name, key, port) => {
+            Change::SetWireguard(name, settings) => {
                 let wireguard = self.wireguard(name)?;
-                wireguard.private_key = Some(key.clone());
-                wireguard.listen_port = *port;
+                wireguard.private_key = Some(settings.private_key.clone());
+                wireguard.listen_port = settings.listen_port;
+                wireguard.mark = settings.mark;
                 true
             }
             Change::SetPeer(name, key, change) => return set_peer(self.wireguard(name)?, *key, change),
@@ -89,8 +90,7 @@ impl Machine {
             Some(link) if link.kind == LinkKind::Wireguard => {}
             other => return Err(format!("{name} is {other:?}")),
         }
-        let nothing = Wireguard { private_key: None, listen_port: 0, peers: Default::default() };
-        Ok(self.0.wireguard.get_or_insert(nothing))
+        Ok(self.0.wireguard.get_or_insert_default())
     }
 
     /// A link that goes down loses its routes and its IPv6 addresses.

@@ -121,6 +121,7 @@ pub fn render_config(private_key: PrivateKey) -> RenderConfig {
         mtu: 1420,
         private_key,
         listen_port: 51820,
+        marks: Default::default(),
         encapsulation: Encapsulation::Always,
         encapsulation_type: Default::default(),
         compatibility: Default::default(),

@@ -208,6 +208,8 @@ pub struct Drops {
     pub not_ip: u64,
     /// Packets from the interface for which no peer has an allowed IP.
     pub no_peer: u64,
+    /// Datagrams of this device that came back out of the interface, because a route to an endpoint leads into it.
+    pub looped: u64,
     /// Packets that waited for a session that did not come, or were pushed out by later ones.
     pub no_session: u64,
     /// Packets for a peer whose endpoint is not known.

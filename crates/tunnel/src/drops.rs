@@ -9,6 +9,7 @@ use crate::config::Drops;
 pub(crate) enum Drop {
     NotIp,
     NoPeer,
+    Looped,
     NoSession,
     NoEndpoint,
     Malformed,
@@ -43,6 +44,7 @@ impl Counters {
         Drops {
             not_ip: get(Drop::NotIp),
             no_peer: get(Drop::NoPeer),
+            looped: get(Drop::Looped),
             no_session: get(Drop::NoSession),
             no_endpoint: get(Drop::NoEndpoint),
             malformed: get(Drop::Malformed),

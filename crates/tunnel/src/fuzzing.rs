@@ -12,6 +12,7 @@ use crate::engine::{Datagrams, Engine, Opened, Outbox};
 use crate::icmp::Refuser;
 use crate::ip::IpHeader;
 use crate::key::PrivateKey;
+use crate::looping::LoopGuard;
 use crate::offload::{Coalescer, HEADER_SIZE, Joins, Segments, VirtioHeader};
 use crate::peer::Endpoint;
 use crate::uapi;
@@ -189,6 +190,9 @@ pub fn interface_packet(data: &[u8]) {
         let length = IpHeader::parse(&answer).map(|header| header.length);
         assert_eq!(length, Some(answer.len()), "an answer is a packet");
     }
+    let mut guard = LoopGuard::default();
+    let caught = guard.catches(&ip, packet, |_, _| true);
+    assert!(!caught || guard.catches(&ip, packet, |_, _| true), "what was ours stays ours");
     let mut marked = packet.to_vec();
     if Ecn::Congestion.decapsulate(&mut marked) {
         assert_eq!((Ecn::of_packet(&marked), IpHeader::parse(&marked)), (Ecn::Congestion, Some(ip)));

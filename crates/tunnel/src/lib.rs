@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod icmp;
 mod ip;
 mod key;
+mod looping;
 mod message;
 mod noise;
 mod offload;

@@ -45,6 +45,7 @@ pub(crate) struct Peer {
     pub(crate) key: PublicKey,
     pub(crate) macs: MacKeys,
     pub(crate) timers: Timers,
+    /// Changed by `Engine::locate` alone.
     pub(crate) endpoint: ArcSwapOption<Endpoint>,
     pub(crate) handshake: Mutex<Handshake>,
     pub(crate) received_bytes: AtomicU64,
@@ -157,22 +158,6 @@ impl Peer {
             && now.since(session.created) >= last_minute
             && self.current.load().as_ref().is_some_and(|current| current.local_index == session.local_index)
             && self.timers.take_last_minute_handshake()
-    }
-
-    /// Follows the peer to the address an authenticated datagram came from.
-    pub(crate) fn roam(&self, source: &Endpoint) {
-        if self.endpoint.load().as_deref() != Some(source) {
-            self.endpoint.store(Some(Arc::new(*source)));
-        }
-    }
-
-    /// Forgets which address of ours to send from, as when the peer stops answering there.
-    pub(crate) fn clear_local_address(&self) {
-        if let Some(endpoint) = self.endpoint.load_full()
-            && endpoint.local.is_some()
-        {
-            self.endpoint.store(Some(Arc::new(Endpoint::from(endpoint.address))));
-        }
     }
 
     /// Takes a session into use; returns the indices of those it pushed out.

@@ -114,6 +114,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("local", "maybe", "true or false"),
     ("log-format", "xml", "text, json"),
     ("log-level", "loud", "all, debug, info, warn, error, none"),
+    ("mark-bits", "0x30", "three neighbouring bits"),
     ("mesh-granularity", "auto", "\"location\" or \"full\""),
     ("mtu", "9", "from 576 to 65535"),
     ("pod-cidr-source", "kubelet", "node, cilium, calico, annotation"),

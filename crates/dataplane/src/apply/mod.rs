@@ -183,8 +183,8 @@ impl Application<'_> {
                 self.index(name).and_then(|index| refused(link::set_up(&mut self.kernel.route, index, *up)))
             }
             Change::RemoveLink(name, link) => self.remove(change, name, link),
-            Change::SetWireguard(_, key, port) => self.kernel.wireguard.set_device(key, *port).map(|()| {
-                self.kernel.known_key = Some(key.clone());
+            Change::SetWireguard(_, settings) => self.kernel.wireguard.set_device(settings).map(|()| {
+                self.kernel.known_key = Some(settings.private_key.clone());
             }),
             Change::AddAddress(address) => self
                 .index(&address.link)

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hostnet::{Handshake, LinkKind, LinkName, Wireguard, WireguardPeer, plan::PeerChange};
+use hostnet::{
+    Handshake, LinkKind, LinkName, Wireguard, WireguardPeer,
+    plan::{DeviceSettings, PeerChange},
+};
 use ipnet::IpNet;
 use mesh::{PresharedKey, PrivateKey, PublicKey, prefix::Family};
 
@@ -136,14 +139,16 @@ impl WireguardBackend for Kernel {
         Ok(Some(device))
     }
 
-    fn set_device(&mut self, key: &PrivateKey, port: u16) -> Result<(), Error> {
+    fn set_device(&mut self, settings: &DeviceSettings) -> Result<(), Error> {
         let interface = self.interface.clone();
-        let attempt = format!("set the key and port {port} of {interface}");
+        let DeviceSettings { private_key, listen_port, mark } = settings;
+        let attempt = format!("set the key, port {listen_port} and mark {mark:#x} of {interface}");
         let body = |writer: &mut Writer<'_>| {
             header(writer, WG_CMD_SET_DEVICE, 1);
             writer.put_text(WGDEVICE_A_IFNAME, interface.as_str());
-            writer.put(WGDEVICE_A_PRIVATE_KEY, key.expose());
-            writer.put_u16(WGDEVICE_A_LISTEN_PORT, port);
+            writer.put(WGDEVICE_A_PRIVATE_KEY, private_key.expose());
+            writer.put_u16(WGDEVICE_A_LISTEN_PORT, *listen_port);
+            writer.put_u32(WGDEVICE_A_FWMARK, *mark);
         };
         self.socket.request(self.family, 0, body).map_err(Error::refused(attempt))
     }
@@ -243,8 +248,9 @@ fn decode(device: Attributes<'_>) -> Device {
     let private_key = device.get(WGDEVICE_A_PRIVATE_KEY).and_then(|bytes| bytes.try_into().ok());
     let private_key = private_key.filter(|bytes| *bytes != [0; 32]).map(PrivateKey::from_bytes);
     let listen_port = device.u16(WGDEVICE_A_LISTEN_PORT).unwrap_or_default();
+    let mark = device.u32(WGDEVICE_A_FWMARK).unwrap_or_default();
     let mut found = Device {
-        wireguard: Wireguard { private_key, listen_port, peers: BTreeMap::new() },
+        wireguard: Wireguard { private_key, listen_port, mark, peers: BTreeMap::new() },
         handshakes: BTreeMap::new(),
     };
     for (_, peer) in device.inside(WGDEVICE_A_PEERS) {

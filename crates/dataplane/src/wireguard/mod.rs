@@ -10,9 +10,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hostnet::{Handshake, Wireguard, plan::PeerChange};
+use hostnet::{
+    Handshake, Wireguard,
+    plan::{DeviceSettings, PeerChange},
+};
 use ipnet::IpNet;
-use mesh::{PrivateKey, PublicKey};
+use mesh::PublicKey;
 
 pub use kernel::Kernel;
 pub use userspace::{Embedded, External};
@@ -95,11 +98,11 @@ pub trait WireguardBackend: Send {
     /// When it cannot be read.
     fn observe(&mut self) -> Result<Option<Device>, Error>;
 
-    /// Sets private key and UDP port.
+    /// Sets private key, UDP port and mark.
     ///
     /// # Errors
     /// When they are refused.
-    fn set_device(&mut self, key: &PrivateKey, port: u16) -> Result<(), Error>;
+    fn set_device(&mut self, settings: &DeviceSettings) -> Result<(), Error>;
 
     /// Changes peers; the result for each, in their order.
     fn set_peers(&mut self, edits: &[PeerEdit<'_>]) -> Vec<Result<(), Error>>;

@@ -1,7 +1,7 @@
 //! WireGuard in user space: a device in this process, or one of another process over its UAPI socket. Both take the
 //! same changes and give the same state.
 
-use hostnet::{Handshake, LinkName, Wireguard, WireguardPeer};
+use hostnet::{Handshake, LinkName, Wireguard, WireguardPeer, plan::DeviceSettings};
 use mesh::{PresharedKey, PrivateKey, PublicKey};
 use tunnel::{AllowedIpsChange, DeviceChange, DeviceState, PeerChange, PeerSettings, PeerState, WhenMissing};
 
@@ -66,15 +66,19 @@ impl WireguardBackend for Embedded {
         Ok(self.device.as_ref().map(|device| decode(&device.state())))
     }
 
-    fn set_device(&mut self, key: &PrivateKey, port: u16) -> Result<(), Error> {
+    fn set_device(&mut self, settings: &DeviceSettings) -> Result<(), Error> {
         let device = self.device()?;
-        let (state, key) = (device.state(), tunnel::PrivateKey::from(*key.expose()));
-        // Setting the key ends all sessions, also when it is the same.
-        if state.private_key.as_ref() != Some(&key) {
-            let attempt = format!("set the key of {}", self.interface);
-            device.set_private_key(Some(key)).map_err(self.failed(attempt))?;
+        let changes = difference(&device.state(), settings);
+        // Before the key, without which nothing is sent.
+        if let Some(mark) = changes.fwmark {
+            let attempt = format!("set the mark {mark:#x} of {}", self.interface);
+            device.set_fwmark(mark).map_err(self.failed(attempt))?;
         }
-        if state.listen_port != port {
+        if let Some(key) = changes.private_key {
+            let attempt = format!("set the key of {}", self.interface);
+            device.set_private_key(key).map_err(self.failed(attempt))?;
+        }
+        if let Some(port) = changes.listen_port {
             let attempt = format!("let {} listen on UDP port {port}", self.interface);
             device.set_listen_port(port).map_err(self.failed(attempt))?;
         }
@@ -96,13 +100,44 @@ pub struct External {
     interface: LinkName,
     client: tunnel::uapi::Client,
     allowed_ips: AllowedIps,
+    refused_mark: Option<RefusedMark>,
+}
+
+/// A mark that a device was asked for and did not take: some know none.
+struct RefusedMark {
+    asked: u32,
+    kept: u32,
 }
 
 impl External {
     /// The device of that name, by the usual path of its socket.
     pub fn new(interface: &LinkName) -> Self {
         let client = tunnel::uapi::Client::new(interface.as_str());
-        Self { interface: interface.clone(), client, allowed_ips: AllowedIps::default() }
+        Self { interface: interface.clone(), client, allowed_ips: AllowedIps::default(), refused_mark: None }
+    }
+
+    fn get(&self) -> Result<DeviceState, Error> {
+        let attempt = format!("read the WireGuard device {}", self.interface);
+        self.client.get().map_err(|error| Error::Device { attempt, reason: error.to_string() })
+    }
+
+    /// Sets the mark of a device that may know none. Only one that cannot be reached is an error: without a mark the
+    /// tunnels work wherever no route to an endpoint leads into them.
+    fn set_mark(&mut self, mark: u32) -> Result<(), Error> {
+        let change = DeviceChange { fwmark: Some(mark), ..DeviceChange::default() };
+        let reason = self.client.set(&change).err().map(|error| error.to_string());
+        let kept = self.get()?.fwmark;
+        self.refused_mark = (kept != mark).then_some(RefusedMark { asked: mark, kept });
+        if kept != mark {
+            tracing::warn!(
+                interface = %self.interface,
+                mark = format_args!("{mark:#x}"),
+                reason = reason.as_deref().unwrap_or("it does not say why"),
+                "the WireGuard device does not mark its packets, so that a route into it must not hold the address of an \
+                 endpoint"
+            );
+        }
+        Ok(())
     }
 
     fn set(&self, attempt: &str, change: &DeviceChange) -> Result<(), Error> {
@@ -127,20 +162,23 @@ impl WireguardBackend for External {
     }
 
     fn observe(&mut self) -> Result<Option<Device>, Error> {
-        let attempt = format!("read the WireGuard device {}", self.interface);
-        let state =
-            self.client.get().map_err(|error| Error::Device { attempt, reason: error.to_string() })?;
-        let device = decode(&state);
+        let mut device = decode(&self.get()?);
+        // Otherwise it would be asked for again and again.
+        if let Some(refused) = &self.refused_mark
+            && refused.kept == device.wireguard.mark
+        {
+            device.wireguard.mark = refused.asked;
+        }
         self.allowed_ips = AllowedIps::of(&device.wireguard);
         Ok(Some(device))
     }
 
-    fn set_device(&mut self, key: &PrivateKey, port: u16) -> Result<(), Error> {
-        let change = DeviceChange {
-            private_key: Some(Some(tunnel::PrivateKey::from(*key.expose()))),
-            listen_port: Some(port),
-            ..DeviceChange::default()
-        };
+    fn set_device(&mut self, settings: &DeviceSettings) -> Result<(), Error> {
+        let mut change = difference(&self.get()?, settings);
+        // By itself, because a request fails as a whole; and first, because without a key nothing is sent.
+        if let Some(mark) = change.fwmark.take() {
+            self.set_mark(mark)?;
+        }
         self.set("set the key and the port", &change)
     }
 
@@ -176,6 +214,17 @@ fn for_all(result: Result<(), Error>, count: usize) -> Vec<Result<(), Error>> {
     }
 }
 
+/// What has to be set. Of what is as it should be nothing is said: to some devices it would be news, and end sessions.
+fn difference(state: &DeviceState, settings: &DeviceSettings) -> DeviceChange {
+    let key = tunnel::PrivateKey::from(*settings.private_key.expose());
+    DeviceChange {
+        private_key: (state.private_key.as_ref() != Some(&key)).then_some(Some(key)),
+        listen_port: (state.listen_port != settings.listen_port).then_some(settings.listen_port),
+        fwmark: (state.fwmark != settings.mark).then_some(settings.mark),
+        peers: Vec::new(),
+    }
+}
+
 fn encode(edit: &PeerEdit<'_>) -> PeerChange {
     let (key, change) = match edit {
         PeerEdit::Remove(key) => return PeerChange::Remove(tunnel::PublicKey(*key.as_bytes())),
@@ -207,6 +256,7 @@ fn decode(state: &DeviceState) -> Device {
         wireguard: Wireguard {
             private_key: state.private_key.as_ref().map(|key| PrivateKey::from_bytes(*key.as_bytes())),
             listen_port: state.listen_port,
+            mark: state.fwmark,
             peers: peers.clone().map(|(key, peer)| (key, decode_peer(peer))).collect(),
         },
         handshakes: peers.filter_map(|(key, peer)| Some((key, decode_handshake(peer)?))).collect(),

@@ -35,6 +35,8 @@ pub struct ClientConfig {
     pub private_key: PrivateKey,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
+    /// The bits of the firewall mark that are ours.
+    pub marks: MarkBits,
     /// The client's addresses in the mesh, with the prefix lengths they have on the interface.
     pub addresses: Vec<IpNet>,
     /// Further ranges that are reached through the cluster, for example those of services.
@@ -57,6 +59,7 @@ pub fn alone(config: &ClientConfig) -> HostState {
         wireguard: Some(Wireguard {
             private_key: Some(config.private_key.clone()),
             listen_port: config.listen_port,
+            mark: config.marks.underlay(),
             peers: BTreeMap::new(),
         }),
         ..HostState::default()
@@ -78,7 +81,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
         }
     }
     problems.extend(guarded.report.problems());
-    state.rules = rules(&state, facts, &mut problems);
+    state.rules = rules(&state, facts, config, &mut problems);
     let of_peer = |peer: ConfPeer| {
         let wireguard = WireguardPeer {
             endpoint: peer.endpoint.as_ref().and_then(resolve),
@@ -188,7 +191,12 @@ impl Judged {
 }
 
 /// By which packets find the client's routes.
-fn rules(state: &HostState, facts: &HostFacts, problems: &mut Vec<Problem>) -> BTreeSet<Rule> {
+fn rules(
+    state: &HostState,
+    facts: &HostFacts,
+    config: &ClientConfig,
+    problems: &mut Vec<Problem>,
+) -> BTreeSet<Rule> {
     let families: BTreeSet<Family> =
         state.routes.iter().map(|route| Family::of_prefix(&route.destination)).collect();
     let rule = |family| {
@@ -196,7 +204,7 @@ fn rules(state: &HostState, facts: &HostFacts, problems: &mut Vec<Problem>) -> B
             problems.push(Problem::new(Object::Host, "RuleBeforeOurs", message));
             CLIENT_TABLE
         });
-        priority::rule(first, CLIENT_TABLE, family, MarkBits::default())
+        priority::rule(first, CLIENT_TABLE, family, config.marks)
     };
     families.into_iter().map(rule).collect()
 }

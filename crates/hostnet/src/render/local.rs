@@ -14,7 +14,7 @@ use super::{
     carrier::{Hop, NoHop},
     priority,
 };
-use crate::{KILO_TABLE, LinkName, MESH_TABLE, MarkBits, Route, Rule};
+use crate::{KILO_TABLE, LinkName, MESH_TABLE, Route, Rule};
 
 /// The lower of the priorities of our policy rules, where nothing of the host is before it: the next is the other one.
 const PRIORITY: u32 = KILO_TABLE;
@@ -81,8 +81,7 @@ impl Renderer<'_> {
                 self.encapsulation_rules(first, family);
             }
             if self.has_routes(MESH_TABLE, family) {
-                let marks = MarkBits::default();
-                self.state.rules.insert(priority::rule(first + 1, MESH_TABLE, family, marks));
+                self.state.rules.insert(priority::rule(first + 1, MESH_TABLE, family, self.config.marks));
             }
         }
     }

@@ -24,8 +24,8 @@ use carrier::Carrier;
 use guarded::Guarded;
 
 use crate::{
-    Address, Compatibility, HostFacts, HostState, Lifeline, Link, LinkKind, LinkName, Route, Wireguard,
-    WireguardPeer, state::Forwarding,
+    Address, Compatibility, HostFacts, HostState, Lifeline, Link, LinkKind, LinkName, MarkBits, Route,
+    Wireguard, WireguardPeer, state::Forwarding,
 };
 
 /// When packets inside of a location are encapsulated.
@@ -96,6 +96,8 @@ pub struct RenderConfig {
     pub private_key: PrivateKey,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
+    /// The bits of the firewall mark that are ours.
+    pub marks: MarkBits,
     /// When packets inside of a location are encapsulated.
     pub encapsulation: Encapsulation,
     /// In what they are encapsulated.
@@ -222,6 +224,7 @@ impl Renderer<'_> {
         self.state.wireguard = Some(Wireguard {
             private_key: Some(self.config.private_key.clone()),
             listen_port: self.config.listen_port,
+            mark: self.config.marks.underlay(),
             peers,
         });
     }

@@ -119,6 +119,7 @@ impl GoldenHost {
             private_key: PrivateKey::from_random([1; 32]),
             // The Go agent listens on the port of its endpoint, which may be forced.
             listen_port: self.node.endpoint.as_ref().unwrap().port,
+            marks: Default::default(),
             encapsulation: flag("--encapsulate").unwrap().parse().unwrap(),
             encapsulation_type: Default::default(),
             compatibility: Default::default(),

@@ -23,6 +23,7 @@ pub fn config((encapsulation, encapsulation_type): (Encapsulation, Encapsulation
         mtu: 1420,
         private_key: PrivateKey::from_random([1; 32]),
         listen_port: 51820,
+        marks: Default::default(),
         encapsulation,
         encapsulation_type,
         compatibility: Default::default(),

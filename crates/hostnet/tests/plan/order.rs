@@ -28,10 +28,11 @@ fn add(state: &mut HostState, words: &[&str]) {
             let link = Link { kind, mtu: Some(1420), up: *up == "up", managed };
             state.links.insert(name.parse().unwrap(), link);
         }
-        ["wireguard", port] => {
+        ["wireguard", port, marks @ ..] => {
             let private_key = Some(PrivateKey::from_random([9; 32]));
             let listen_port = port.parse().unwrap();
-            state.wireguard = Some(Wireguard { private_key, listen_port, peers: BTreeMap::new() });
+            let mark = marks.first().map_or(0, |mark| mark.parse().unwrap());
+            state.wireguard = Some(Wireguard { private_key, listen_port, mark, peers: BTreeMap::new() });
         }
         ["peer", seed, rest @ ..] => {
             let mut peer = WireguardPeer::default();
@@ -99,7 +100,7 @@ fn check(from: &[&str], to: &[&str], expected: &[&str]) {
 
 const LEADER: &[&str] = &[
     "link kilo0 up",
-    "wireguard 51820",
+    "wireguard 51820 16",
     "peer 2 @192.0.2.2:51820 10.2.2.0/24 10.4.0.2/32",
     "address 10.4.0.1/16 kilo0",
     "route 10.2.2.0/24 kilo0",
@@ -107,8 +108,13 @@ const LEADER: &[&str] = &[
     "forwarding",
 ];
 
-const MEMBER: &[&str] =
-    &["link kilo0 down", "wireguard 51820", "route 10.2.2.0/24 eth0", "firewall 10.2.1.0/24", "forwarding"];
+const MEMBER: &[&str] = &[
+    "link kilo0 down",
+    "wireguard 51820 16",
+    "route 10.2.2.0/24 eth0",
+    "firewall 10.2.1.0/24",
+    "forwarding",
+];
 
 #[test]
 fn a_host_that_has_nothing_begins_to_lead() {
@@ -117,7 +123,7 @@ fn a_host_that_has_nothing_begins_to_lead() {
         LEADER,
         &[
             "+ link kilo0 wireguard mtu 1420",
-            "~ wireguard kilo0 private key, port 51820",
+            "~ wireguard kilo0 private key, port 51820, mark 0x10",
             "+ wireguard kilo0 peer 2 endpoint 192.0.2.2:51820 +10.2.2.0/24 +10.4.0.2/32",
             "~ link kilo0 up",
             "+ address 10.4.0.1/16 dev kilo0",
@@ -189,8 +195,21 @@ fn an_endpoint_that_was_learned_stays() {
     check(
         &["link kilo0 up", "wireguard 1", "peer 2 @192.0.2.9:1"],
         &["link kilo0 up", "wireguard 2", "peer 2 @192.0.2.8:1"],
-        &["~ wireguard kilo0 private key, port 2", "~ wireguard kilo0 peer 2 endpoint 192.0.2.8:1"],
+        &["~ wireguard kilo0 private key, port 2, no mark", "~ wireguard kilo0 peer 2 endpoint 192.0.2.8:1"],
     );
+}
+
+#[test]
+fn a_mark_is_set_and_taken_away_without_touching_peers() {
+    let unmarked = &["link kilo0 up", "wireguard 1", "peer 2 @192.0.2.9:1"];
+    let marked = &["link kilo0 up", "wireguard 1 112", "peer 2"];
+    check(unmarked, marked, &["~ wireguard kilo0 private key, port 1, mark 0x70"]);
+    check(
+        marked,
+        unmarked,
+        &["~ wireguard kilo0 private key, port 1, no mark", "~ wireguard kilo0 peer 2 endpoint 192.0.2.9:1"],
+    );
+    check(marked, marked, &[]);
 }
 
 #[test]

@@ -106,6 +106,7 @@ prop_compose! {
     fn wireguard()(
         private in 1u8..3,
         listen_port in 1u16..3,
+        mark in 0u32..2,
         peers in prop::collection::btree_map(
             1u8..5,
             (prop::option::of(1u8..3), prop::option::of(1u16..3), 0u16..3),
@@ -130,7 +131,7 @@ prop_compose! {
                 peer.allowed_ips.insert(net(index));
             }
         }
-        Wireguard { private_key: Some(PrivateKey::from_random([private; 32])), listen_port, peers }
+        Wireguard { private_key: Some(PrivateKey::from_random([private; 32])), listen_port, mark, peers }
     }
 }
 

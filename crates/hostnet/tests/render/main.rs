@@ -85,6 +85,7 @@ impl Fixture {
             mtu: 1420,
             private_key: PrivateKey::from_random([1; 32]),
             listen_port: 51820,
+            marks: Default::default(),
             encapsulation,
             encapsulation_type: Default::default(),
             compatibility: Default::default(),

@@ -1,4 +1,4 @@
-//! What the operator takes away from us: `--local=false`, `--create-interface=false`; and names of endpoints.
+//! What the operator takes away from us: `--local=false`, `--create-interface=false`; names of endpoints; and marks.
 
 use hostnet::{Encapsulation, Responsible};
 
@@ -124,4 +124,15 @@ fn no_route_to_an_endpoint_through_its_own_tunnel() {
         "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
         "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
+}
+
+/// A member's interface has the mark as well: it may lead at any moment.
+#[test]
+fn packets_of_the_tunnels_are_marked() {
+    for host in ["a1", "a2"] {
+        let mut fixture = Fixture::v4(host, Encapsulation::Never);
+        assert_eq!(fixture.rendered().state.wireguard.unwrap().mark, 0x10);
+        fixture.config.marks = "0x7000".parse().unwrap();
+        assert_eq!(fixture.rendered().state.wireguard.unwrap().mark, 0x1000);
+    }
 }

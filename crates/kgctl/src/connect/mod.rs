@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use dataplane::{Backend, DataPlane, WireguardChoice};
 use follow::Connection;
-use hostnet::{LinkName, render::client::ClientConfig};
+use hostnet::{LinkName, MarkBits, render::client::ClientConfig};
 use identity::{Identity, Known};
 use ipnet::IpNet;
 use kubernetes::{PodCidrSource, registration};
@@ -65,6 +65,10 @@ pub struct Connect {
     /// Which log lines are written.
     #[arg(long, default_value = "info", value_enum)]
     log_level: log::Level,
+    /// The three bits of the firewall mark that Kilo may use, none of which another program on this host uses. The
+    /// tunnels' own packets carry the lowest one.
+    #[arg(long, default_value_t, value_name = "MASK")]
+    mark_bits: MarkBits,
     /// The MTU of the WireGuard interface in bytes.
     #[arg(long, default_value_t = 1420, value_parser = number("an MTU", 576..=u16::MAX))]
     mtu: u16,
@@ -119,6 +123,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
         mtu: flags.mtu.into(),
         private_key: key,
         listen_port: global.port,
+        marks: flags.mark_bits,
         addresses,
         further_ranges: all(&flags.allowed_ips),
         allow_host_routes: all(&flags.allow_host_routes),

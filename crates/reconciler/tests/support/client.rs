@@ -128,6 +128,7 @@ pub fn config() -> ClientConfig {
         mtu: 1420,
         private_key: key(100),
         listen_port: 51820,
+        marks: Default::default(),
         addresses: vec!["10.10.10.10/32".parse().unwrap()],
         further_ranges: Vec::new(),
         allow_host_routes: Vec::new(),

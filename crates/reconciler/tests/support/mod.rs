@@ -258,6 +258,7 @@ pub fn config() -> Config {
             mtu: 0,
             private_key: key(1),
             listen_port: 51820,
+            marks: Default::default(),
             encapsulation: Encapsulation::Never,
             encapsulation_type: Default::default(),
             compatibility: Default::default(),

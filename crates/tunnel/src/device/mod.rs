@@ -192,6 +192,7 @@ impl Inner {
         let (mark, lacks) = (self.shared.mark(), self.shared.lacks);
         let new = Arc::new(self.shared.in_namespace(move || Sockets::bind(port, mark, lacks))??);
         let threads = self.start_sockets(&new)?;
+        self.shared.engine.set_port(new.port);
         self.shared.sockets.store(new);
         let old_threads = std::mem::replace(&mut *lock(&self.socket_threads), threads);
         old.stop();

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cipher::BATCH;
 use crate::clock::Moment;
@@ -11,6 +12,7 @@ use crate::ecn::Ecn;
 use crate::engine::{Carrier, NoCarrier};
 use crate::icmp::Refuser;
 use crate::ip::{IpHeader, padded};
+use crate::looping::LoopGuard;
 use crate::message::{DATA_HEADER_SIZE, DATA_OVERHEAD};
 use crate::offload::{HEADER_SIZE, Segments, VirtioHeader};
 use crate::peer::Traffic;
@@ -26,6 +28,8 @@ const MAX_SEGMENTS: usize = 64;
 /// Sealed bytes that are sent even if the interface has more to read: about one large packet, so that the other end can
 /// begin with it.
 const FLUSH_AT: usize = 60_000;
+/// How long nothing is said of further loops.
+const SILENCE: Duration = Duration::from_secs(1);
 /// The largest packet of the interface with its header, with room for IPv6.
 const READ_SIZE: usize = HEADER_SIZE + (1 << 16) + 40;
 
@@ -57,6 +61,9 @@ struct Outgoing<'a> {
     used: usize,
     runs: Vec<Run>,
     refuser: Refuser,
+    guard: LoopGuard,
+    /// When a loop may be told of again.
+    tell_again: Moment,
 }
 
 /// Runs until the device stops.
@@ -70,6 +77,8 @@ pub(super) fn run(shared: &Shared, queue: usize) {
         used: 0,
         runs: Vec::new(),
         refuser: Refuser::default(),
+        guard: LoopGuard::default(),
+        tell_again: Moment::default(),
     };
     loop {
         match queue.read(&mut packet) {
@@ -77,8 +86,12 @@ pub(super) fn run(shared: &Shared, queue: usize) {
                 let now = sys::moment();
                 if let Err(reason) = outgoing.take(&mut packet[..length], header_size, now) {
                     shared.engine.drops.count(reason);
-                    if matches!(reason, Drop::NoPeer | Drop::NoEndpoint) {
-                        outgoing.refuse(queue, &packet[header_size..length], now);
+                    match reason {
+                        Drop::NoPeer | Drop::NoEndpoint => {
+                            outgoing.refuse(queue, &packet[header_size..length], now);
+                        }
+                        Drop::Looped => outgoing.tell_of_loop(&packet[header_size..length], now),
+                        _ => {}
                     }
                 }
                 if outgoing.used >= FLUSH_AT {
@@ -110,10 +123,13 @@ impl Outgoing<'_> {
             Ok(header) => VirtioHeader::decode(header).ok_or(Drop::NotIp)?,
             Err(_) => VirtioHeader::PLAIN,
         };
-        let destination = IpHeader::parse(packet).ok_or(Drop::NotIp)?.destination;
+        let ip = IpHeader::parse(packet).ok_or(Drop::NotIp)?;
+        if self.guard.catches(&ip, packet, |from, to| self.shared.engine.sends(from, to)) {
+            return Err(Drop::Looped);
+        }
         let ecn = Ecn::of_packet(packet);
         let segments = Segments::new(&header, packet).ok_or(Drop::NotIp)?;
-        match self.shared.engine.carrier(destination, now) {
+        match self.shared.engine.carrier(ip.destination, now) {
             Ok(carrier) => self.seal(&carrier, &segments, ecn, now),
             Err(NoCarrier::Drop(reason)) => return Err(reason),
             Err(NoCarrier::Stage(peer)) => {
@@ -135,6 +151,17 @@ impl Outgoing<'_> {
         if let Err(error) = queue.write(&[IoSlice::new(header), IoSlice::new(&answer)]) {
             self.shared.engine.drops.count(Drop::TunWrite);
             tracing::trace!(%error, "the interface does not take a packet");
+        }
+    }
+
+    /// Tells that a route is wrong, but not for every packet that took it.
+    fn tell_of_loop(&mut self, packet: &[u8], now: Moment) {
+        if now < self.tell_again {
+            return;
+        }
+        self.tell_again = now.plus(SILENCE);
+        if let Some(ip) = IpHeader::parse(packet) {
+            tracing::debug!(endpoint = %ip.destination, "the route to an endpoint leads into its own interface");
         }
     }
 

@@ -61,6 +61,7 @@ impl Shared {
         let engine =
             Engine::new(config.private_key.clone(), config.mtu as usize, Box::new(move || ringer.ring()));
         engine.set_greets(config.greeting == Greeting::AtOnce);
+        engine.set_port(sockets.port);
         engine.set_running(false);
         if config.lacks.contains(&Lack::WideRegisters) {
             engine.be_portable();

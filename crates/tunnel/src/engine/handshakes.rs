@@ -81,11 +81,11 @@ impl Engine {
         for due in peer.timers.take_due(now.moment) {
             match due {
                 Due::Retry => {
-                    peer.clear_local_address();
+                    self.clear_local_address(peer);
                     self.initiate(peer, now, true, out);
                 }
                 Due::Handshake => {
-                    peer.clear_local_address();
+                    self.clear_local_address(peer);
                     self.initiate(peer, now, false, out);
                 }
                 Due::GiveUp => self.drops.add(Drop::NoSession, peer.take_staged().len() as u64),
@@ -195,7 +195,7 @@ impl Engine {
         lock(&peer.handshake).cookie.stamp(&peer.macs, &mut message, now.moment);
         tracing::debug!(peer = %peer.key, endpoint = %source.address, "answering a handshake initiation");
         peer.received_bytes.fetch_add(INITIATION_SIZE as u64, Relaxed);
-        peer.roam(&source);
+        self.roam(&peer, &source);
         peer.timers.packet_received(now.moment);
         let session = self.session(index, Role::Responder, &keys, now.moment);
         self.install(&peer, session, (&identity, &secrets), now.moment);
@@ -229,7 +229,7 @@ impl Engine {
             return None;
         };
         peer.received_bytes.fetch_add(RESPONSE_SIZE as u64, Relaxed);
-        peer.roam(&source);
+        self.roam(&peer, &source);
         peer.timers.packet_received(now.moment);
         peer.timers.handshake_complete();
         let session = self.session(index, Role::Initiator, &keys, now.moment);

@@ -213,7 +213,7 @@ impl Run {
 
     /// The peer is where this comes from, and it has the keys.
     fn first_is_authentic(&self, engine: &Engine) {
-        self.peer.roam(&self.source);
+        engine.roam(&self.peer, &self.source);
         if !self.session.confirmed.load(Relaxed)
             && let Some(old) = self.peer.confirm(&self.session)
         {

@@ -4,6 +4,7 @@
 //! routes, session indices and the peers are persistent tries that are replaced as a whole. Handshakes and timers are
 //! *jobs*, done by whoever calls [`Engine::handle_jobs`] and [`Engine::handle_timers`]; the bell tells when there are some.
 
+mod endpoints;
 #[cfg(test)]
 mod greeting;
 mod handshakes;
@@ -11,6 +12,8 @@ mod inbound;
 #[cfg(test)]
 mod interop;
 mod limits;
+#[cfg(test)]
+mod loops;
 mod outbound;
 mod registry;
 mod settings;
@@ -21,7 +24,7 @@ mod world;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +44,7 @@ use crate::trie::Trie;
 pub(crate) use inbound::{Datagrams, Opened};
 pub(crate) use outbound::{Carrier, NoCarrier};
 
+use endpoints::Endpoints;
 use limits::Limits;
 use registry::Registry;
 
@@ -58,6 +62,7 @@ pub(crate) struct Engine {
     routes: ArcSwap<Routes<Arc<Peer>>>,
     indices: ArcSwap<Trie<Indexed>>,
     registry: ArcSwap<Registry>,
+    endpoints: Endpoints,
     /// Serialises those who change settings.
     settings: Mutex<()>,
     /// When the timers have to be looked at.
@@ -66,6 +71,7 @@ pub(crate) struct Engine {
     limits: Mutex<Limits>,
     bell: Box<dyn Fn() + Send + Sync>,
     mtu: AtomicUsize,
+    port: AtomicU16,
     running: AtomicBool,
     greets: AtomicBool,
     is_portable: AtomicBool,
@@ -121,12 +127,14 @@ impl Engine {
             routes: ArcSwap::from_pointee(Routes::default()),
             indices: ArcSwap::from_pointee(Trie::default()),
             registry: ArcSwap::from_pointee(Registry::default()),
+            endpoints: Endpoints::default(),
             settings: Mutex::default(),
             timers_due: AtomicU64::new(0),
             jobs: Mutex::default(),
             limits: Mutex::new(Limits::new()),
             bell,
             mtu: AtomicUsize::new(mtu),
+            port: AtomicU16::new(0),
             running: AtomicBool::new(true),
             greets: AtomicBool::new(false),
             is_portable: AtomicBool::new(false),

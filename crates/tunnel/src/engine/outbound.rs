@@ -10,6 +10,8 @@ use crate::drops::Drop;
 #[cfg(test)]
 use crate::ip::IpHeader;
 use crate::ip::padded;
+#[cfg(test)]
+use crate::looping::LoopGuard;
 use crate::message::{DATA_HEADER_SIZE, DATA_OVERHEAD};
 use crate::peer::{Endpoint, Peer, Traffic};
 use crate::session::Session;
@@ -71,6 +73,10 @@ impl Engine {
             self.drops.count(Drop::NotIp);
             return;
         };
+        if LoopGuard::default().catches(&header, packet, |from, to| self.sends(from, to)) {
+            self.drops.count(Drop::Looped);
+            return;
+        }
         match self.carrier(header.destination, now) {
             Ok(carrier) => self.seal_one(&carrier, packet, now, out),
             Err(NoCarrier::Stage(peer)) => self.stage(&peer, packet),

@@ -100,6 +100,7 @@ impl Engine {
         self.registry.store(Arc::new(edit.finish()));
         for peer in gone {
             peer.removed.store(true, Relaxed);
+            self.locate(&peer, None);
             self.release(peer.forget_keys());
             self.drops.add(Drop::NoSession, peer.take_staged().len() as u64);
         }
@@ -133,7 +134,7 @@ impl Engine {
         if let Some(address) = settings.endpoint
             && peer.endpoint.load().as_ref().is_none_or(|endpoint| endpoint.address != address)
         {
-            peer.endpoint.store(Some(Arc::new(Endpoint::from(address))));
+            self.locate(peer, Some(Endpoint::from(address)));
         }
         if let Some(seconds) = settings.keepalive
             && peer.timers.set_persistent_keepalive(seconds, now)

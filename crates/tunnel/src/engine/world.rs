@@ -78,9 +78,12 @@ impl World {
     pub(crate) fn strangers(count: u8) -> Self {
         let nodes = (0..count).map(|i| {
             let private = private_key(u16::from(i) + 1);
+            let key = private.public_key();
+            let engine = Engine::new(Some(private), 1420, Box::new(|| {}));
+            engine.set_port(1000);
             Node {
-                key: private.public_key(),
-                engine: Engine::new(Some(private), 1420, Box::new(|| {})),
+                key,
+                engine,
                 address: SocketAddr::from(([192, 0, 2, i], 1000)),
                 delivered: Vec::new(),
                 sent: Vec::new(),
