@@ -8,9 +8,11 @@ mod cni;
 mod http;
 mod install_cni;
 mod key;
+mod lifelines;
 #[cfg(test)]
 mod manifests;
 mod metrics;
+mod names;
 mod process;
 mod report;
 mod runtime;

@@ -92,10 +92,12 @@ fn agents() -> BTreeMap<String, (Setup, BTreeSet<String>)> {
         if document["kind"] == "ClusterRole" {
             let rules = document["rules"].as_array().unwrap().iter();
             let rules = rules.map(|rule| {
+                let only = rule.get("resourceNames").map(|names| format!(" {}", words(names)));
                 format!(
-                    "{}/{}: {}",
+                    "{}/{}{}: {}",
                     words(&rule["apiGroups"]),
                     words(&rule["resources"]),
+                    only.unwrap_or_default(),
                     words(&rule["verbs"])
                 )
             });
@@ -118,9 +120,12 @@ fn accounts_may_do_what_their_agents_do() {
     assert_eq!(agents.len(), 19, "{:?}", agents.keys());
     for (file, (setup, allowed)) in agents {
         let mut needed = vec![
+            "/endpoints kubernetes: get",
             "/nodes: get,list,patch,watch",
+            "discovery.k8s.io/endpointslices kubernetes: get",
             "events.k8s.io/events: create",
             "kilo.squat.ai/peers: get,list,watch",
+            "networking.k8s.io/servicecidrs: list",
         ];
         needed.extend(match setup.pod_cidr_source {
             PodCidrSource::Node | PodCidrSource::Annotation => None,

@@ -25,7 +25,14 @@ use program::{
 use reconciler::{Action, NodeUpdate, PeerUpdate, Reconciler, Removal, Status, View, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{cli, cni, http, metrics::Seen, report, setup};
+use underlay::{Lifelines, Underlay};
+
+use crate::{
+    cli, cni, http,
+    lifelines::{Followed, Sources},
+    metrics::Seen,
+    names, report, setup,
+};
 
 /// How long the API server may take to answer the question whether it is there.
 const API_ANSWER: Duration = Duration::from_secs(3);
@@ -50,6 +57,8 @@ pub struct Runtime {
     client: Client,
     updates: Updates,
     resolver: Option<Resolver>,
+    /// What this host depends on.
+    lifelines: Followed,
     shown: Arc<http::Shown>,
     reporter: report::Reporter,
     tasks: FuturesUnordered<Task>,
@@ -62,13 +71,14 @@ pub struct Runtime {
 impl Runtime {
     /// Opens everything that the agent needs. Nothing on the host is changed yet.
     pub async fn start(mut setup: setup::Setup) -> Result<Self> {
-        let resolver = Resolver::of_host()
+        let underlay = Underlay::new(Some(setup.marks.underlay()));
+        let resolver = Resolver::of_host(underlay.clone())
             .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
             .ok();
         let tasks: FuturesUnordered<Task> = FuturesUnordered::new();
-        match own_addresses(&resolver, &setup.reconciler.node).await {
+        match names::own_addresses(&resolver, &setup.reconciler.node).await {
             Ok(addresses) => setup.reconciler.discovery.hostname_addresses = addresses,
-            Err(later) => tasks.push(later),
+            Err(later) => tasks.push(Box::pin(async move { Done::Named(later.await) })),
         }
         let flags = &setup.flags;
         let cli::Backend::Kubernetes = flags.backend;
@@ -78,19 +88,14 @@ impl Runtime {
             flags.master.clone(),
             concat!("kg/", env!("CARGO_PKG_VERSION")),
         );
-        let client = kubernetes::client::connect(&access).await?;
+        let client = kubernetes::client::connect_over(&access, &underlay).await?;
+        let lifelines =
+            Followed::of(Sources { access, client: client.clone(), underlay, resolver: resolver.clone() });
         let shown = Arc::new(http::Shown::new());
         if !flags.dry_run {
             http::serve(flags.listen, shown.clone()).await?;
         }
-        let dataplane = DataPlane::open(dataplane::Config {
-            interface: flags.interface.clone(),
-            wireguard: setup.wireguard(),
-            serve_uapi: true,
-        })
-        .await
-        .context("cannot use the host's network; kg needs CAP_NET_ADMIN")?;
-        tracing::info!(wireguard = %dataplane.backend(), "the host's network is open");
+        let dataplane = setup.open_dataplane().await?;
         let notices = dataplane.watch().await.context("cannot watch the host's network")?;
         let updates = watch(
             &client,
@@ -108,6 +113,7 @@ impl Runtime {
             client,
             updates,
             resolver,
+            lifelines,
             shown,
             reporter: report::Reporter::default(),
             tasks,
@@ -147,6 +153,7 @@ impl Runtime {
                         self.reconciler.handle_notice(now());
                     }
                 }
+                lifelines = self.lifelines.changed() => self.take_lifelines(&lifelines),
                 () = sleep_until(timeout) => {}
             }
         }
@@ -178,6 +185,15 @@ impl Runtime {
             }
             Update::Access(problems) => self.reconciler.handle_access(problems),
         }
+    }
+
+    /// What this host depends on, whenever something else is known of it.
+    fn take_lifelines(&mut self, lifelines: &Lifelines) {
+        tracing::debug!(
+            api = ?lifelines.api,
+            name_servers = ?lifelines.name_servers,
+            "what this host depends on, and on which way it answers"
+        );
     }
 
     fn take_done(&mut self, done: Done) {
@@ -395,22 +411,6 @@ impl Runtime {
         }
     }
 }
-
-/// The addresses that the node's name resolves to, or what gives them later. They are waited for, because otherwise the
-/// others are told addresses that are not the right ones, and a moment later the right ones; but not for long, because a
-/// name server may be out of reach until there is a mesh.
-async fn own_addresses(resolver: &Option<Resolver>, node: &str) -> Result<Vec<std::net::IpAddr>, Task> {
-    let Some(resolver) = resolver.clone() else { return Ok(Vec::new()) };
-    let node = node.to_owned();
-    let mut answer = Box::pin(async move { resolver.resolve_host(&node).await.unwrap_or_default() });
-    match tokio::time::timeout(HOSTNAME_WAIT, &mut answer).await {
-        Ok(addresses) => Ok(addresses),
-        Err(_) => Err(Box::pin(async move { Done::Named(answer.await) })),
-    }
-}
-
-/// How long the start waits for a name server: half of the time in which a node is to be in a mesh of a thousand nodes.
-const HOSTNAME_WAIT: Duration = Duration::from_millis(250);
 
 /// An API that does not answer must not hold up the end for longer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);

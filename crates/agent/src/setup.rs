@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use dataplane::WireguardChoice;
-use hostnet::{Compatibility, RenderConfig, Responsible};
+use dataplane::{DataPlane, WireguardChoice};
+use hostnet::{Compatibility, MarkBits, RenderConfig, Responsible};
 use mesh::{PrivateKey, TopologyConfig};
 use program::flags::all;
 use reconciler::{Config, Removal, Surroundings, discovery::DiscoveryConfig};
@@ -23,6 +23,8 @@ pub struct Setup {
     pub removal: Removal,
     /// Where the pod subnets of nodes come from.
     pub pod_cidr_source: PodCidrSource,
+    /// Which bits of the firewall mark are ours.
+    pub marks: MarkBits,
     /// The CNI configuration to keep; `None`: not our business.
     pub cni_path: Option<PathBuf>,
 }
@@ -81,11 +83,25 @@ impl Setup {
         // What another CNI's address management gives is not for ours to give again.
         let keeps_cni = flags.cni && !pod_cidr_source.is_of_another_cni();
         let cni_path = keeps_cni.then(|| flags.cni_path.clone());
-        Ok(Self { reconciler, removal, pod_cidr_source, cni_path, flags })
+        let marks = MarkBits::default();
+        Ok(Self { reconciler, removal, pod_cidr_source, marks, cni_path, flags })
+    }
+
+    /// Opens the host's network.
+    pub async fn open_dataplane(&self) -> Result<DataPlane> {
+        let config = dataplane::Config {
+            interface: self.flags.interface.clone(),
+            wireguard: self.wireguard(),
+            serve_uapi: true,
+        };
+        let opened = DataPlane::open(config).await;
+        let dataplane = opened.context("cannot use the host's network; kg needs CAP_NET_ADMIN")?;
+        tracing::info!(wireguard = %dataplane.backend(), "the host's network is open");
+        Ok(dataplane)
     }
 
     /// Which WireGuard is used.
-    pub fn wireguard(&self) -> WireguardChoice {
+    fn wireguard(&self) -> WireguardChoice {
         match (self.flags.create_interface, self.flags.wireguard) {
             (false, _) => WireguardChoice::Existing,
             (true, cli::WireguardChoice::Auto) => WireguardChoice::Auto,

@@ -168,6 +168,7 @@ const BUILTIN: &[Builtin] = &[
     row(("coordination.k8s.io", "v1"), ("Lease", "leases"), &[], (Scope::Namespaced, CREATE_ON_UPDATE)),
     row(("discovery.k8s.io", "v1"), ("EndpointSlice", "endpointslices"), &[], (Scope::Namespaced, WITH_GENERATION)),
     row(("events.k8s.io", "v1"), ("Event", "events"), &["ev"], (Scope::Namespaced, CREATE_ON_UPDATE)),
+    row(("networking.k8s.io", "v1"), ("ServiceCIDR", "servicecidrs"), &[], (Scope::Cluster, WITH_STATUS)),
     row(RBAC, ("ClusterRole", "clusterroles"), &[], (Scope::Cluster, PLAIN)),
     row(RBAC, ("ClusterRoleBinding", "clusterrolebindings"), &[], (Scope::Cluster, PLAIN)),
     row(RBAC, ("Role", "roles"), &[], (Scope::Namespaced, PLAIN)),

@@ -1,14 +1,20 @@
 //! A client of the Kubernetes API: from a kubeconfig, a service account or an address.
 //!
-//! Nothing is asked of the API here; whether it answers is seen by whoever uses the client.
+//! Nothing is asked of the API here but whether it [answers]; else that is seen by whoever uses the client.
 
-use std::{path::PathBuf, time::Duration};
+mod connector;
+mod stack;
 
-use http::{HeaderValue, Uri, header::USER_AGENT};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use http::{HeaderValue, Request, Uri, header::USER_AGENT};
 use kube::{
     Client, Config,
+    client::Body,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
+
+use underlay::Underlay;
 
 use crate::{Error, explain::chain};
 
@@ -56,7 +62,7 @@ impl ApiAccess {
     }
 }
 
-/// Prepares a client. It connects with the first request.
+/// Prepares a client. It connects with the first request, on the routes that everything else has.
 ///
 /// # Errors
 /// When a file is missing or makes no sense, or this is no pod, or the address or certificates are wrong.
@@ -64,6 +70,17 @@ impl ApiAccess {
 /// # Panics
 /// Outside of a Tokio runtime: the client needs one from the beginning.
 pub async fn connect(access: &ApiAccess) -> Result<Client, Error> {
+    connect_over(access, &Underlay::plain()).await
+}
+
+/// Prepares a client that connects over the underlay where that leads to the API.
+///
+/// # Errors
+/// As those of [`connect`].
+///
+/// # Panics
+/// As [`connect`].
+pub async fn connect_over(access: &ApiAccess, underlay: &Underlay) -> Result<Client, Error> {
     // TLS needs a cryptography provider; when there is one already, that one is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = config(access).await?;
@@ -72,8 +89,6 @@ pub async fn connect(access: &ApiAccess) -> Result<Client, Error> {
     // Watches and requests have their own timeouts for silence. One for each read of a connection would be armed and
     // disarmed with every event, which wakes the runtime twice more: a third of what a heartbeat costs in all.
     config.read_timeout = None;
-    // Watches and callers have their own ways to retry, and want to say so while they do.
-    config.default_retry = false;
     if let Ok(name) = HeaderValue::from_str(&access.user_agent) {
         config.headers.push((USER_AGENT, name));
     }
@@ -83,11 +98,41 @@ pub async fn connect(access: &ApiAccess) -> Result<Client, Error> {
         config.root_cert = Some(Vec::new());
     }
     let url = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|error| {
+    stack::client(config, underlay).map_err(|error| {
         let proxy = matches!(error, kube::Error::ProxyProtocolDisabled { .. });
         let advice = if proxy { "; proxies are not supported, unset proxy-url and HTTPS_PROXY" } else { "" };
         Error::Client { url, why: format!("{}{advice}", chain(&error)) }
     })
+}
+
+/// Whether the API answers now, on a new connection: for whoever doubts that it is still reached. Any answer will do,
+/// also one that refuses, unless it says that the API is not able to do its work.
+///
+/// # Errors
+/// Why it does not.
+pub async fn answers(access: &ApiAccess, underlay: &Underlay, within: Duration) -> Result<(), String> {
+    let asked = async {
+        let client = connect_over(access, underlay).await.map_err(|error| error.to_string())?;
+        let request = Request::get("/version").body(Body::empty()).map_err(|error| error.to_string())?;
+        let answer = client.send(request).await.map_err(|error| chain(&error))?;
+        let status = answer.status();
+        if status.is_server_error() { Err(format!("the API server answered {status}")) } else { Ok(()) }
+    };
+    match tokio::time::timeout(within, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("the API server gave no answer for {within:?}")),
+    }
+}
+
+/// The addresses of the API as the credentials, or the address that was given, name it.
+///
+/// # Errors
+/// When the credentials cannot be used, or the name is not resolved.
+pub async fn addresses(access: &ApiAccess) -> Result<Vec<SocketAddr>, Error> {
+    let url = config(access).await?.cluster_url;
+    connector::addresses(&url)
+        .await
+        .map_err(|error| Error::Client { url: url.to_string(), why: chain(&error) })
 }
 
 async fn config(access: &ApiAccess) -> Result<Config, Error> {

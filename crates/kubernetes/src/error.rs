@@ -70,4 +70,11 @@ impl Error {
     pub fn is_missing(&self) -> bool {
         matches!(self, Error::Request { explanation, .. } if explanation.is_missing())
     }
+
+    /// Whether the API answers, but what was asked for does not exist or is not for us.
+    pub(crate) fn is_withheld(&self) -> bool {
+        let forbidden =
+            matches!(self, Error::Request { explanation, .. } if explanation.reason == "Forbidden");
+        forbidden || self.is_missing()
+    }
 }

@@ -15,6 +15,12 @@ pub enum Resource {
     CiliumNodes,
     /// What Calico's address management gave to nodes.
     BlockAffinities,
+    /// Where services are served; only that of the API itself is read.
+    EndpointSlices,
+    /// The same, as older clusters have it.
+    Endpoints,
+    /// The ranges of service addresses.
+    ServiceCidrs,
 }
 
 impl Resource {
@@ -26,6 +32,9 @@ impl Resource {
             Resource::Events => "events.events.k8s.io",
             Resource::CiliumNodes => "ciliumnodes.cilium.io",
             Resource::BlockAffinities => "blockaffinities.crd.projectcalico.org",
+            Resource::EndpointSlices => "endpointslices.discovery.k8s.io",
+            Resource::Endpoints => "endpoints",
+            Resource::ServiceCidrs => "servicecidrs.networking.k8s.io",
         }
     }
 
@@ -33,6 +42,8 @@ impl Resource {
     fn missing(self) -> Option<(&'static str, &'static str)> {
         match self {
             Resource::Nodes | Resource::Events => None,
+            // Nothing is amiss in a cluster without them.
+            Resource::EndpointSlices | Resource::Endpoints | Resource::ServiceCidrs => None,
             Resource::Peers => {
                 Some((MISSING_PEERS, ", so there are no Peers; kubectl apply -f manifests/crds.yaml"))
             }

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod annotations;
+pub mod api_servers;
 pub mod client;
 pub mod decode;
 pub mod encode;
@@ -16,6 +17,7 @@ pub mod patch;
 pub mod peer;
 pub mod pod_cidrs;
 pub mod registration;
+pub mod services;
 pub mod watch;
 
 pub use client::{ApiAccess, Credentials, connect};

@@ -1,11 +1,11 @@
 //! The Kubernetes objects that a lab starts with: a Node per node, as a kubelet and a cloud would have
-//! written it, and the Peer definition. It does not know how they reach the API.
+//! written it, what an API server writes of itself, and the Peer definition. It does not know how they reach the API.
 
 use serde_json::{Value, json};
 
 use crate::{
     LabError,
-    layout::{Layout, NodeLayout},
+    layout::{API_PORT, Layout, NodeLayout},
     spec::Spec,
 };
 
@@ -18,11 +18,43 @@ const DEFINITIONS: &str = include_str!("../../../manifests/crds.yaml");
 /// When the definitions in the binary are not YAML.
 pub fn all(spec: &Spec, layout: &Layout) -> Result<Vec<Value>, LabError> {
     let mut objects = definitions()?;
+    objects.extend(of_api_server(layout));
     let described = spec.sites.iter().flat_map(|site| &site.nodes);
     for (node, described) in layout.nodes.iter().zip(described) {
         objects.push(self::node(layout, node, &json!(described.annotations)));
     }
     Ok(objects)
+}
+
+/// What an API server writes when it starts: where it listens, in both forms, and the ranges of services.
+fn of_api_server(layout: &Layout) -> [Value; 3] {
+    let address = layout.api_address().v4;
+    let ports = json!([{ "name": "https", "port": API_PORT, "protocol": "TCP" }]);
+    let (v4, v6) = layout.services();
+    [
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": { "kubernetes.io/service-name": "kubernetes" },
+            },
+            "addressType": "IPv4",
+            "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
+            "ports": ports,
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+            },
+            "subsets": [{ "addresses": [{ "ip": address }], "ports": ports }],
+        }),
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+            "spec": { "cidrs": [v4, v6] },
+        }),
+    ]
 }
 
 /// A Node object.

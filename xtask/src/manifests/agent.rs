@@ -143,10 +143,19 @@ fn cni_configuration() -> Value {
 /// What `crates/kubernetes` asks of the API, and nothing else.
 fn account(network: Network) -> [Value; 3] {
     let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
+    // Where the API servers are.
+    let of_api = |group: &str, resource: &str| {
+        let mut rule = rule(group, resource, &["get"]);
+        rule["resourceNames"] = json!(["kubernetes"]);
+        rule
+    };
     let mut rules = vec![
         rule("", "nodes", &["get", "list", "patch", "watch"]),
         rule("kilo.squat.ai", "peers", &["get", "list", "watch"]),
         rule("events.k8s.io", "events", &["create"]),
+        of_api("discovery.k8s.io", "endpointslices"),
+        of_api("", "endpoints"),
+        rule("networking.k8s.io", "servicecidrs", &["list"]),
     ];
     rules.extend(
         network.pod_subnets().map(|(group, resource)| rule(group, resource, &["get", "list", "watch"])),

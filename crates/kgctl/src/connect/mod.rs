@@ -30,6 +30,7 @@ use program::{
     log,
 };
 use reconciler::ClientSettings;
+use underlay::Underlay;
 
 use crate::{Global, Granularity};
 
@@ -95,7 +96,9 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     check_name(&name)?;
     let given_key = flags.private_key.as_deref().map(read_key).transpose()?;
 
-    let client = kubernetes::client::connect(&global.api_access()).await?;
+    // The API must not end up behind the mesh that is made from what it says.
+    let underlay = Underlay::new(Some(MarkBits::default().underlay()));
+    let client = kubernetes::client::connect_over(&global.api_access(), &underlay).await?;
     let (peer, pod_cidr_source) = tokio::select! {
         read = read_cluster(&client, &name, global) => read?,
         signal = signals.next() => bail!("ended by {signal} before anything was changed"),
@@ -114,7 +117,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     };
     let Identity { key, addresses, registration } =
         identity::decide(known, PrivateKey::from_random(rand::random()))?;
-    let resolver = Resolver::of_host()
+    let resolver = Resolver::of_host(underlay)
         .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
         .ok();
     let config = ClientConfig {

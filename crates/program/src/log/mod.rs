@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Our crates that write log lines, besides the programs.
-const OURS: [&str; 6] = ["dataplane", "hostnet", "kubernetes", "mesh", "reconciler", "tunnel"];
+const OURS: [&str; 7] = ["dataplane", "hostnet", "kubernetes", "mesh", "reconciler", "tunnel", "underlay"];
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
