@@ -8,7 +8,6 @@ mod cni;
 mod http;
 mod install_cni;
 mod key;
-mod lifelines;
 #[cfg(test)]
 mod manifests;
 mod metrics;
@@ -17,6 +16,7 @@ mod process;
 mod report;
 mod runtime;
 mod setup;
+mod surroundings;
 mod svg;
 mod webhook;
 

@@ -24,14 +24,13 @@ use program::{
 };
 use reconciler::{Action, NodeUpdate, PeerUpdate, Reconciler, Removal, Status, View, Watch};
 use tokio::signal::unix::{SignalKind, signal};
-
-use underlay::{Lifelines, Underlay};
+use underlay::Underlay;
 
 use crate::{
     cli, cni, http,
-    lifelines::{Followed, Sources},
     metrics::Seen,
     names, report, setup,
+    surroundings::{Followed, Sources},
 };
 
 /// How long the API server may take to answer the question whether it is there.
@@ -57,8 +56,9 @@ pub struct Runtime {
     client: Client,
     updates: Updates,
     resolver: Option<Resolver>,
+    access: ApiAccess,
     /// What this host depends on.
-    lifelines: Followed,
+    surroundings: Followed,
     shown: Arc<http::Shown>,
     reporter: report::Reporter,
     tasks: FuturesUnordered<Task>,
@@ -71,7 +71,7 @@ pub struct Runtime {
 impl Runtime {
     /// Opens everything that the agent needs. Nothing on the host is changed yet.
     pub async fn start(mut setup: setup::Setup) -> Result<Self> {
-        let underlay = Underlay::new(Some(setup.marks.underlay()));
+        let underlay = Underlay::new(Some(setup.flags.mark_bits.underlay()));
         let resolver = Resolver::of_host(underlay.clone())
             .inspect_err(|error| tracing::warn!("endpoints that are DNS names cannot be resolved: {error:#}"))
             .ok();
@@ -89,8 +89,17 @@ impl Runtime {
             concat!("kg/", env!("CARGO_PKG_VERSION")),
         );
         let client = kubernetes::client::connect_over(&access, &underlay).await?;
-        let lifelines =
-            Followed::of(Sources { access, client: client.clone(), underlay, resolver: resolver.clone() });
+        let sources = Sources {
+            access: access.clone(),
+            client: client.clone(),
+            underlay,
+            resolver: resolver.clone(),
+            service_cidrs: setup.reconciler.render.service_cidrs.clone(),
+        };
+        let mut surroundings = Followed::of(sources);
+        // Before anything is routed it is known what is not to be.
+        setup.reconciler.surroundings = surroundings.first().await;
+        let flags = &setup.flags;
         let shown = Arc::new(http::Shown::new());
         if !flags.dry_run {
             http::serve(flags.listen, shown.clone()).await?;
@@ -113,7 +122,8 @@ impl Runtime {
             client,
             updates,
             resolver,
-            lifelines,
+            access,
+            surroundings,
             shown,
             reporter: report::Reporter::default(),
             tasks,
@@ -153,7 +163,7 @@ impl Runtime {
                         self.reconciler.handle_notice(now());
                     }
                 }
-                lifelines = self.lifelines.changed() => self.take_lifelines(&lifelines),
+                found = self.surroundings.changed() => self.reconciler.handle_surroundings(found, now()),
                 () = sleep_until(timeout) => {}
             }
         }
@@ -185,15 +195,6 @@ impl Runtime {
             }
             Update::Access(problems) => self.reconciler.handle_access(problems),
         }
-    }
-
-    /// What this host depends on, whenever something else is known of it.
-    fn take_lifelines(&mut self, lifelines: &Lifelines) {
-        tracing::debug!(
-            api = ?lifelines.api,
-            name_servers = ?lifelines.name_servers,
-            "what this host depends on, and on which way it answers"
-        );
     }
 
     fn take_done(&mut self, done: Done) {
@@ -288,10 +289,11 @@ impl Runtime {
     }
 
     fn ask_api(&mut self) {
-        let client = self.client.clone();
+        let access = self.access.clone();
         self.tasks.push(Box::pin(async move {
-            let answer = tokio::time::timeout(API_ANSWER, client.apiserver_version()).await;
-            Done::Asked(answer.is_ok_and(|answer| answer.is_ok()))
+            // As other programs of this host ask it: their packets carry no mark.
+            let answer = kubernetes::client::answers(&access, &Underlay::plain(), API_ANSWER).await;
+            Done::Asked(answer.inspect_err(|error| tracing::debug!(%error, "the API was asked")).is_ok())
         }));
     }
 

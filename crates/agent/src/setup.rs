@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use dataplane::{DataPlane, WireguardChoice};
-use hostnet::{Compatibility, MarkBits, RenderConfig, Responsible};
+use hostnet::{Compatibility, RenderConfig, Responsible};
 use mesh::{PrivateKey, TopologyConfig};
 use program::flags::all;
 use reconciler::{Config, Removal, Surroundings, discovery::DiscoveryConfig};
@@ -23,8 +23,6 @@ pub struct Setup {
     pub removal: Removal,
     /// Where the pod subnets of nodes come from.
     pub pod_cidr_source: PodCidrSource,
-    /// Which bits of the firewall mark are ours.
-    pub marks: MarkBits,
     /// The CNI configuration to keep; `None`: not our business.
     pub cni_path: Option<PathBuf>,
 }
@@ -52,6 +50,7 @@ impl Setup {
             pod_nat_by: responsible(flags.cni),
             accept_forwarding: flags.iptables_forward_rules,
             service_cidrs: all(&flags.service_cidr),
+            services: Vec::new(),
             allow_host_routes: all(&flags.allow_host_routes),
             lifelines: Default::default(),
             api_servers: Default::default(),
@@ -83,8 +82,7 @@ impl Setup {
         // What another CNI's address management gives is not for ours to give again.
         let keeps_cni = flags.cni && !pod_cidr_source.is_of_another_cni();
         let cni_path = keeps_cni.then(|| flags.cni_path.clone());
-        let marks = MarkBits::default();
-        Ok(Self { reconciler, removal, pod_cidr_source, marks, cni_path, flags })
+        Ok(Self { reconciler, removal, pod_cidr_source, cni_path, flags })
     }
 
     /// Opens the host's network.

@@ -49,7 +49,7 @@ fn a_laptop_connects_follows_the_cluster_and_leaves_no_trace() {
     c1.start_agent(&[]).expect("it starts");
     laptop.reaches(&["10.42.5.11", "fd42:5::11"]);
     // Somebody takes a route away.
-    laptop.run("ip route del 10.42.1.0/24");
+    laptop.run("ip route del 10.42.1.0/24 table 1109");
     laptop.comes_to("the route", |laptop| laptop.routes().contains("10.42.1.0/24"));
     // A leader that dies without a word.
     lab.node("a1").expect("the demo has it").cut_link().expect("it has a cable");
@@ -335,12 +335,12 @@ impl Laptop {
     }
 
     fn routes(&self) -> String {
-        self.run("ip route")
+        self.run("ip route show table all")
     }
 
     /// All of the host that a connection could change.
     fn host_state(&self) -> String {
-        self.run("ip -o link | cut -d' ' -f2; ip -o address; ip route; ip -6 route; ip rule; ip -6 rule; nft list ruleset")
+        self.run("ip -o link | cut -d' ' -f2; ip -o address; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; nft list ruleset")
     }
 
     fn comes_to(&self, what: &str, mut look: impl FnMut(&Self) -> bool) {

@@ -321,7 +321,8 @@ fn how_long_a_node_may_be_silent() {
     spec.mesh.liveness_timeout = 6;
     let lab = common::converged(spec);
     let c1 = lab.nodes().find(|node| node.layout().name == "c1").expect("the demo has it");
-    let route = || node(&lab, "a1").read(&["ip", "route", "show", "10.42.5.0/24"]).expect("ip runs");
+    let route =
+        || node(&lab, "a1").read(&["ip", "route", "show", "table", "all", "10.42.5.0/24"]).expect("ip runs");
     assert!(route().contains("kilo0"));
     let killed = std::time::Instant::now();
     c1.kill9().expect("it runs");
@@ -370,7 +371,7 @@ fn what_stays_when_the_agent_ends() {
         assert!(interface(name));
         node(&lab, name).stop_agent().unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(interface(name), stays, "{name} {flag}");
-        let routes = node(&lab, name).read(&["ip", "route"]).expect("ip runs");
+        let routes = node(&lab, name).read(&["ip", "route", "show", "table", "all"]).expect("ip runs");
         assert!(!routes.contains("proto 107"), "{routes}");
     }
 }
@@ -604,7 +605,8 @@ fn run_kg(node: NodeRef<'_>, further: &[&str]) -> Output {
 fn routes_to(lab: &Lab, name: &str, destination: &str, words: Option<&str>) {
     let family = if destination.contains(':') { "-6" } else { "-4" };
     common::eventually(&format!("{words:?} of {name} to {destination}"), common::patiently(SOON), || {
-        let routes = node(lab, name).read(&["ip", family, "route", "show", "exact", destination])?;
+        let routes =
+            node(lab, name).read(&["ip", family, "route", "show", "table", "all", "exact", destination])?;
         let as_wanted = words.map_or(routes.is_empty(), |words| routes.contains(words));
         Ok((!as_wanted).then_some(routes))
     });

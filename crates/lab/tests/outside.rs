@@ -29,7 +29,7 @@ fn a_peer_reaches_every_pod_and_is_reached() {
     }
     lab.api().delete("Peer", "laptop").expect("it is there");
     common::eventually("the end of the Peer's routes", common::patiently(Duration::from_secs(10)), || {
-        let routes = lab.node("b2")?.read(&["ip", "route", "show", "10.99.0.1"])?;
+        let routes = lab.node("b2")?.read(&["ip", "route", "show", "table", "all", "10.99.0.1"])?;
         Ok((!routes.is_empty()).then_some(routes))
     });
     client.process.signal(rustix::process::Signal::TERM);
@@ -50,7 +50,7 @@ fn a_device_in_a_location_is_reached_from_the_others() {
     reaches(&lab, "b2-p1", "fd77::7");
     lab.api().annotate("a1", "kilo.squat.ai/allowed-location-ips", None).expect("it is free text");
     common::eventually("the end of the routes", common::patiently(Duration::from_secs(10)), || {
-        let routes = lab.node("b1")?.read(&["ip", "route", "show", "192.168.77.0/24"])?;
+        let routes = lab.node("b1")?.read(&["ip", "route", "show", "table", "all", "192.168.77.0/24"])?;
         Ok((!routes.is_empty()).then_some(routes))
     });
 }

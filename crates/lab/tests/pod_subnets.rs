@@ -101,7 +101,7 @@ fn same_mesh_for_kgctl(lab: &Lab) {
 fn routes(lab: &Lab, node: &str, destinations: &[&str], wanted: bool) {
     let node = lab.node(node).expect("the demo has it");
     common::eventually("the routes", common::patiently(Duration::from_secs(20)), || {
-        let text = node.read(&["ip", "-4", "route", "show", "proto", "107"])?;
+        let text = node.read(&["ip", "-4", "route", "show", "table", "all", "proto", "107"])?;
         let has = |destination: &str| text.lines().any(|line| line.split(' ').next() == Some(destination));
         let wrong: Vec<_> = destinations.iter().filter(|destination| has(destination) != wanted).collect();
         Ok((!wrong.is_empty()).then(|| format!("{wrong:?} wanted: {wanted}\n{text}")))

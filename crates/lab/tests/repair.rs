@@ -38,14 +38,15 @@ fn what_was_removed_comes_back() {
 
 /// Deletes, one after the other, the first three routes of a device that the agent made.
 fn deleted_routes(node: NodeRef<'_>, family: &str, device: &str) {
-    let routes = node.read(&["ip", family, "route", "show", "dev", device]).expect("ip runs");
+    let routes =
+        node.read(&["ip", family, "route", "show", "table", "1108", "dev", device]).expect("ip runs");
     let ours =
         |line: &&str| line.contains("via") && !line.starts_with("default") && !line.contains("proto kernel");
     let routes: Vec<&str> = routes.lines().filter(ours).take(3).collect();
     assert!(!routes.is_empty(), "{} has routes of the agent on {device}", node.layout().name);
     for route in routes {
         let prefix = route.split(' ').next().expect("a line has a first word");
-        removed(node, &["ip", family, "route", "delete", prefix, "dev", device], SOON);
+        removed(node, &["ip", family, "route", "delete", prefix, "dev", device, "table", "1108"], SOON);
     }
 }
 

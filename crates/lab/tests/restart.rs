@@ -70,11 +70,11 @@ fn an_agent_that_is_asked_to_end_takes_everything_with_it() {
         node.stop_agent().unwrap_or_else(|error| panic!("{error}\n{}", node.agent_log()));
         let left: Vec<String> = common::host_state(node)
             .into_iter()
-            .filter(|line| line.contains("kilo0") || line.starts_with("nft:") || line.contains("1107"))
+            .filter(|line| line.contains("kilo0") || line.starts_with("nft:") || line.contains("110"))
             .filter(|line| !line.contains("scope link"))
             .collect();
         assert!(left.is_empty(), "{name} still has {left:?}");
-        let routes = node.read(&["ip", "route", "show"]).expect("ip runs");
+        let routes = node.read(&["ip", "route", "show", "table", "all"]).expect("ip runs");
         assert!(!routes.contains("10.42.1.0"), "{name} still routes to other nodes: {routes}");
         let object = lab.api().get(&format!("/api/v1/nodes/{name}")).expect("the API answers");
         let told = object["metadata"]["annotations"].to_string();

@@ -63,7 +63,8 @@ fn wait_until_others_know(lab: &Lab) {
 
 /// Routes to the pods of nodes on paper: 10.64.0.0 and up.
 fn paper_routes(node: NodeRef<'_>) -> usize {
-    let routes = node.read(&["ip", "-4", "route", "show", "root", "10.64.0.0/10", "dev", "kilo0"]);
+    let routes =
+        node.read(&["ip", "-4", "route", "show", "table", "all", "root", "10.64.0.0/10", "dev", "kilo0"]);
     // The device may not be there yet.
     routes.map_or(0, |routes| routes.lines().count())
 }

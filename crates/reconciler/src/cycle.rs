@@ -201,7 +201,9 @@ impl Reconciler {
         config.resolved = self.known.resolved();
         config.lifelines = self.surroundings.lifelines.clone();
         config.api_servers = self.surroundings.api_servers.clone();
-        config.service_cidrs.extend(&self.surroundings.services);
+        if config.service_cidrs.is_empty() {
+            config.services = self.surroundings.services.clone();
+        }
         config.withdrawn = self.watchdog.withdrawn();
         // Where a router forwards a port it is the same one inside, as with the Go agent.
         if let Some(endpoint) = &self.forced.endpoint {

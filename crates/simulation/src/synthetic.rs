@@ -131,6 +131,7 @@ pub fn render_config(private_key: PrivateKey) -> RenderConfig {
         service_cidrs: Vec::new(),
         allow_host_routes: Vec::new(),
         lifelines: Default::default(),
+        services: Vec::new(),
         api_servers: Default::default(),
         withdrawn: Default::default(),
         resolved: BTreeMap::new(),

@@ -30,7 +30,7 @@ impl Guarded {
             .chain(
                 config.lifelines.iter().map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline))),
             )
-            .chain(config.service_cidrs.iter().map(|net| (*net, Keep::Services)));
+            .chain(config.service_cidrs.iter().chain(&config.services).map(|net| (*net, Keep::Services)));
         let addon = config.compatibility != Compatibility::None;
         let mut court = Court {
             guard: Guard::new(kept, config.allow_host_routes.clone(), addon),

@@ -112,6 +112,8 @@ pub struct RenderConfig {
     pub accept_forwarding: bool,
     /// Addresses of services: never masqueraded, never routed.
     pub service_cidrs: Vec<IpNet>,
+    /// Addresses of services as the cluster says, where the operator does not: never routed.
+    pub services: Vec<IpNet>,
     /// Ranges that the mesh may have although the host has routes to them.
     pub allow_host_routes: Vec<IpNet>,
     /// Addresses that programs of the host need, and that answer without the mesh.

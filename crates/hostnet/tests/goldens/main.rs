@@ -129,6 +129,7 @@ impl GoldenHost {
             service_cidrs: flag("--service-cidr").into_iter().map(|text| text.parse().unwrap()).collect(),
             allow_host_routes: Vec::new(),
             lifelines: Default::default(),
+            services: Vec::new(),
             api_servers: Default::default(),
             withdrawn: Default::default(),
             resolved: self.resolved.clone(),

@@ -95,6 +95,7 @@ impl Fixture {
             service_cidrs: Vec::new(),
             allow_host_routes: Vec::new(),
             lifelines: Default::default(),
+            services: Vec::new(),
             api_servers: Default::default(),
             withdrawn: Default::default(),
             resolved: BTreeMap::new(),

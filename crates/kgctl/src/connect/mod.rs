@@ -97,7 +97,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     let given_key = flags.private_key.as_deref().map(read_key).transpose()?;
 
     // The API must not end up behind the mesh that is made from what it says.
-    let underlay = Underlay::new(Some(MarkBits::default().underlay()));
+    let underlay = Underlay::new(Some(flags.mark_bits.underlay()));
     let client = kubernetes::client::connect_over(&global.api_access(), &underlay).await?;
     let (peer, pod_cidr_source) = tokio::select! {
         read = read_cluster(&client, &name, global) => read?,

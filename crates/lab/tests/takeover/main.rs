@@ -101,7 +101,7 @@ fn assert_taken_over(node: NodeRef<'_>) {
             Ok((!traces.is_empty()).then(|| traces.join("\n")))
         },
     );
-    let own = node.read(&["ip", "-4", "route", "show", "proto", "107"]).expect("ip runs");
+    let own = node.read(&["ip", "-4", "route", "show", "table", "all", "proto", "107"]).expect("ip runs");
     for destination in ["10.42.3.0/24", "10.42.5.0/24", "10.102.0.11", "10.99.0.1"] {
         assert!(own.contains(destination), "{name} has no route to {destination}: {own}");
     }

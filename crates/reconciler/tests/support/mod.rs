@@ -268,6 +268,7 @@ pub fn config() -> Config {
             service_cidrs: Vec::new(),
             allow_host_routes: Vec::new(),
             lifelines: Default::default(),
+            services: Vec::new(),
             api_servers: Default::default(),
             withdrawn: Default::default(),
             resolved: BTreeMap::new(),
