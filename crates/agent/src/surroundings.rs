@@ -17,7 +17,7 @@ use kubernetes::{api_servers::api_servers, client::ApiAccess, services::service_
 use program::Resolver;
 use reconciler::Surroundings;
 use tokio::{sync::watch, task::JoinSet, time::interval};
-use underlay::{Lifelines, State, Underlay};
+use underlay::{Lifelines, State, Underlay, is_own};
 
 /// How often is looked.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -165,7 +165,11 @@ impl Follower {
         let name_servers = self.sources.resolver.as_ref().map(Resolver::name_servers).unwrap_or_default();
         let api = self.api().map(SocketAddr::ip).collect::<BTreeSet<IpAddr>>();
         let lifelines = Lifelines::of(&self.sources.underlay, api, name_servers);
-        let found = surroundings(&lifelines, &self.known.services, &self.sources.service_cidrs);
+        let mut found = surroundings(&lifelines, &self.known.services, &self.sources.service_cidrs);
+        // Something on this host, such as k3s' load balancer, asks a server for us, and does not say which.
+        if self.known.named.iter().any(|address| is_own(address.ip())) {
+            found.api_servers.clear();
+        }
         self.sender.send_if_modified(|told| {
             let other = *told != found;
             if other {
@@ -223,7 +227,8 @@ mod tests {
             Followed::of(Sources { access, client, underlay, resolver: None, service_cidrs: Vec::new() });
         let expected = Surroundings {
             lifelines: [1, 2].map(|last| (IpAddr::from([203, 0, 113, last]), Lifeline::ApiServer)).into(),
-            api_servers: [1, 2].map(|last| IpAddr::from([203, 0, 113, last])).into(),
+            // The agent itself asks an address of this host.
+            api_servers: BTreeSet::new(),
             services: vec!["10.43.0.0/16".parse().unwrap()],
         };
         let told = async {

@@ -96,7 +96,10 @@ impl Underlay {
         }
         let Ok(plain) = plain(address) else { return };
         match timeout(PROBE_TIMEOUT, plain).await {
-            Ok(Ok(_)) => self.settle(address, None).await,
+            Ok(Ok(_)) => {
+                self.evidence.note_answer(address.ip());
+                self.settle(address, None).await;
+            }
             Ok(Err(_)) | Err(_) => self.evidence.note_silence(address.ip()),
         }
     }
@@ -141,6 +144,7 @@ impl Underlay {
     /// As [`Self::settle`], while the connection is used.
     fn settle_later(&self, plain: &TcpStream, address: SocketAddr, marked: Option<Connecting>) {
         if !leads_home(plain) {
+            self.evidence.note_answer(address.ip());
             let this = self.clone();
             tokio::spawn(async move { this.settle(address, marked).await });
         }

@@ -19,6 +19,8 @@ pub enum State {
     /// It has not been asked yet.
     #[default]
     Unknown,
+    /// It has answered on the routes with the mesh, and whether it does on the host's own is being tried.
+    Tried,
     /// It has answered on the host's own routes.
     Underlay,
     /// It has answered on the routes with the mesh, and not on the host's own.
@@ -37,7 +39,7 @@ impl Evidence {
         let way = |state| match state {
             State::Underlay => Some(Way::Underlay),
             State::Mesh => Some(Way::Mesh),
-            State::Unknown | State::Silent => None,
+            State::Unknown | State::Tried | State::Silent => None,
         };
         self.0.borrow().iter().filter_map(|(address, state)| Some((*address, way(*state)?))).collect()
     }
@@ -57,6 +59,16 @@ impl Evidence {
             Way::Mesh => State::Mesh,
         };
         self.note(address, |_| state);
+    }
+
+    /// An address has answered on the routes with the mesh, and it is not known yet whether it does on the host's own. What
+    /// it proved before holds; where it has proven nothing, the way on which it has just answered must not be taken away
+    /// meanwhile.
+    pub fn note_answer(&self, address: IpAddr) {
+        self.note(address, |before| match before {
+            State::Unknown | State::Silent => State::Tried,
+            State::Tried | State::Underlay | State::Mesh => before,
+        });
     }
 
     /// An address has answered on neither way. What it proved before holds: that it is down now says nothing about the
@@ -101,6 +113,17 @@ mod tests {
             seen.push(evidence.state(address));
         }
         assert_eq!(seen, [State::Silent, State::Mesh, State::Underlay, State::Mesh]);
+    }
+
+    #[test]
+    fn what_answers_through_the_mesh_is_not_taken_away_while_the_other_way_is_tried() {
+        let evidence = Evidence::default();
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        evidence.note_answer(address);
+        assert_eq!((evidence.state(address), evidence.proven().len()), (State::Tried, 0));
+        evidence.prove(address, Way::Underlay);
+        evidence.note_answer(address);
+        assert_eq!(evidence.state(address), State::Underlay, "one slow connection takes nothing back");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use std::{
 use evidence::Evidence;
 pub use evidence::{State, Way};
 pub use lifelines::Lifelines;
+pub use own::is_own;
 use tokio::{
     net::{TcpSocket, UdpSocket},
     sync::watch,

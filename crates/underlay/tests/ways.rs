@@ -52,15 +52,16 @@ fn what_is_behind_the_mesh_is_reached_through_it() {
         ways.mesh_routes("192.0.2.0/24");
         let _mesh = ways.mesh.listen(PORT);
         let underlay = Underlay::new(Some(MARK));
-        let mut told = underlay.subscribe();
         let start = Instant::now();
         underlay.connect(at(API, PORT)).await.unwrap();
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert!(underlay.evidence().is_empty(), "the underlay has a further chance");
-        tokio::time::timeout(SOON, told.changed()).await.unwrap().unwrap();
         let api = API.parse().unwrap();
+        let protected = || Lifelines::of(&underlay, [api], []).protected();
+        assert!(protected().is_empty(), "and meanwhile the way that is used stays");
+        eventually("it is proven", || !underlay.evidence().is_empty()).await;
         assert_eq!(underlay.evidence(), [(api, Way::Mesh)].into());
-        assert!(Lifelines::of(&underlay, [api], []).protected().is_empty());
+        assert!(protected().is_empty());
         // Where the underlay refuses at once, nobody waits.
         ways.outside.has(API);
         let start = Instant::now();
@@ -86,7 +87,7 @@ fn a_slow_underlay_is_not_taken_for_none() {
         assert_eq!(stream.local_addr().unwrap().ip(), at("10.2.0.1", 0).ip());
         ways.outside.has(API);
         let api = API.parse().unwrap();
-        eventually("the underlay has answered", || underlay.state(api) != State::Unknown).await;
+        eventually("the underlay has answered", || !underlay.evidence().is_empty()).await;
         assert_eq!(underlay.state(api), State::Underlay);
     });
 }

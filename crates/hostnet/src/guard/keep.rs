@@ -23,8 +23,10 @@ pub enum Keep {
     Unroutable(&'static str),
     /// Where a cloud answers its machines about themselves.
     Metadata,
-    /// The tunnel with this key leads there: that of the segment or the Peer that is named.
+    /// The tunnel with this key leads there: that of the node or the Peer that is named.
     Endpoint(PublicKey, String),
+    /// The tunnel with this key would lead there if the node that is named led its location.
+    Candidate(PublicKey, String),
     /// It answers without the mesh.
     Lifeline(Lifeline),
     /// The host sends packets to it that are for others, through this interface.
@@ -48,7 +50,7 @@ impl fmt::Display for Keep {
         match self {
             Self::Unroutable(what) => write!(f, "{what}, which nobody routes"),
             Self::Metadata => f.write_str("where a cloud answers its machines"),
-            Self::Endpoint(_, owner) => write!(f, "the endpoint of {owner}"),
+            Self::Endpoint(_, owner) | Self::Candidate(_, owner) => write!(f, "the endpoint of {owner}"),
             Self::Lifeline(Lifeline::ApiServer) => {
                 f.write_str("the API server, which answers without the mesh")
             }

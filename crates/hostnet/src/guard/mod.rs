@@ -155,6 +155,8 @@ impl Guard {
             {
                 Some((Way::Direct, false))
             }
+            // A member's own address, where it has no other.
+            (Keep::Candidate(key, _), Claim::Address { tunnel, .. }) if *key == tunnel => None,
             (Keep::Near(_) | Keep::Own, Claim::Address { .. })
             | (Keep::Gateway(_), Claim::Address { near: true, .. }) => Some((Way::Direct, false)),
             // That a node is the API server, or a name server, is nothing to complain about.
@@ -173,6 +175,7 @@ impl Guard {
             (Keep::OwnPods, Claim::Pods) => equal.then_some((Way::Out, true)),
             (
                 Keep::Endpoint(..)
+                | Keep::Candidate(..)
                 | Keep::Near(_)
                 | Keep::Own
                 | Keep::Lifeline(_)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh::{Granularity, Node, Object, Perspective, PublicKey, Segment, prefix};
+use mesh::{Endpoint, Granularity, Node, Object, Perspective, Segment, prefix};
 
 use super::{RenderConfig, resolve};
 use crate::{
@@ -181,20 +181,24 @@ fn claimant(segment: &Segment, range: &IpNet) -> String {
     segment.nodes.iter().find(says).map_or(&segment.leader().name, |node| &node.name).clone()
 }
 
-/// Where tunnels lead to.
+/// Where tunnels lead to, or would if another node led.
 fn endpoints<'a>(
     perspective: &'a Perspective<'_>,
     config: &'a RenderConfig,
 ) -> impl Iterator<Item = (IpNet, Keep)> + 'a {
-    let keep =
-        |key: PublicKey, at: std::net::IpAddr, owner: String| (prefix::host(at), Keep::Endpoint(key, owner));
-    let segments = perspective.topology.segments.iter().filter_map(move |segment| {
-        let at = resolve(&perspective.segment_endpoint(segment), config)?;
-        Some(keep(segment.key, at.ip(), format!("node {}", segment.leader().name)))
+    let at = |endpoint: &Endpoint| Some(prefix::host(resolve(endpoint, config)?.ip()));
+    let segments = perspective.topology.segments.iter().flat_map(move |segment| {
+        let name = |node: &Node| format!("node {}", node.name);
+        let leader = at(&perspective.segment_endpoint(segment));
+        let leader = leader.map(|at| (at, Keep::Endpoint(segment.key, name(segment.leader()))));
+        let candidates = segment.nodes.iter().filter_map(move |node| {
+            Some((at(node.endpoint.as_ref()?)?, Keep::Candidate(segment.key, name(node))))
+        });
+        leader.into_iter().chain(candidates)
     });
     let peers = perspective.topology.peers.iter().filter_map(move |peer| {
-        let at = resolve(&perspective.peer_endpoint(peer)?, config)?;
-        Some(keep(peer.key, at.ip(), format!("peer {}", peer.name)))
+        let at = at(&perspective.peer_endpoint(peer)?)?;
+        Some((at, Keep::Endpoint(peer.key, format!("peer {}", peer.name))))
     });
     segments.chain(peers)
 }
