@@ -1,5 +1,7 @@
 //! The agent's loop: hands events to the reconciler, carries out its actions, hands back what came of them.
 
+mod ending;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -22,7 +24,7 @@ use program::{
     Resolver,
     clock::{now, sleep_until},
 };
-use reconciler::{Action, NodeUpdate, PeerUpdate, Reconciler, Removal, Status, View, Watch};
+use reconciler::{Action, NodeUpdate, PeerUpdate, Reconciler, Status, View, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 use underlay::Underlay;
 
@@ -374,45 +376,4 @@ impl Runtime {
         }
         None
     }
-
-    /// Takes back what this node told the others: they find another way at once, not when its heartbeat is missed.
-    async fn leave_mesh(&self) {
-        if self.setup.removal == Removal::Nothing {
-            return;
-        }
-        let (node, patch) = (&self.setup.reconciler.node, kubernetes::encode::clean_up());
-        let farewell = kubernetes::patch::patch_node(&self.client, node, &patch);
-        match tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the others will miss this node only by its heartbeat"),
-            Err(_) => {
-                tracing::warn!("no answer from the API; the others will miss this node by its heartbeat")
-            }
-        }
-    }
-
-    /// Removes what is to be removed, and tells the API that this node is leaving.
-    async fn end(mut self, signal: &str) -> Result<()> {
-        tracing::info!(signal, "ending");
-        if self.setup.flags.dry_run {
-            anyhow::bail!("ended by {signal} before the cluster was read");
-        }
-        self.leave_mesh().await;
-        let observed =
-            self.dataplane.observe().await.context("cannot read the host's network to clean up")?;
-        let changes = Reconciler::removal(&observed.host, self.setup.removal);
-        let failures = self.dataplane.apply(&changes).await;
-        for failure in &failures {
-            tracing::error!("{failure}");
-        }
-        tracing::info!(changes = changes.len(), failed = failures.len(), "ended");
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            anyhow::bail!("{} changes failed at the end", failures.len())
-        }
-    }
 }
-
-/// An API that does not answer must not hold up the end for longer.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);

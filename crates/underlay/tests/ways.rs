@@ -17,7 +17,6 @@ use underlay::{Lifelines, State, Underlay, Way};
 const API: &str = "192.0.2.1";
 const OTHER: &str = "192.0.2.2";
 const PORT: u16 = 6443;
-const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn what_answers_without_the_mesh_is_reached_without_it() {

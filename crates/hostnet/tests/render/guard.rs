@@ -281,8 +281,8 @@ fn who_means_it_says_so() {
             let packet = Packet { source: [10, 1, 0, 1].into(), destination: at.parse().unwrap(), iif: None };
             kernel.way(packet).to_string().starts_with("tunnel")
         };
-        assert!(routed.iter().all(|at| tunnel(at)), "{range} routed");
-        assert!(!kept.iter().any(|at| tunnel(at)), "{range} kept");
+        assert!(routed.iter().all(tunnel), "{range} routed");
+        assert!(!kept.iter().any(tunnel), "{range} kept");
     };
     // An exit for everything: what the host has stays with it.
     let mine = [
