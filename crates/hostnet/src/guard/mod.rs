@@ -208,7 +208,7 @@ impl Guard {
     /// Whether something that the host has says anything about a destination. Whether another look at the host leads to
     /// another verdict is found by this.
     pub fn touches(&self, destination: IpNet) -> bool {
-        self.kept.around(destination).next().is_some() || self.kept.inside(destination).next().is_some()
+        self.kept.overlap(destination)
     }
 
     fn is_allowed(&self, destination: &IpNet) -> bool {
