@@ -136,6 +136,10 @@ fn normalise(title: &str, body: &mut Value) {
         }
         _ => {}
     }
+    // They are in the order of their times, and whether two writes are in the same second is chance.
+    if let Some(managers) = body.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
+        managers.sort_by_key(|entry| entry["manager"].to_string() + &entry["subresource"].to_string());
+    }
     blur(body);
 }
 

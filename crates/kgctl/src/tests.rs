@@ -55,6 +55,7 @@ const FREE: [&str; 5] = ["help", "version", "kubeconfig", "private-key", "topolo
 
 /// A wrong value of every other flag, and what is allowed instead.
 const WRONG: &[(&str, &str, &str)] = &[
+    ("allow-host-routes", "10.1.0.0", "10.43.0.0/16"),
     ("allowed-ip", "home", "10.10.10.10/32"),
     ("allowed-ips", "10.43.0.0", "10.43.0.0/16"),
     ("as-peer", "maybe", "true or false"),

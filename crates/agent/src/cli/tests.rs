@@ -97,6 +97,7 @@ const FREE: [&str; 15] = [
 /// A wrong value of every other flag, and what is allowed instead.
 const WRONG: &[(&str, &str, &str)] = &[
     ("backend", "etcd", "kubernetes"),
+    ("allow-host-routes", "10.1.0.0", "10.43.0.0/16"),
     ("clean-up", "maybe", "true or false"),
     ("clean-up-interface", "maybe", "true or false"),
     ("cni", "maybe", "true or false"),

@@ -10,12 +10,16 @@ use std::{
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PrivateKey, Problem, PublicKey,
+    Endpoint, Host, Object, Perspective, PrivateKey, Problem, Segment,
     conf::ConfPeer,
     prefix::{self, Family},
 };
 
-use super::{Rendered, guarded::of_host, priority};
+use super::{
+    Rendered,
+    guarded::{claim, of_host},
+    priority,
+};
 use crate::{
     Address, CLIENT_TABLE, HostFacts, HostState, Leftover, Lifeline, Link, LinkKind, LinkName, MarkBits,
     NextHop, Route, Rule, Wireguard, WireguardPeer,
@@ -75,8 +79,9 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
     let mut guarded = Judged::of(&peers, facts, config);
     for peer in &peers {
+        let segment = perspective.topology.segments.iter().find(|segment| segment.key == peer.key);
         for destination in peer.allowed_ips.iter().map(IpNet::trunc) {
-            let routed = guarded.routed(destination, peer.key);
+            let routed = guarded.routed(destination, claim_of(segment, peer, destination));
             state.routes.extend(routed.into_iter().filter_map(|destination| route(destination, config)));
         }
     }
@@ -179,14 +184,22 @@ impl Judged {
         Self { guard: Guard::new(kept, config.allow_host_routes.clone(), false), report: Report::default() }
     }
 
-    /// What of a destination is routed to the peer with this key.
-    fn routed(&mut self, destination: IpNet, tunnel: PublicKey) -> Vec<IpNet> {
-        let claim = Claim::Range(tunnel);
+    /// What of a destination is routed.
+    fn routed(&mut self, destination: IpNet, claim: Claim) -> Vec<IpNet> {
         let (way, why) = self.guard.judge(destination, claim);
         if let Some(why) = why {
             self.report.add(Object::Host, destination, claim, &way, &why);
         }
         way.routed(destination)
+    }
+}
+
+/// What a destination is. A client is in no location, so none of the nodes is its neighbour.
+fn claim_of(segment: Option<&Segment>, peer: &ConfPeer, destination: IpNet) -> Claim {
+    let allowed = |segment: &&Segment| segment.allowed_ips.iter().any(|net| net.trunc() == destination);
+    match segment.filter(allowed) {
+        Some(segment) => claim(segment, destination, |_| false).0,
+        None => Claim::Range(peer.key),
     }
 }
 

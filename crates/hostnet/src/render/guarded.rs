@@ -72,7 +72,9 @@ impl Court<'_> {
     fn judge_mesh(&mut self, perspective: &Perspective<'_>) {
         for segment in perspective.other_segments() {
             for destination in segment.allowed_ips.iter().map(IpNet::trunc) {
-                self.judge(destination, Origin::Mesh, || claim(segment, destination, perspective));
+                self.judge(destination, Origin::Mesh, || {
+                    claim(segment, destination, |node| is_near(perspective, node))
+                });
             }
             self.judge_location(segment, Claim::Range(segment.key));
         }
@@ -155,8 +157,8 @@ enum Origin {
     Written,
 }
 
-/// What an allowed IP of a segment is, and whose.
-fn claim(segment: &Segment, destination: IpNet, perspective: &Perspective<'_>) -> (Claim, Object) {
+/// What an allowed IP of a segment is, and whose. `near`: whether a node is in the location of this host.
+pub(super) fn claim(segment: &Segment, destination: IpNet, near: impl Fn(&Node) -> bool) -> (Claim, Object) {
     let holds = |nets: &[IpNet], host: bool| {
         nets.iter().any(|net| {
             if host { prefix::host(net.addr()) == destination } else { net.trunc() == destination }
@@ -169,10 +171,12 @@ fn claim(segment: &Segment, destination: IpNet, perspective: &Perspective<'_>) -
     // A WireGuard address is the leader's.
     let node: &Node =
         nodes.iter().find(|node| holds(&node.internal_ips, true)).map_or(segment.leader(), Arc::as_ref);
-    // In a full mesh neighbours reach each other through tunnels, too.
-    let full = perspective.topology.config.granularity == Granularity::Full;
-    let near = full || node.location == perspective.node.location;
-    (Claim::Address { near, tunnel: segment.key }, Object::Node(node.name.clone()))
+    (Claim::Address { near: near(node), tunnel: segment.key }, Object::Node(node.name.clone()))
+}
+
+/// Whether a node is in the location of the local one. In a full mesh neighbours reach each other through tunnels, too.
+fn is_near(perspective: &Perspective<'_>, node: &Node) -> bool {
+    perspective.topology.config.granularity == Granularity::Full || node.location == perspective.node.location
 }
 
 /// The node whose object says that a range is reachable in its location.
