@@ -5,7 +5,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use hostnet::{Change, Firewall, HostState, KILO_TABLE, Leftover, LegacyTable, MAIN_TABLE, Route, Rule};
+use hostnet::{
+    Address, Change, Firewall, HostState, KILO_TABLE, Leftover, LegacyTable, MAIN_TABLE, Route, Rule,
+};
 use mesh::prefix::Family;
 use support::*;
 
@@ -144,5 +146,37 @@ fn rules_in_iptables_legacy_are_seen() {
         assert_eq!(plane.observe().await.unwrap().legacy_tables, []);
         let left = run("iptables-legacy-save | grep ^-A");
         assert_eq!(left.trim(), "-A POSTROUTING -s 10.66.0.0/16 -j MASQUERADE");
+    });
+}
+
+/// Version 0.1 had its routes in the main table. Ours are in place before they go, and nobody else's go with them.
+#[test]
+fn routes_of_version_0_1_in_the_main_table_go() {
+    in_namespace(async || {
+        underlay();
+        let mut plane = open().await;
+        let mut before = with_interface();
+        before.addresses = [Address { link: name(KILO), net: "10.4.0.1/16".parse().unwrap() }].into();
+        reach(&mut plane, &before).await;
+        run("ip route add 10.99.0.0/16 via 10.1.0.9 dev eth0 proto static");
+        let others = run("ip route show table main");
+        run("ip route add 10.2.3.0/24 via 10.4.0.2 dev kilo0 proto 107 src 10.1.0.1 onlink");
+        run("ip route add 10.2.4.0/24 via 10.1.0.3 dev eth0 proto 107 onlink");
+        run("ip -6 route add fd02:3::/64 dev kilo0 proto 107");
+        let observed = plane.observe().await.unwrap();
+        assert_eq!(observed.host.leftovers.len(), 3, "{:?}", observed.host.leftovers);
+        assert!(
+            observed.facts.routes.iter().all(|route| !route.destination.to_string().starts_with("10.2."))
+        );
+        let mut desired = HostState { rules: mesh_rules().collect(), ..before };
+        desired.routes = [route("10.2.3.0/24", Some("10.4.0.2"), KILO)].into();
+        let changes = hostnet::plan(&observed.host, &desired);
+        let position = |wanted: fn(&Change) -> bool| changes.iter().position(wanted).unwrap();
+        let first_gone = position(|change| matches!(change, Change::RemoveLeftover(_)));
+        assert!(position(|change| matches!(change, Change::SetRoute(_))) < first_gone);
+        assert!(position(|change| matches!(change, Change::AddRule(_))) < first_gone);
+        reach(&mut plane, &desired).await;
+        assert_eq!(run("ip route show table main"), others);
+        assert!(!run("ip -6 route show table main").contains("proto 107"));
     });
 }
