@@ -74,11 +74,15 @@ pub fn node(index: usize, size: Size) -> Node {
     let dual = size.stack == Stack::Dual;
     // Names are in no order that addresses know: odd factors permute the numbers below 2^15.
     let number = (index as u32).wrapping_mul(20_077) & 0x7fff;
-    let host = (index as u32).wrapping_mul(12_345) & 0x7fff;
+    // A private network for each location: few large ones, or many small ones. Both moduli are prime.
+    let (bits, most) = if size.locations <= 16 { (16, 65_521) } else { (11, 2_039) };
+    let location = (index % size.locations) as u32 & ((1 << (20 - bits)) - 1);
+    let host = 1 + ((index / size.locations) as u32).wrapping_mul(12_345) % most;
     let pods = net(Ipv4Addr::from_bits(0x0a40_0000 + (number << 8)), 24);
-    let internal = net(Ipv4Addr::from_bits(0xac10_0001 + host), 12);
+    let internal = net(Ipv4Addr::from_bits(0xac10_0000 + (location << bits) + host), 32 - bits as u8);
     let pods_v6 = net(Ipv6Addr::from_bits((0xfd00_0002 << 96) + (u128::from(number) << 64)), 64);
-    let internal_v6 = net(Ipv6Addr::from_bits((0xfd00_0009 << 96) + 1 + u128::from(host)), 64);
+    let network_v6 = (0xfd00_0009 << 96) + (u128::from(location) << 64);
+    let internal_v6 = net(Ipv6Addr::from_bits(network_v6 + u128::from(host)), 64);
     Node {
         location: format!("location-{:04}", index % size.locations),
         endpoint: Some(Endpoint::from_ip(Ipv4Addr::from_bits(0xcb00_0001 + number).into(), 51820)),

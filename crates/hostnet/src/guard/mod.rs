@@ -61,30 +61,24 @@ pub enum Way {
 
 impl Way {
     /// What of a destination is routed through the mesh.
-    pub fn routed(&self, destination: IpNet) -> Vec<IpNet> {
-        match self {
-            Self::Mesh => vec![destination],
-            Self::Part(parts) => parts.clone(),
-            Self::Direct | Self::Host | Self::Out => Vec::new(),
-        }
+    pub fn routed(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
+        self.share(destination, matches!(self, Self::Mesh))
     }
 
     /// What of a destination may speak through its tunnel.
-    pub fn accepted(&self, destination: IpNet) -> Vec<IpNet> {
-        match self {
-            Self::Mesh | Self::Direct | Self::Host => vec![destination],
-            Self::Part(parts) => parts.clone(),
-            Self::Out => Vec::new(),
-        }
+    pub fn accepted(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
+        self.share(destination, matches!(self, Self::Mesh | Self::Direct | Self::Host))
     }
 
     /// What of a destination counts as a part of the mesh.
-    pub fn meshed(&self, destination: IpNet) -> Vec<IpNet> {
-        match self {
-            Self::Mesh | Self::Direct => vec![destination],
-            Self::Part(parts) => parts.clone(),
-            Self::Host | Self::Out => Vec::new(),
-        }
+    pub fn meshed(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
+        self.share(destination, matches!(self, Self::Mesh | Self::Direct))
+    }
+
+    /// All of a destination, its parts, or nothing. There are tens of thousands, so no list is made of one.
+    fn share(&self, destination: IpNet, whole: bool) -> impl Iterator<Item = IpNet> {
+        let parts: &[IpNet] = if let Self::Part(parts) = self { parts } else { &[] };
+        whole.then_some(destination).into_iter().chain(parts.iter().copied())
     }
 }
 

@@ -190,7 +190,7 @@ impl Judged {
         if let Some(why) = why {
             self.report.add(Object::Host, destination, claim, &way, &why);
         }
-        way.routed(destination)
+        way.routed(destination).collect()
     }
 }
 

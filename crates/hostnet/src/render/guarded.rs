@@ -1,7 +1,7 @@
 //! What of the mesh this host follows: the guard's verdicts on all destinations of the mesh.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -16,7 +16,7 @@ use crate::{
 
 /// The verdicts. Nearly all destinations are routed as they are, and only the others are in here.
 pub(super) struct Guarded {
-    verdicts: BTreeMap<IpNet, Way>,
+    verdicts: HashMap<IpNet, Way>,
     pub report: Report,
     /// What is routed and holds an API server.
     pub exposed: BTreeSet<IpNet>,
@@ -35,28 +35,31 @@ impl Guarded {
         let mut court = Court {
             guard: Guard::new(kept, config.allow_host_routes.clone(), addon),
             config,
-            guarded: Self { verdicts: BTreeMap::new(), report: Report::default(), exposed: BTreeSet::new() },
+            guarded: Self { verdicts: HashMap::new(), report: Report::default(), exposed: BTreeSet::new() },
         };
         court.judge_mesh(perspective);
         court.guarded
     }
 
     /// What of a destination is routed through the mesh.
-    pub fn routed(&self, destination: IpNet) -> Vec<IpNet> {
+    pub fn routed(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
         self.way(&destination).routed(destination)
     }
 
     /// What of a destination may speak through its tunnel.
-    pub fn accepted(&self, destination: IpNet) -> Vec<IpNet> {
+    pub fn accepted(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
         self.way(&destination).accepted(destination)
     }
 
     /// What of a destination counts as a part of the mesh.
-    pub fn meshed(&self, destination: IpNet) -> Vec<IpNet> {
+    pub fn meshed(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
         self.way(&destination).meshed(destination)
     }
 
     fn way(&self, destination: &IpNet) -> &Way {
+        if self.verdicts.is_empty() {
+            return &Way::Mesh;
+        }
         self.verdicts.get(destination).unwrap_or(&Way::Mesh)
     }
 }
@@ -124,7 +127,7 @@ impl Court<'_> {
         if let Some(why) = why {
             self.guarded.report.add(object, destination, claim, &way, &why);
         }
-        if exposed && self.exposes(&way.routed(destination)) {
+        if exposed && self.exposes(&way.routed(destination).collect::<Vec<_>>()) {
             self.guarded.exposed.insert(destination);
         }
         if way != Way::Mesh {

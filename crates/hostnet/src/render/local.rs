@@ -34,7 +34,7 @@ impl Renderer<'_> {
                 continue;
             }
             for subnet in node.pod_subnets.iter().filter(|_| local) {
-                let routed = self.guarded.routed(subnet.trunc());
+                let routed: Vec<IpNet> = self.guarded.routed(subnet.trunc()).collect();
                 self.routes_inside(Family::of_prefix(subnet), &routed, node);
             }
             if leads {
