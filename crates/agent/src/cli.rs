@@ -127,7 +127,7 @@ pub struct Agent {
     #[arg(long, global = true, default_value = "info", value_enum)]
     pub log_level: log::Level,
     /// The three bits of the firewall mark that Kilo may use, none of which another program on this host uses. The
-    /// tunnels' own packets carry the lowest one.
+    /// packets of its own sockets (tunnels, API, DNS) carry the lowest one.
     #[arg(long, default_value_t, value_name = "MASK")]
     pub mark_bits: MarkBits,
     /// The URL of the Kubernetes API; overrides the kubeconfig's.
@@ -153,7 +153,8 @@ pub struct Agent {
     /// Look at the host at least this often.
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
     pub resync_period: Duration,
-    /// Addresses of services: what pods send there is not masqueraded.
+    /// Addresses of services: what pods send there is not masqueraded, and no object gets them [default: what the cluster
+    /// says; only for the second].
     #[arg(long, value_name = "CIDR,…")]
     pub service_cidr: Vec<Cidrs>,
     /// Where the private key is kept.

@@ -22,7 +22,8 @@ use underlay::{Lifelines, State, Underlay, is_own};
 /// How often is looked.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// How long the start waits for what is found out without asking anybody.
+/// How long the start waits until it is known what answers without the mesh: what does, mostly does within a few
+/// milliseconds.
 const FIRST: Duration = Duration::from_millis(250);
 
 /// In how many looks one asks the API where its servers and services are, which changes when one of them is replaced, and connects to
@@ -45,23 +46,25 @@ pub struct Sources {
 
 /// What this host depends on, as it is known now. It is followed for as long as this is there.
 pub struct Followed {
-    found: watch::Receiver<Surroundings>,
+    found: watch::Receiver<Found>,
     _task: JoinSet<()>,
 }
 
 impl Followed {
     /// Begins to look.
     pub fn of(sources: Sources) -> Self {
-        let (sender, found) = watch::channel(Surroundings::default());
+        let (sender, found) = watch::channel(Found::default());
         let mut task = JoinSet::new();
         let follower = Follower { sources, sender, known: Known::default() };
         task.spawn(follower.follow());
         Self { found, _task: task }
     }
 
-    /// What is known at the start: at least the addresses of the API, unless they have to be looked up for long.
+    /// What is known at the start, once everything has been asked, or after a moment.
     pub async fn first(&mut self) -> Surroundings {
-        tokio::time::timeout(FIRST, self.changed()).await.unwrap_or_default()
+        let complete = async { drop(self.found.wait_for(|found| found.complete).await) };
+        let _ = tokio::time::timeout(FIRST, complete).await;
+        self.found.borrow_and_update().surroundings.clone()
     }
 
     /// Waits until something else is known, and gives it.
@@ -70,8 +73,16 @@ impl Followed {
             // Only a panic ends the task, and what it has found out still holds.
             std::future::pending::<()>().await;
         }
-        self.found.borrow_and_update().clone()
+        self.found.borrow_and_update().surroundings.clone()
     }
+}
+
+/// What is told.
+#[derive(Clone, Default, PartialEq)]
+struct Found {
+    surroundings: Surroundings,
+    /// Whether everything has been asked at least once.
+    complete: bool,
 }
 
 /// What has been found out.
@@ -82,16 +93,20 @@ struct Known {
     /// Those of the servers themselves, which may be others.
     servers: BTreeSet<SocketAddr>,
     services: Vec<IpNet>,
+    /// Whether the API has been asked for these two.
+    asked: bool,
 }
 
 struct Follower {
     sources: Sources,
-    sender: watch::Sender<Surroundings>,
+    sender: watch::Sender<Found>,
     known: Known,
 }
 
 impl Follower {
     async fn follow(mut self) {
+        // Without waiting for anything: the first that is told is where the API is.
+        self.known.named = self.named().await;
         let mut times = interval(PERIOD);
         for look in (0..SELDOM).cycle() {
             self.telling(times.tick()).await;
@@ -101,6 +116,7 @@ impl Follower {
             if seldom || self.known.servers.is_empty() {
                 let (servers, services) = self.telling(self.ask()).await;
                 (self.known.servers, self.known.services) = (servers, services);
+                self.known.asked = true;
             }
             self.telling(self.probe(seldom)).await;
         }
@@ -165,11 +181,13 @@ impl Follower {
         let name_servers = self.sources.resolver.as_ref().map(Resolver::name_servers).unwrap_or_default();
         let api = self.api().map(SocketAddr::ip).collect::<BTreeSet<IpAddr>>();
         let lifelines = Lifelines::of(&self.sources.underlay, api, name_servers);
-        let mut found = surroundings(&lifelines, &self.known.services, &self.sources.service_cidrs);
+        let mut surroundings = surroundings(&lifelines, &self.known.services, &self.sources.service_cidrs);
         // Something on this host, such as k3s' load balancer, asks a server for us, and does not say which.
         if self.known.named.iter().any(|address| is_own(address.ip())) {
-            found.api_servers.clear();
+            surroundings.api_servers.clear();
         }
+        let complete = self.known.asked && lifelines.are_known();
+        let found = Found { surroundings, complete };
         self.sender.send_if_modified(|told| {
             let other = *told != found;
             if other {
@@ -226,7 +244,7 @@ mod tests {
         let mut followed =
             Followed::of(Sources { access, client, underlay, resolver: None, service_cidrs: Vec::new() });
         let expected = Surroundings {
-            lifelines: [1, 2].map(|last| (IpAddr::from([203, 0, 113, last]), Lifeline::ApiServer)).into(),
+            lifelines: Default::default(),
             // The agent itself asks an address of this host.
             api_servers: BTreeSet::new(),
             services: vec!["10.43.0.0/16".parse().unwrap()],
@@ -253,7 +271,6 @@ mod tests {
         };
         let found = surroundings(&lifelines, &[], &["10.43.0.0/16".parse().unwrap()]);
         assert_eq!(found.api_servers, [server].into());
-        let protected = [(at(1), Lifeline::ApiServer), (IpAddr::from([192, 0, 2, 53]), Lifeline::NameServer)];
-        assert_eq!(found.lifelines, protected.into());
+        assert_eq!(found.lifelines, [(at(1), Lifeline::ApiServer)].into());
     }
 }

@@ -52,11 +52,16 @@ impl Kernel {
         let default_interface = links.default_interface(&routes);
         let suspects = links.sort_routes(&routes, &mut host);
         let mut first_rule = [None; 2];
+        let mut host_routes = links.host_routes(&routes, &host.leftovers);
         for found in rule::all(&mut self.route)? {
             if found.protocol == ROUTE_PROTOCOL {
                 host.rules.insert(found.rule);
             } else if found.rule.table == KILO_TABLE && found.plain {
                 host.leftovers.insert(Leftover::Rule(found.rule));
+            } else if let Some(destination) = found.rule.to {
+                // What a rule says about a destination is as good as a route.
+                let table = found.rule.table;
+                host_routes.push(HostRoute { destination, gateway: None, link: None, table });
             } else if found.for_all && found.rule.table != RT_TABLE_LOCAL {
                 let first: &mut Option<u32> = &mut first_rule[found.rule.family as usize];
                 *first = Some(first.map_or(found.rule.priority, |before| before.min(found.rule.priority)));
@@ -66,7 +71,7 @@ impl Kernel {
         let facts = HostFacts {
             interfaces: links.foreign(&addresses),
             default_interface,
-            routes: links.host_routes(&routes, &host.leftovers),
+            routes: sorted(host_routes),
             first_rule,
         };
         host.addresses = links.addresses(&addresses);
@@ -136,6 +141,12 @@ fn tunnel_kind(link: &KernelLink) -> Option<LinkKind> {
         .map(|(_, kind)| *kind)
 }
 
+fn sorted(mut routes: Vec<HostRoute>) -> Vec<HostRoute> {
+    routes.sort_unstable();
+    routes.dedup();
+    routes
+}
+
 /// Whether a destination is on one link, as every interface has some of IPv6.
 fn is_local(destination: &IpNet) -> bool {
     matches!(destination, IpNet::V6(v6) if v6.addr().segments()[0] & 0xffc0 == 0xfe80 || v6.addr().is_multicast())
@@ -194,7 +205,7 @@ impl Links {
             _ => None,
         });
         let left: BTreeSet<_> = left.collect();
-        let mut found: Vec<HostRoute> = routes
+        routes
             .iter()
             .filter(|route| route.protocol != ROUTE_PROTOCOL && !is_local(&route.destination))
             .map(|route| HostRoute {
@@ -210,10 +221,7 @@ impl Links {
                     && !link
                         .is_some_and(|link| left.contains(&(route.table, route.destination, link.clone())))
             })
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        found
+            .collect()
     }
 
     /// The interface of the default route with the lowest metric, IPv4 before IPv6; what leads into our own links does

@@ -226,8 +226,8 @@ impl Filter {
                 let attributes = message.attributes(12);
                 let ours = attributes.u8(FRA_PROTOCOL) == Some(ROUTE_PROTOCOL);
                 let table = attributes.u32(FRA_TABLE);
-                // Rules for certain sources or destinations are made for pods, all day.
-                let wide = message.byte(1) == 0 && message.byte(2) == 0;
+                // Rules for certain sources are made for pods, all day.
+                let wide = message.byte(2) == 0;
                 (ours || wide || table == Some(KILO_TABLE)).then_some(Subject::Rules)
             }
             _ => None,

@@ -385,6 +385,8 @@ fn what_the_host_has_by_itself_is_seen() {
             "ip -6 route add fd98::/64 via fd01::9 dev eth0",
             "ip nexthop add id 7 via 10.1.0.6 dev eth0",
             "ip route add 203.0.113.0/24 nhid 7",
+            "ip rule add to 192.168.220.0/24 priority 5000 table 99",
+            "ip rule add to 192.168.221.0/24 priority 5001 prohibit",
         ] {
             run(command);
         }
@@ -400,6 +402,8 @@ fn what_the_host_has_by_itself_is_seen() {
             "10.1.0.0/16 dev eth0 table 254",
             "10.98.0.0/16 via 10.1.0.9 dev eth0 table 52",
             "192.0.2.0/24 table 254",
+            "192.168.220.0/24 table 99",
+            "192.168.221.0/24 table 0",
             "198.51.100.0/24 via 10.1.0.7 dev eth0 table 254",
             "198.51.100.0/24 via 10.1.0.8 dev eth0 table 254",
             "203.0.113.0/24 via 10.1.0.6 dev eth0 table 254",

@@ -189,7 +189,7 @@ fn up(up: &Up) -> anyhow::Result<()> {
     let (name, layout) = (&lab.spec().name, lab.layout());
     say!("lab {name} is up: {}\n", describe(&lab));
     say!("  kilo-lab status --name {name}\n");
-    say!("  kilo-lab exec --name {name} {} -- ip route\n", layout.nodes[0].name);
+    say!("  kilo-lab exec --name {name} {} -- ip route show table 1108\n", layout.nodes[0].name);
     say!("  kilo-lab exec --name {name} api -- kubectl get nodes\n");
     if !up.foreground {
         say!("  kilo-lab down --name {name}\n");

@@ -12,7 +12,7 @@ pub mod graph;
 pub mod key;
 pub mod leader;
 pub mod node;
-mod overlap;
+pub mod overlap;
 pub mod peer;
 pub mod perspective;
 pub mod prefix;

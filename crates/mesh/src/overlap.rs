@@ -4,8 +4,8 @@
 use ipnet::IpNet;
 
 /// Disjoint prefixes without host bits, sorted.
-#[derive(Debug)]
-pub(crate) struct Covers(Vec<IpNet>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Covers(Vec<IpNet>);
 
 impl Covers {
     /// The widest of these prefixes: every one of them lies inside of one that is kept.
@@ -35,6 +35,11 @@ impl Covers {
             }
         }
         Self(contested)
+    }
+
+    /// The prefixes.
+    pub fn prefixes(&self) -> &[IpNet] {
+        &self.0
     }
 
     /// Whether a prefix has an address in common with one of these.

@@ -58,9 +58,11 @@ impl Reconciler {
         self.compute_topology(local.clone());
         let Some(topology) = self.topology.clone() else { return };
         let Observation { mut host, mut facts, suspects, legacy_tables, mut handshakes } = observation;
+        let of_go: Vec<Leftover> = suspects.into_iter().filter(|suspect| self.is_of_go(suspect)).collect();
+        // Such a route leads where ours does, so it never keeps ours away.
+        of_go.iter().for_each(|leftover| facts.leave_out(leftover));
         if self.last.reconciles == 0 {
-            let of_go = suspects.into_iter().filter(|suspect| self.is_of_go(suspect));
-            host.leftovers.extend(of_go.inspect(|leftover| facts.leave_out(leftover)));
+            host.leftovers.extend(of_go);
         }
         self.last.facts = facts;
         self.last.legacy_tables = legacy_tables;
@@ -83,9 +85,9 @@ impl Reconciler {
         self.last.role = Some(perspective.role);
         self.want_status(status_base, &local, Some(&perspective), now);
         let config = self.render_config();
-        let intended = self.intended.take().filter(|last| last.holds(&topology, &self.last.facts, &config));
+        let last = self.intended.take().and_then(|last| last.still(&topology, &self.last.facts, &config));
         let mut intended =
-            intended.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config));
+            last.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config));
         self.sessions.find(&handshakes, self.known.nodes().filter_map(|node| node.key), now.instant);
         let gone = self.sessions.forget(&mut host.wireguard, &mut handshakes, now.instant);
         let changes = intended.plan(&host, &handshakes, &self.endpoints);

@@ -39,12 +39,21 @@ impl Intended {
         Self { topology: topology.clone(), facts: facts.clone(), config, state, problems, exposed }
     }
 
-    /// Whether rendering again would give the same.
-    pub fn holds(&self, topology: &Arc<Topology>, facts: &HostFacts, config: &RenderConfig) -> bool {
-        Arc::ptr_eq(&self.topology, topology)
+    /// The same, if rendering again would give it.
+    pub fn still(
+        mut self,
+        topology: &Arc<Topology>,
+        facts: &HostFacts,
+        config: &RenderConfig,
+    ) -> Option<Self> {
+        let holds = Arc::ptr_eq(&self.topology, topology)
             && self.config == *config
             && self.facts.same_but_routes(facts)
-            && !self.concerns(&self.facts.routes, &facts.routes)
+            && !self.concerns(&self.facts.routes, &facts.routes);
+        if holds && self.facts.routes != facts.routes {
+            self.facts.routes.clone_from(&facts.routes);
+        }
+        holds.then_some(self)
     }
 
     /// Whether it matters for the mesh which routes of others there are: most are none of its business, and a container

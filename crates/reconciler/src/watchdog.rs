@@ -2,9 +2,10 @@
 //!
 //! The guard keeps routes away from addresses that are known to answer without the mesh. It cannot know all ways to an
 //! API server: behind a virtual address, behind a local proxy, or at the far end of the mesh itself. So when ranges that
-//! hold an API server are routed for the first time, the server is asked. If it does not answer, the ranges are withdrawn;
-//! if it answers then, they stay withdrawn for as long as an object has them; if not, they were not the reason, and are
-//! routed again. An API server that is down while no such range is new changes nothing.
+//! hold an API server are routed for the first time, the server is asked. If it does not answer, the ranges are withdrawn.
+//! If it answers then, they are routed again: only when it is lost once more are they the reason, and stay withdrawn for as
+//! long as an object has them. A server that has just come up does not blame anybody. An API server that is down while no
+//! such range is new changes nothing.
 
 use std::{
     collections::BTreeSet,
@@ -49,13 +50,23 @@ pub struct Watchdog {
     asking: bool,
 }
 
-/// Ranges are withdrawn to see whether that helps.
+/// Ranges are tried.
 #[derive(Debug)]
 struct Trial {
     ranges: BTreeSet<IpNet>,
+    stage: Stage,
     until: Instant,
-    /// Whether their routes are gone.
+    /// Whether the host is as the stage wants it.
     applied: bool,
+}
+
+/// How far a trial is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The ranges are withdrawn: does that help?
+    Without,
+    /// They are routed again: is the server lost again?
+    With,
 }
 
 impl Watchdog {
@@ -132,20 +143,37 @@ impl Watchdog {
             return false;
         }
         let ranges = std::mem::take(&mut self.suspects);
-        self.trial = Some(Trial { ranges, until: now + PROOF_WITHIN, applied: false });
-        // In case that they cannot be withdrawn.
-        self.next = Some(now + PROOF_WITHIN);
+        self.enter(ranges, Stage::Without, now);
         true
     }
 
-    fn judge(&mut self, trial: Trial, answers: bool, now: Instant) -> bool {
+    fn enter(&mut self, ranges: BTreeSet<IpNet>, stage: Stage, now: Instant) {
         self.failures = 0;
-        if answers && trial.applied {
-            self.guilty.extend(trial.ranges);
-            return false;
-        }
-        if now >= trial.until {
-            return true;
+        let until = now + PROOF_WITHIN;
+        self.trial = Some(Trial { ranges, stage, until, applied: false });
+        // In case that the host cannot be changed.
+        self.next = Some(until);
+    }
+
+    fn judge(&mut self, trial: Trial, answers: bool, now: Instant) -> bool {
+        let given_up = now >= trial.until;
+        match (trial.stage, answers) {
+            (Stage::Without, true) if trial.applied => {
+                self.enter(trial.ranges, Stage::With, now);
+                return true;
+            }
+            (Stage::Without, _) if given_up => return true,
+            // It was down, and is there again.
+            (Stage::With, true) => return false,
+            (Stage::With, false) if trial.applied => {
+                self.failures += 1;
+                if self.failures >= FAILURES {
+                    self.guilty.extend(trial.ranges);
+                    return true;
+                }
+            }
+            (Stage::With, false) if given_up => return false,
+            (Stage::Without | Stage::With, _) => {}
         }
         self.trial = Some(trial);
         self.next = Some(now + ASK_AGAIN);
@@ -154,7 +182,8 @@ impl Watchdog {
 
     /// What is not to be routed.
     pub fn withdrawn(&self) -> BTreeSet<IpNet> {
-        let tried = self.trial.iter().flat_map(|trial| &trial.ranges);
+        let tried = self.trial.iter().filter(|trial| trial.stage == Stage::Without);
+        let tried = tried.flat_map(|trial| &trial.ranges);
         self.guilty.iter().chain(tried).copied().collect()
     }
 
@@ -230,7 +259,7 @@ mod tests {
     fn a_range_that_takes_the_api_server_away_is_withdrawn_for_good() {
         let mut world = World::new(|routed, _| !routed.contains(&"192.0.2.0/24".parse().unwrap()));
         world.want("198.51.100.0/24 192.0.2.0/24");
-        world.run(20);
+        world.run(30);
         assert_eq!(world.watchdog.withdrawn(), nets("192.0.2.0/24 198.51.100.0/24"), "both came at once");
         world.run(3600);
         assert!(world.watchdog.has_guilty() && world.routed().is_empty());
@@ -252,6 +281,19 @@ mod tests {
         world.watchdog.lost(world.now);
         world.run(600);
         assert_eq!((world.routed(), world.questions), (nets("192.0.2.0/24"), questions), "not tried twice");
+    }
+
+    /// It comes back while the ranges are withdrawn: that is no proof.
+    #[test]
+    fn a_server_that_restarts_blames_nobody() {
+        for back in 1..40 {
+            let mut world = World::new(|_, second| second > 20);
+            world.start -= Duration::from_secs(back);
+            world.want("192.0.2.0/24");
+            world.run(120);
+            assert_eq!(world.routed(), nets("192.0.2.0/24"), "back after {} s", 20 - back as i64);
+            assert!(!world.watchdog.has_guilty());
+        }
     }
 
     #[test]
@@ -276,7 +318,7 @@ mod tests {
         world.run(40);
         assert_eq!(world.routed(), nets("192.0.2.0/24"), "nobody has noticed");
         world.watchdog.lost(world.now);
-        world.run(10);
-        assert!(world.watchdog.has_guilty());
+        world.run(30);
+        assert!(world.watchdog.has_guilty() && world.routed().is_empty());
     }
 }

@@ -33,11 +33,17 @@ impl Lifelines {
         }
     }
 
-    /// The addresses that the mesh must not route: those that answer without it, and those of which nothing is known
-    /// yet. One that has never answered on any way is not among them, because it may answer once there is a mesh.
+    /// Whether every address has been asked.
+    #[must_use]
+    pub fn are_known(&self) -> bool {
+        self.api.values().chain(self.name_servers.values()).all(|state| *state != State::Unknown)
+    }
+
+    /// The addresses that the mesh must not route: those that answer without it. Of the others nothing is proven, and the
+    /// mesh may be the way on which they are reached.
     #[must_use]
     pub fn protected(&self) -> BTreeSet<IpAddr> {
-        let depends = |state: &State| matches!(state, State::Underlay | State::Unknown);
+        let depends = |state: &State| *state == State::Underlay;
         let all = self.api.iter().chain(&self.name_servers);
         all.filter(|(_, state)| depends(state)).map(|(address, _)| *address).collect()
     }
@@ -48,13 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_answers_without_the_mesh_or_is_unknown_is_protected() {
+    fn what_answers_without_the_mesh_is_protected() {
         let address = |last: u8| IpAddr::from([192, 0, 2, last]);
         let lifelines = Lifelines {
             api: [(address(1), State::Underlay), (address(2), State::Mesh)].into(),
             name_servers: [(address(3), State::Unknown), (address(4), State::Silent)].into(),
         };
-        assert_eq!(lifelines.protected(), [address(1), address(3)].into());
+        assert_eq!(lifelines.protected(), [address(1)].into());
     }
 
     #[test]

@@ -127,8 +127,9 @@ fn one_that_has_never_answered_is_silent_until_it_does() {
         let underlay = Underlay::new(Some(MARK));
         let api = API.parse().unwrap();
         let lifelines = || Lifelines::of(&underlay, [api], []);
-        assert_eq!(lifelines().protected(), [api].into());
+        assert!(lifelines().protected().is_empty() && !lifelines().are_known());
         underlay.probe(at(API, PORT)).await;
+        assert!(lifelines().are_known());
         assert_eq!(underlay.state(api), State::Silent);
         assert!(lifelines().protected().is_empty());
         ways.mesh.has(API);

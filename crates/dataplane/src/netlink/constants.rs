@@ -49,7 +49,7 @@ numbers!(u32: IFA_F_NODAD = 0x02, IFA_F_DADFAILED = 0x08, IFA_F_DEPRECATED = 0x2
 // linux/fib_rules.h
 numbers!(u16: FRA_DST = 1, FRA_SRC = 2, FRA_IIFNAME = 3, FRA_PRIORITY = 6, FRA_FWMARK = 10, FRA_SUPPRESS_IFGROUP = 13,
     FRA_SUPPRESS_PREFIXLEN = 14, FRA_TABLE = 15, FRA_FWMASK = 16, FRA_PROTOCOL = 21);
-numbers!(u8: FR_ACT_TO_TBL = 1);
+numbers!(u8: FR_ACT_TO_TBL = 1, FR_ACT_GOTO = 2, FR_ACT_NOP = 3);
 numbers!(u32: FIB_RULE_INVERT = 2);
 /// The table of the host's own addresses (`RT_TABLE_LOCAL`, `linux/rtnetlink.h`).
 pub const RT_TABLE_LOCAL: u32 = 255;

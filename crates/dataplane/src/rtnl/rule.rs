@@ -12,7 +12,7 @@ use crate::{
 /// Bytes of `struct fib_rule_hdr`.
 const HEADER: usize = 12;
 
-/// A rule as the kernel has it, if it looks up a table.
+/// A rule as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelRule {
     pub rule: Rule,
@@ -27,7 +27,8 @@ pub struct KernelRule {
 fn decode(message: &Received<'_>) -> Option<KernelRule> {
     let (number, to_length, from_length) = (message.byte(0), message.byte(1), message.byte(2));
     let family = if number == AF_INET6 { Family::V6 } else { Family::V4 };
-    if message.byte(7) != FR_ACT_TO_TBL {
+    let action = message.byte(7);
+    if matches!(action, FR_ACT_GOTO | FR_ACT_NOP) {
         return None;
     }
     let attributes = message.attributes(HEADER);
@@ -50,7 +51,11 @@ fn decode(message: &Received<'_>) -> Option<KernelRule> {
     let suppresses = attributes.into_iter().any(|found| SUPPRESSES.contains(&found.0) && is_set(found));
     Some(KernelRule {
         protocol: attributes.u8(FRA_PROTOCOL).unwrap_or_default(),
-        plain: !special && !suppresses && inverted == (mask != 0) && (!inverted || alone),
+        plain: action == FR_ACT_TO_TBL
+            && !special
+            && !suppresses
+            && inverted == (mask != 0)
+            && (!inverted || alone),
         for_all: !special && if inverted { mask != 0 || !alone } else { mask == 0 && alone },
         rule,
     })
@@ -78,7 +83,7 @@ const PLAIN: [u16; 10] = [
     FRA_PROTOCOL,
 ];
 
-/// All rules of both families that look up a table, in the kernel's order.
+/// All rules of both families that decide about packets, in the kernel's order.
 pub fn all(socket: &mut Socket) -> Result<Vec<KernelRule>, Error> {
     list(socket).map_err(Error::observing("policy rules"))
 }

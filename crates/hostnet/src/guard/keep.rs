@@ -23,8 +23,10 @@ pub enum Keep {
     Unroutable(&'static str),
     /// Where a cloud answers its machines about themselves.
     Metadata,
-    /// The tunnel with this key leads there: that of the node or the Peer that is named.
+    /// The tunnel with this key leads there: that of the node that is named.
     Endpoint(PublicKey, String),
+    /// The tunnel with this key leads there: that of the Peer that is named.
+    PeerEndpoint(PublicKey, String),
     /// The tunnel with this key would lead there if the node that is named led its location.
     Candidate(PublicKey, String),
     /// It answers without the mesh.
@@ -41,8 +43,14 @@ pub enum Keep {
     Connected(LinkName),
     /// Addresses of services, which are found before routes are.
     Services,
-    /// Somebody else's route, through this interface if it has one.
+    /// Somebody else's route, or policy rule, through this interface if it has one.
     Route(Option<LinkName>),
+    /// The pods of this node, which are reached in this place and no other.
+    Pods(String),
+    /// An address of this node.
+    Internal(String),
+    /// The WireGuard addresses of the mesh.
+    Wireguard,
 }
 
 impl fmt::Display for Keep {
@@ -50,7 +58,8 @@ impl fmt::Display for Keep {
         match self {
             Self::Unroutable(what) => write!(f, "{what}, which nobody routes"),
             Self::Metadata => f.write_str("where a cloud answers its machines"),
-            Self::Endpoint(_, owner) | Self::Candidate(_, owner) => write!(f, "the endpoint of {owner}"),
+            Self::Endpoint(_, node) | Self::Candidate(_, node) => write!(f, "the endpoint of node {node}"),
+            Self::PeerEndpoint(_, peer) => write!(f, "the endpoint of peer {peer}"),
             Self::Lifeline(Lifeline::ApiServer) => {
                 f.write_str("the API server, which answers without the mesh")
             }
@@ -64,7 +73,10 @@ impl fmt::Display for Keep {
             Self::Connected(link) => write!(f, "the network of this host's interface {link}"),
             Self::Services => f.write_str("where the services of this cluster are"),
             Self::Route(Some(link)) => write!(f, "a route of this host through {link}"),
-            Self::Route(None) => f.write_str("a route of this host"),
+            Self::Route(None) => f.write_str("a route or a rule of this host"),
+            Self::Pods(node) => write!(f, "where the pods of node {node} are"),
+            Self::Internal(node) => write!(f, "an address of node {node}"),
+            Self::Wireguard => f.write_str("where the WireGuard addresses of the mesh are"),
         }
     }
 }

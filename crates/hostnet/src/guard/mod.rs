@@ -8,18 +8,19 @@
 mod keep;
 mod nets;
 mod report;
+mod verdict;
+mod width;
+
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use mesh::{
-    PublicKey,
-    prefix::{self, Family},
-};
+use mesh::PublicKey;
 
 pub use keep::{Keep, Lifeline};
-pub use nets::without;
 pub use report::Report;
 
-use nets::Nets;
+use nets::{Nets, without};
+use verdict::{Destination, Verdict, is_hole_for_range, of_address, of_own_range, of_pods, of_range};
 
 /// A range is routed around what it holds of the host as long as there is no more of it than this: every one costs up to
 /// 32 routes, of IPv6 128.
@@ -91,105 +92,127 @@ pub enum Why<'a> {
     Holds(Vec<(IpNet, &'a Keep)>),
     /// It is so wide that it holds a part of the Internet that nobody can know.
     TooWide,
+    /// It is so wide together with others.
+    TooMuch,
 }
 
 /// What the host keeps.
 #[derive(Debug, Clone)]
 pub struct Guard {
     kept: Nets<Keep>,
+    /// What nodes have: nobody gets it by writing it into an object.
+    mesh: Nets<Keep>,
+    /// Ranges that objects ask for and that take too much together.
+    too_much: BTreeSet<IpNet>,
     /// Ranges that the operator of this host gives to the mesh.
     allowed: Vec<IpNet>,
+    /// The addresses by which the host is known in its location.
+    home: Vec<IpAddr>,
     /// Whether another container network has routes to pods as well.
     addon: bool,
 }
 
+/// What a guard knows.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// What the host has and depends on.
+    pub kept: Vec<(IpNet, Keep)>,
+    /// What nodes have, as far as it has an address in common with what is written or with nodes' addresses.
+    pub mesh: Vec<(IpNet, Keep)>,
+    /// All ranges that objects ask for.
+    pub written: Vec<IpNet>,
+    /// Ranges that the operator of this host gives to the mesh although the host has routes to them.
+    pub allowed: Vec<IpNet>,
+    /// The addresses by which the host is known in its location.
+    pub home: Vec<IpAddr>,
+    /// Whether another container network has routes to the same pods, which ours are to come before.
+    pub addon: bool,
+}
+
 impl Guard {
-    /// A guard of these. `allowed`: ranges that the operator gives to the mesh although the host has routes to them.
-    /// `addon`: another container network has routes to the same pods, which ours are to come before.
-    pub fn new(kept: impl Iterator<Item = (IpNet, Keep)>, allowed: Vec<IpNet>, addon: bool) -> Self {
-        Self { kept: Nets::of(kept.chain(keep::everywhere())), allowed, addon }
+    /// A guard that knows this.
+    pub fn new(known: Known) -> Self {
+        let Known { kept, mesh, written, allowed, home, addon } = known;
+        let is_network = |keep: &Keep| matches!(keep, Keep::Connected(_) | Keep::Route(_));
+        let networks = kept.iter().filter(|(_, keep)| is_network(keep)).map(|(net, _)| net.trunc());
+        let too_much = width::too_much(&written, networks);
+        let kept = Nets::of(kept.into_iter().chain(keep::everywhere()));
+        Self { kept, mesh: Nets::of(mesh.into_iter()), too_much, allowed, home, addon }
     }
 
     /// What becomes of a destination without host bits, and why, if that is to be told.
     pub fn judge(&self, destination: IpNet, claim: Claim) -> (Way, Option<Why<'_>>) {
-        if let Some(verdict) = self.around(destination, claim) {
-            return verdict;
-        }
-        if is_too_wide(&destination) && !self.is_allowed(&destination) {
+        let allowed = self.is_allowed(&destination);
+        if width::is_too_wide(&destination) && !allowed {
             return (Way::Out, Some(Why::TooWide));
         }
-        self.inside(destination, claim)
-    }
-
-    /// What surrounds the destination, or is equal to it.
-    fn around(&self, destination: IpNet, claim: Claim) -> Option<(Way, Option<Why<'_>>)> {
-        let mut told = None;
-        for (net, keep) in self.kept.around(destination) {
-            match self.judge_one(destination, claim, *net, keep) {
-                None => {}
-                Some((way, true)) => told = told.or(Some((way, Some(Why::Is(*net, keep))))),
-                // There is a good reason for it, so what else it is does not matter.
-                Some((way, false)) => return Some((way, None)),
+        let strictest = self.around(destination, claim, allowed).max_by_key(|(verdict, ..)| *verdict);
+        let is = |net: &IpNet, keep| Some(Why::Is(*net, keep));
+        match strictest {
+            Some((Verdict::Out, net, keep)) => (Way::Out, is(net, keep)),
+            Some((Verdict::Host, net, keep)) => (Way::Host, is(net, keep)),
+            Some((Verdict::Known, ..)) => (Way::Host, None),
+            Some((Verdict::Direct, ..)) => (Way::Direct, None),
+            Some((Verdict::Pass, ..)) | None => {
+                let written = matches!(claim, Claim::Range(_));
+                if written && !allowed && self.too_much.contains(&destination) {
+                    return (Way::Out, Some(Why::TooMuch));
+                }
+                self.inside(destination, claim)
             }
         }
-        told
     }
 
-    /// What becomes of a destination inside of something that is kept, and whether that is told.
-    fn judge_one(&self, destination: IpNet, claim: Claim, net: IpNet, keep: &Keep) -> Option<(Way, bool)> {
-        let equal = net == destination;
-        let lone = is_host(&destination);
-        let range = matches!(claim, Claim::Range(_));
-        match (keep, claim) {
-            (Keep::Unroutable(_) | Keep::Metadata, _) => Some((Way::Out, true)),
-            (Keep::Services | Keep::OwnPods, Claim::Here) => Some((Way::Out, true)),
-            (_, Claim::Here) => None,
-            (Keep::Endpoint(key, _), Claim::Address { tunnel, .. } | Claim::Range(tunnel))
-                if *key == tunnel =>
-            {
-                Some((Way::Direct, false))
-            }
-            // A member's own address, where it has no other.
-            (Keep::Candidate(key, _), Claim::Address { tunnel, .. }) if *key == tunnel => None,
-            (Keep::Near(_) | Keep::Own, Claim::Address { .. })
-            | (Keep::Gateway(_), Claim::Address { near: true, .. }) => Some((Way::Direct, false)),
-            // That a node is the API server, or a name server, is nothing to complain about.
-            (Keep::Lifeline(_), Claim::Address { .. }) => {
-                Some((Way::Host, prefix::is_public(destination.addr())))
-            }
-            // The other container network has routes to these pods anyway.
-            (Keep::Connected(_), Claim::Pods) if self.addon && !equal => None,
-            (Keep::Connected(_), Claim::Address { near: true, .. }) => None,
-            (Keep::Connected(_), _) if self.is_allowed(&destination) || (!equal && is_flat(&net)) => None,
-            (Keep::Connected(_), Claim::Pods) => Some((Way::Out, true)),
-            (Keep::Connected(_), _) => Some((if lone { Way::Host } else { Way::Out }, true)),
-            (Keep::Route(_), Claim::Pods) if self.addon => None,
-            (Keep::Route(_), _) => (equal && !self.is_allowed(&destination)).then_some((Way::Out, true)),
-            (Keep::Services, _) => (!(range && self.is_allowed(&destination))).then_some((Way::Out, true)),
-            (Keep::OwnPods, Claim::Pods) => equal.then_some((Way::Out, true)),
-            (
-                Keep::Endpoint(..)
-                | Keep::Candidate(..)
-                | Keep::Near(_)
-                | Keep::Own
-                | Keep::Lifeline(_)
-                | Keep::Gateway(_)
-                | Keep::OwnPods,
-                _,
-            ) => Some((Way::Out, true)),
-        }
+    /// What is said by all that surrounds a destination or is equal to it. The host at the end of a tunnel knows why it is
+    /// in a network of this host.
+    fn around(
+        &self,
+        net: IpNet,
+        claim: Claim,
+        allowed: bool,
+    ) -> impl Iterator<Item = (Verdict, &IpNet, &Keep)> {
+        let kept = self.kept.around(net).chain(self.mesh.around(net));
+        let verdicts = kept.map(move |(within, keep)| {
+            let at = Destination { net, within: *within, allowed };
+            let verdict = match claim {
+                Claim::Range(tunnel) => of_range(at, tunnel, keep),
+                Claim::Pods => of_pods(at, self, keep),
+                Claim::Address { near, tunnel } => of_address(at, near, tunnel, self, keep),
+                Claim::Here => of_own_range(at, keep),
+            };
+            (verdict, within, keep)
+        });
+        let verdicts: Vec<_> = verdicts.collect();
+        let known = verdicts.iter().any(|(verdict, ..)| matches!(verdict, Verdict::Known | Verdict::Direct));
+        // A neighbour is where it is, whatever somebody says of his pods.
+        let neighbour = matches!(claim, Claim::Address { near: true, .. })
+            && verdicts.iter().any(|(_, _, keep)| matches!(keep, Keep::Connected(_)));
+        verdicts.into_iter().filter(move |(verdict, _, keep)| {
+            !(known && *verdict == Verdict::Host) && !(neighbour && matches!(keep, Keep::Pods(_)))
+        })
     }
 
     /// What the destination holds.
     fn inside(&self, destination: IpNet, claim: Claim) -> (Way, Option<Why<'_>>) {
-        let mut holes: Vec<_> = self.kept.inside(destination).map(|(net, keep)| (*net, keep)).collect();
-        if self.addon && claim == Claim::Pods {
-            holes.retain(|(_, keep)| !matches!(keep, Keep::Route(_)));
-        }
-        if holes.is_empty() || claim == Claim::Here {
+        let is_hole = |net: &IpNet, keep: &Keep| match claim {
+            Claim::Range(_) => is_hole_for_range(net, keep),
+            Claim::Pods => {
+                let at = Destination { net: *net, within: *net, allowed: false };
+                of_pods(at, self, keep) != Verdict::Pass
+            }
+            Claim::Address { .. } | Claim::Here => false,
+        };
+        let holes = self.kept.inside(destination).map(|(net, keep)| (*net, keep));
+        let mut holes: Vec<_> = holes.filter(|(net, keep)| is_hole(net, keep)).collect();
+        if holes.is_empty() {
             return (Way::Mesh, None);
         }
         let way = match without(destination, holes.iter().map(|(net, _)| *net), MOST_HOLES) {
+            // A part may be just what a node has.
+            Some(mut parts) if matches!(claim, Claim::Range(_)) => {
+                parts.retain(|part| self.mesh.around(*part).next().is_none());
+                Way::Part(parts)
+            }
             Some(parts) => Way::Part(parts),
             None => Way::Out,
         };
@@ -199,37 +222,18 @@ impl Guard {
         (way, why)
     }
 
-    /// Whether something that the host has says anything about a destination. Whether another look at the host leads to
-    /// another verdict is found by this.
+    /// Whether there is anything to say about a destination of a node. If not, it is routed as it is.
     pub fn touches(&self, destination: IpNet) -> bool {
-        self.kept.overlap(destination)
+        self.kept.overlap(destination) || self.mesh.overlap(destination) || width::is_too_wide(&destination)
+    }
+
+    /// Whether a network of the host is a large private one that other locations are parts of, too. The address of a node
+    /// in it is the node's.
+    fn is_shared(&self, network: &IpNet) -> bool {
+        width::is_shared(network) && self.home.iter().any(|address| network.contains(address))
     }
 
     fn is_allowed(&self, destination: &IpNet) -> bool {
         self.allowed.iter().any(|allowed| allowed.contains(destination))
-    }
-}
-
-fn is_host(net: &IpNet) -> bool {
-    net.prefix_len() == net.max_prefix_len()
-}
-
-/// Whether a range is wider than what is given to any one organisation: an /8 of IPv4, a /16 of IPv6, or all private
-/// addresses of IPv6 (RFC 4193).
-fn is_too_wide(net: &IpNet) -> bool {
-    match net {
-        IpNet::V4(v4) => v4.prefix_len() < 8,
-        IpNet::V6(v6) => {
-            v6.prefix_len() < 16 && !(v6.prefix_len() >= 7 && v6.addr().segments()[0] & 0xfe00 == 0xfc00)
-        }
-    }
-}
-
-/// Whether a network that the host is connected to is so wide that whoever chose it does not have neighbours in all of
-/// it: 10.0.0.0/8 as the network mask of a LAN. Then smaller ranges in it are routed, as from a route of that width.
-fn is_flat(net: &IpNet) -> bool {
-    match Family::of_prefix(net) {
-        Family::V4 => net.prefix_len() < 16,
-        Family::V6 => net.prefix_len() < 48,
     }
 }

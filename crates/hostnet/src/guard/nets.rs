@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use mesh::prefix::Family;
+use mesh::{overlap::Covers, prefix::Family};
 
 /// Prefixes with a value each, sorted. A prefix comes after those that hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Nets<T> {
     sorted: Vec<(IpNet, T)>,
     /// The widest of them: every other one lies in one of these. Nearly everything that is asked for overlaps none, and
     /// that is found by looking for two neighbours.
-    widest: Vec<IpNet>,
+    covers: Covers,
     /// The lengths that occur, per family: what holds a prefix is looked for by these only.
     lengths: [Vec<u8>; 2],
 }
@@ -27,17 +27,13 @@ impl<T: Ord> Nets<T> {
             let lengths: BTreeSet<u8> = of_family.map(|(net, _)| net.prefix_len()).collect();
             lengths.into_iter().collect()
         });
-        let widest = widest(sorted.iter().map(|(net, _)| *net));
-        Self { sorted, widest, lengths }
+        let covers = Covers::of(sorted.iter().map(|(net, _)| *net));
+        Self { sorted, covers, lengths }
     }
 
     /// Whether any of them has an address in common with a prefix.
     pub fn overlap(&self, net: IpNet) -> bool {
-        // They are disjoint, so only the one that begins last at or before the prefix and the first one after it can.
-        let after = self.widest.partition_point(|other| *other <= net);
-        let overlaps = |other: &IpNet| other.contains(&net) || net.contains(other);
-        after.checked_sub(1).is_some_and(|before| overlaps(&self.widest[before]))
-            || self.widest.get(after).is_some_and(overlaps)
+        self.covers.overlaps(&net)
     }
 
     /// Those that hold a prefix or are equal to it.
@@ -60,26 +56,13 @@ impl<T: Ord> Nets<T> {
 /// What is left of a prefix without these inside of it, as few prefixes as possible, sorted; `None` when these are more
 /// than `most` even where those that lie in others are not counted.
 pub fn without(net: IpNet, holes: impl Iterator<Item = IpNet>, most: usize) -> Option<Vec<IpNet>> {
-    let mut sorted: Vec<IpNet> = holes.collect();
-    sorted.sort_unstable();
-    let widest = widest(sorted.into_iter());
-    if widest.len() > most {
+    let holes = Covers::of(holes);
+    if holes.prefixes().len() > most {
         return None;
     }
     let mut left = Vec::new();
-    subtract(net, &widest, &mut left);
+    subtract(net, holes.prefixes(), &mut left);
     Some(left)
-}
-
-/// Of sorted prefixes those that lie in no other one.
-fn widest(sorted: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
-    let mut widest: Vec<IpNet> = Vec::new();
-    for net in sorted {
-        if !widest.last().is_some_and(|last| last.contains(&net)) {
-            widest.push(net);
-        }
-    }
-    widest
 }
 
 /// `holes` are disjoint, sorted, and all inside of `net`.

@@ -66,8 +66,8 @@ impl Report {
                     "AddressNotRouted",
                     format!(
                         "not reached through the mesh from this host: {list}; give the node another address \
-                         (kilo.squat.ai/force-internal-ip) or, if both locations are in one private network, name them \
-                         as one"
+                         (kilo.squat.ai/force-internal-ip), name both locations as one if they are in one network, or \
+                         start kg here with --allow-host-routes"
                     ),
                 ),
                 Finding::NotRouted => (
@@ -99,6 +99,10 @@ fn reason(destination: IpNet, way: &Way, why: &Why<'_>) -> String {
         Why::Is(net, keep) if *net == destination => format!("{destination} is {keep}"),
         Why::Is(net, keep) => format!("{destination} lies in {net}, {keep}"),
         Why::TooWide => format!("{destination} is wider than any one network"),
+        Why::TooMuch => {
+            format!("{destination} and narrower ranges together take too much of what the host reaches")
+        }
+        Why::Holds(holes) if holes.is_empty() => format!("{destination} holds nothing but what nodes have"),
         Why::Holds(holes) => {
             let named: Vec<String> = holes.iter().take(NAMED).map(|(net, keep)| named(net, keep)).collect();
             let further = holes.len().saturating_sub(NAMED);

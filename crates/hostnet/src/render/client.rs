@@ -17,13 +17,13 @@ use mesh::{
 
 use super::{
     Rendered,
-    guarded::{claim, of_host},
+    guarded::{claim, of_host, of_nodes},
     priority,
 };
 use crate::{
     Address, CLIENT_TABLE, HostFacts, HostState, Leftover, Lifeline, Link, LinkKind, LinkName, MarkBits,
     NextHop, Route, Rule, Wireguard, WireguardPeer,
-    guard::{Claim, Guard, Keep, Report},
+    guard::{Claim, Guard, Keep, Known, Report},
 };
 
 /// What is decided for one client.
@@ -77,7 +77,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     let mut problems = further_ranges(perspective, config, &mut peers);
     let mut state = alone(config);
     let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
-    let mut guarded = Judged::of(&peers, facts, config);
+    let mut guarded = Judged::of(perspective, &peers, facts, config);
     for peer in &peers {
         let segment = perspective.topology.segments.iter().find(|segment| segment.key == peer.key);
         for destination in peer.allowed_ips.iter().map(IpNet::trunc) {
@@ -173,15 +173,36 @@ struct Judged {
 }
 
 impl Judged {
-    fn of(peers: &[ConfPeer], facts: &HostFacts, config: &ClientConfig) -> Self {
+    fn of(
+        perspective: &Perspective<'_>,
+        peers: &[ConfPeer],
+        facts: &HostFacts,
+        config: &ClientConfig,
+    ) -> Self {
         let endpoint = |peer: &ConfPeer| {
-            let at = resolve(peer.endpoint.as_ref()?, config)?;
-            Some((prefix::host(at.ip()), Keep::Endpoint(peer.key, "the mesh".to_owned())))
+            let at = prefix::host(resolve(peer.endpoint.as_ref()?, config)?.ip());
+            let mut segments = perspective.topology.segments.iter();
+            Some(match segments.find(|segment| segment.key == peer.key) {
+                Some(segment) => (at, Keep::Endpoint(peer.key, segment.leader().name.clone())),
+                None => (at, Keep::PeerEndpoint(peer.key, String::new())),
+            })
         };
         let lifelines = config.lifelines.iter();
         let lifelines = lifelines.map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline)));
-        let kept = peers.iter().filter_map(endpoint).chain(lifelines).chain(of_host(facts));
-        Self { guard: Guard::new(kept, config.allow_host_routes.clone(), false), report: Report::default() }
+        let locations =
+            perspective.topology.segments.iter().flat_map(|segment| &segment.allowed_location_ips);
+        let others = perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        let written: Vec<IpNet> =
+            locations.chain(others).chain(&config.further_ranges).map(IpNet::trunc).collect();
+        let known = Known {
+            kept: peers.iter().filter_map(endpoint).chain(lifelines).chain(of_host(facts)).collect(),
+            mesh: of_nodes(perspective.topology, &written),
+            written,
+            allowed: config.allow_host_routes.clone(),
+            home: Vec::new(),
+            addon: false,
+        };
+        Self { guard: Guard::new(known), report: Report::default() }
     }
 
     /// What of a destination is routed.

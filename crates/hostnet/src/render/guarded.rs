@@ -6,12 +6,12 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh::{Endpoint, Granularity, Node, Object, Perspective, Segment, prefix};
+use mesh::{Endpoint, Node, Object, Perspective, Segment, Topology, overlap::Covers, prefix};
 
 use super::{RenderConfig, resolve};
 use crate::{
     Compatibility, HostFacts,
-    guard::{Claim, Guard, Keep, Report, Way},
+    guard::{Claim, Guard, Keep, Known, Report, Way},
 };
 
 /// The verdicts. Nearly all destinations are routed as they are, and only the others are in here.
@@ -24,19 +24,24 @@ pub(super) struct Guarded {
 
 impl Guarded {
     pub fn of(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderConfig) -> Self {
+        let lifelines = config.lifelines.iter();
+        let services = config.service_cidrs.iter().chain(&config.services);
         let kept = endpoints(perspective, config)
             .chain(of_location(perspective))
             .chain(of_host(facts))
-            .chain(
-                config.lifelines.iter().map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline))),
-            )
-            .chain(config.service_cidrs.iter().chain(&config.services).map(|net| (*net, Keep::Services)));
-        let addon = config.compatibility != Compatibility::None;
-        let mut court = Court {
-            guard: Guard::new(kept, config.allow_host_routes.clone(), addon),
-            config,
-            guarded: Self { verdicts: HashMap::new(), report: Report::default(), exposed: BTreeSet::new() },
+            .chain(lifelines.map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline))))
+            .chain(services.map(|net| (*net, Keep::Services)));
+        let written: Vec<IpNet> = written(perspective).map(IpNet::trunc).collect();
+        let known = Known {
+            kept: kept.collect(),
+            mesh: of_nodes(perspective.topology, &written),
+            written,
+            allowed: config.allow_host_routes.clone(),
+            home: perspective.node.internal_ips.iter().map(IpNet::addr).collect(),
+            addon: config.compatibility != Compatibility::None,
         };
+        let guarded = Self { verdicts: HashMap::new(), report: Report::default(), exposed: BTreeSet::new() };
+        let mut court = Court { guard: Guard::new(known), config, guarded };
         court.judge_mesh(perspective);
         court.guarded
     }
@@ -54,6 +59,11 @@ impl Guarded {
     /// What of a destination counts as a part of the mesh.
     pub fn meshed(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
         self.way(&destination).meshed(destination)
+    }
+
+    /// Whether an address of a node of the own location may have a way of its own.
+    pub fn is_near(&self, address: IpNet) -> bool {
+        *self.way(&address) != Way::Out
     }
 
     fn way(&self, destination: &IpNet) -> &Way {
@@ -76,7 +86,7 @@ impl Court<'_> {
         for segment in perspective.other_segments() {
             for destination in segment.allowed_ips.iter().map(IpNet::trunc) {
                 self.judge(destination, Origin::Mesh, || {
-                    claim(segment, destination, |node| is_near(perspective, node))
+                    claim(segment, destination, |node| node.location == perspective.node.location)
                 });
             }
             self.judge_location(segment, Claim::Range(segment.key));
@@ -86,6 +96,11 @@ impl Court<'_> {
         for node in own.nodes.iter().filter(|node| node.name != perspective.node.name) {
             for subnet in node.pod_subnets.iter().map(IpNet::trunc) {
                 self.judge(subnet, Origin::Mesh, || (Claim::Pods, Object::Node(node.name.clone())));
+            }
+            for address in node.internal_ips.iter().map(|net| prefix::host(net.addr())) {
+                self.judge(address, Origin::Mesh, || {
+                    (Claim::Address { near: true, tunnel: own.key }, Object::Node(node.name.clone()))
+                });
             }
         }
         for address in &own.wireguard_ips {
@@ -113,7 +128,8 @@ impl Court<'_> {
     fn judge(&mut self, destination: IpNet, origin: Origin, who: impl FnOnce() -> (Claim, Object)) {
         let exposed = self.may_expose(destination, origin);
         let withdrawn = self.config.withdrawn.contains(&destination);
-        if !exposed && !withdrawn && !self.guard.touches(destination) {
+        let written = origin == Origin::Written;
+        if !written && !exposed && !withdrawn && !self.guard.touches(destination) {
             return;
         }
         let (claim, object) = who();
@@ -177,9 +193,27 @@ pub(super) fn claim(segment: &Segment, destination: IpNet, near: impl Fn(&Node) 
     (Claim::Address { near: near(node), tunnel: segment.key }, Object::Node(node.name.clone()))
 }
 
-/// Whether a node is in the location of the local one. In a full mesh neighbours reach each other through tunnels, too.
-fn is_near(perspective: &Perspective<'_>, node: &Node) -> bool {
-    perspective.topology.config.granularity == Granularity::Full || node.location == perspective.node.location
+/// The ranges that objects ask for, of other locations and of Peers.
+fn written<'a>(perspective: &'a Perspective<'_>) -> impl Iterator<Item = &'a IpNet> {
+    let locations = perspective.other_segments().flat_map(|segment| &segment.allowed_location_ips);
+    locations.chain(perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips))
+}
+
+/// What nodes have, as far as it matters: to what is written, or because it holds an address of a node.
+pub(super) fn of_nodes(topology: &Topology, written: &[IpNet]) -> Vec<(IpNet, Keep)> {
+    let written = Covers::of(written.iter().copied());
+    let addresses = topology.nodes().flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr()));
+    let addresses = Covers::of(addresses);
+    let pods = topology.nodes().flat_map(|node| node.pod_subnets.iter().map(move |net| (net.trunc(), node)));
+    let pods = pods.filter(|(net, _)| written.overlaps(net) || addresses.overlaps(net));
+    let pods = pods.map(|(net, node)| (net, Keep::Pods(node.name.clone())));
+    let internal = topology
+        .nodes()
+        .flat_map(|node| node.internal_ips.iter().map(move |net| (prefix::host(net.addr()), node)));
+    let internal = internal.filter(|(net, _)| written.overlaps(net));
+    let internal = internal.map(|(net, node)| (net, Keep::Internal(node.name.clone())));
+    let tunnels = topology.config.subnets.iter().map(|net| (*net, Keep::Wireguard));
+    pods.chain(internal).chain(tunnels).collect()
 }
 
 /// The node whose object says that a range is reachable in its location.
@@ -195,17 +229,16 @@ fn endpoints<'a>(
 ) -> impl Iterator<Item = (IpNet, Keep)> + 'a {
     let at = |endpoint: &Endpoint| Some(prefix::host(resolve(endpoint, config)?.ip()));
     let segments = perspective.topology.segments.iter().flat_map(move |segment| {
-        let name = |node: &Node| format!("node {}", node.name);
         let leader = at(&perspective.segment_endpoint(segment));
-        let leader = leader.map(|at| (at, Keep::Endpoint(segment.key, name(segment.leader()))));
+        let leader = leader.map(|at| (at, Keep::Endpoint(segment.key, segment.leader().name.clone())));
         let candidates = segment.nodes.iter().filter_map(move |node| {
-            Some((at(node.endpoint.as_ref()?)?, Keep::Candidate(segment.key, name(node))))
+            Some((at(node.endpoint.as_ref()?)?, Keep::Candidate(segment.key, node.name.clone())))
         });
         leader.into_iter().chain(candidates)
     });
     let peers = perspective.topology.peers.iter().filter_map(move |peer| {
         let at = at(&perspective.peer_endpoint(peer)?)?;
-        Some((at, Keep::Endpoint(peer.key, format!("peer {}", peer.name))))
+        Some((at, Keep::PeerEndpoint(peer.key, peer.name.clone())))
     });
     segments.chain(peers)
 }

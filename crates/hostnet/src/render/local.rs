@@ -65,7 +65,7 @@ impl Renderer<'_> {
     /// In the table for encapsulated traffic: the way to a node's internal address.
     fn encapsulated_route_to(&mut self, node: &Node, address: IpAddr) {
         let family = Family::of(address);
-        if !self.encapsulates(node) {
+        if !self.encapsulates(node) || !self.guarded.is_near(prefix::host(address)) {
             return;
         }
         if let Ok(hop) = self.hop(family, node) {

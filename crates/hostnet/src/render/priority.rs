@@ -32,7 +32,7 @@ pub(super) fn before_others(
     other.checked_sub(rules).filter(|first| *first > 0).ok_or_else(|| {
         format!(
             "the policy rule of priority {other} on this host takes all packets, and there is no room for ours before \
-             it, so the mesh is not reached; give that rule a higher number (ip rule)"
+             it; if its table has a way to pods, the mesh is not reached; give that rule a higher number (ip rule)"
         )
     })
 }

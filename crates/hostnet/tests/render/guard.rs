@@ -179,8 +179,11 @@ fn every_kind_of_thing_that_a_host_has_is_left_to_it_and_named() {
         ("172.17.0.0/16", OUT),
         // Static routes: the very one, one around it; what is inside of one is more special, as for every host.
         ("10.77.0.0/16", OUT),
-        ("10.76.0.0/15", PART),
-        ("10.77.5.0/24", ("", true)),
+        ("10.76.0.0/15", OUT),
+        ("10.78.0.0/16", ("", true)),
+        ("10.77.5.0/24", OUT),
+        ("10.77.0.0/17", OUT),
+        ("100.64.0.128/25", OUT),
         ("10.0.0.0/8", OUT),
         ("100.64.0.0/24", OUT),
         ("100.101.102.103/32", OUT),
@@ -192,13 +195,14 @@ fn every_kind_of_thing_that_a_host_has_is_left_to_it_and_named() {
         ("198.51.100.250/32", OUT),
         ("198.51.100.0/24", PART),
         ("9.9.9.9/32", OUT),
-        ("9.0.0.0/8", PART),
+        ("9.0.0.0/8", OUT),
+        ("9.9.0.0/16", PART),
         // What nobody routes.
         ("127.0.0.0/8", OUT),
         ("127.1.2.3/32", OUT),
         ("169.254.169.254/32", OUT),
         ("169.254.0.0/16", OUT),
-        ("169.0.0.0/8", PART),
+        ("169.254.0.0/15", PART),
         ("224.0.0.0/8", OUT),
         ("255.255.255.255/32", OUT),
         ("0.0.0.0/8", OUT),
@@ -209,7 +213,13 @@ fn every_kind_of_thing_that_a_host_has_is_left_to_it_and_named() {
         // Services.
         ("10.43.0.0/16", OUT),
         ("10.43.0.1/32", OUT),
-        ("10.42.0.0/15", PART),
+        ("10.42.0.0/15", OUT),
+        ("fd43::/64", PART),
+        // What nodes have: the pods and the address of b1, WireGuard addresses, in whole and in part, and around them.
+        ("10.2.3.0/25", OUT),
+        ("10.2.3.11/32", OUT),
+        ("10.4.7.7/32", OUT),
+        ("fd00:2:0:3:8000::/65", OUT),
         ("fd43::/112", OUT),
         // The own pods.
         ("10.2.1.0/25", OUT),
@@ -222,8 +232,7 @@ fn every_kind_of_thing_that_a_host_has_is_left_to_it_and_named() {
                 let mut fixture = fixture(host);
                 claim(&mut fixture, as_peer, &[range.parse().unwrap(), "192.168.200.0/24".parse().unwrap()]);
                 assert_eq!(taken(&fixture), [] as [IpAddr; 0], "{range} on {host}");
-                let inside = range == "10.77.5.0/24";
-                assert!(inside || taken_of(&fixture, routed_by_host()).is_empty(), "{range} on {host}");
+                assert_eq!(taken_of(&fixture, routed_by_host()), [] as [IpAddr; 0], "{range} on {host}");
                 let (said, routed) = verdict(&fixture, as_peer, range);
                 // The mesh itself refuses a location range that lies in what a node has.
                 let of_mesh = !as_peer && said.is_empty();
@@ -377,6 +386,99 @@ fn an_api_server_that_nobody_knows_may_be_anywhere() {
     assert_eq!(exposed, ["10.5.0.1/32", "192.168.77.0/24"]);
 }
 
+/// What is taken in many pieces, or is wide and holds nothing of the host, is taken all the same.
+#[test]
+fn many_pieces_are_not_less_than_the_whole() {
+    let check = |ranges: &[&str], lost: &[&str]| {
+        let mut fixture = fixture("a1");
+        let ranges: Vec<IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        claim(&mut fixture, true, &ranges);
+        let kernel = Kernel::new(&fixture.rendered().state, &fixture.facts);
+        for at in lost {
+            let packet = Packet { source: [10, 1, 0, 1].into(), destination: at.parse().unwrap(), iif: None };
+            let way = kernel.way(packet).to_string();
+            assert!(!way.starts_with("tunnel"), "{at} with {ranges:?}: {way}");
+        }
+        let said = fixture.rendered().problems.iter().any(|problem| problem.object.to_string() == "peer p1");
+        assert!(said, "{ranges:?} is named");
+    };
+    check(&["32.0.0.0/3", "16.0.0.0/4", "128.0.0.0/3", "3000::/4"], &["52.1.1.1", "20.1.1.1", "3001::1"]);
+    let eighths: Vec<String> = (1..224).map(|first| format!("{first}.0.0.0/8")).collect();
+    check(&eighths.iter().map(String::as_str).collect::<Vec<_>>(), &["52.1.1.1", "8.8.8.8"]);
+    let twelfths: Vec<String> = (0..256).map(|i| format!("{}.{}.0.0/12", 32 + i / 16, i % 16 * 16)).collect();
+    check(&twelfths.iter().map(String::as_str).collect::<Vec<_>>(), &["47.200.1.1", "40.1.1.1"]);
+    let corporate: Vec<String> = (100..200).map(|i| format!("10.{i}.0.0/16")).collect();
+    check(&corporate.iter().map(String::as_str).collect::<Vec<_>>(), &["10.190.0.1"]);
+    check(&["10.77.0.0/17", "10.77.128.0/17"], &["10.77.3.4", "10.77.200.1"]);
+    check(&["100.64.0.0/25", "100.64.0.128/25"], &["100.64.0.9"]);
+}
+
+/// An endpoint is what its object says; others do not lose anything by it.
+#[test]
+fn an_endpoint_takes_nothing_from_others() {
+    for host in ["a1", "a2"] {
+        let mut fixture = fixture(host);
+        for (index, at) in endpoints().into_iter().enumerate() {
+            let mut peer = peer(&format!("p{} 10.5.0.{index}/32", index + 1));
+            peer.allowed_ips.push(format!("{at}/32").parse().unwrap());
+            peer.endpoint = format!("{at}:51820").parse().ok();
+            fixture.peers.push(peer);
+        }
+        let b1 = fixture.nodes.iter_mut().find(|node| node.name == "b1").unwrap();
+        b1.allowed_location_ips = vec!["192.168.0.0/16".parse().unwrap()];
+        for index in 10..50u8 {
+            let mut peer = peer(&format!("p9 10.6.0.{index}/32"));
+            (peer.name, peer.key) = (format!("q{index}"), mesh::PublicKey::from_bytes([index; 32]).unwrap());
+            peer.endpoint = format!("192.168.7.{index}:51820").parse().ok();
+            fixture.peers.push(peer);
+        }
+        assert_eq!((lost(&fixture), taken(&fixture)), (Vec::new(), Vec::new()), "{host}");
+        let rendered = fixture.rendered();
+        assert!(rendered.state.routes.iter().any(|route| route.destination.to_string() == "192.168.0.0/16"));
+        // Nobody speaks as the API server, a gateway or the metadata service because his tunnel ends there.
+        let accepted: Vec<IpNet> = rendered
+            .state
+            .wireguard
+            .iter()
+            .flat_map(|wireguard| wireguard.peers.values())
+            .flat_map(|peer| peer.allowed_ips.clone())
+            .collect();
+        let firewall = rendered.state.firewall.unwrap();
+        for at in [API, "10.1.0.254", "169.254.169.254", "203.0.113.18"] {
+            let at: IpAddr = at.parse().unwrap();
+            assert!(!accepted.iter().any(|net| net.contains(&at)), "{at} is accepted");
+            assert!(
+                !firewall.never_masquerade.iter().any(|net| net.contains(&at)),
+                "{at} is not masqueraded"
+            );
+        }
+        let at: IpAddr = "8.8.8.8".parse().unwrap();
+        assert!(!firewall.never_masquerade.iter().any(|net| net.contains(&at)), "pods reach {at}");
+    }
+}
+
+/// An address of a node that is a pod of another one, also inside of a location, where packets are encapsulated.
+#[test]
+fn an_address_of_a_node_is_not_somebody_elses_pod() {
+    for (claimant, address) in
+        [("a2", "10.2.3.11"), ("a2", "198.51.100.250"), ("b1", "10.2.2.11"), ("a2", "10.43.0.1")]
+    {
+        let mut fixture = fixture("a1");
+        fixture.config.encapsulation = Encapsulation::Always;
+        fixture.config.encapsulation_type = hostnet::EncapsulationType::Vxlan;
+        let node = fixture.nodes.iter_mut().find(|node| node.name == claimant).unwrap();
+        node.internal_ips[0] = format!("{address}/24").parse().unwrap();
+        let rendered = fixture.rendered();
+        let address: IpNet = format!("{address}/32").parse().unwrap();
+        assert!(
+            !rendered.state.routes.iter().any(|route| route.destination == address),
+            "{claimant} {address}"
+        );
+        let told = rendered.problems.iter().any(|problem| problem.reason == "AddressNotRouted");
+        assert!(told, "{claimant} {address}: {:?}", rendered.problems);
+    }
+}
+
 /// A list as long as an object can hold is one problem.
 #[test]
 fn a_long_list_is_one_problem() {
@@ -407,8 +509,39 @@ fn our_rules_come_before_those_that_all_packets_meet() {
     assert_eq!(priorities(Some(2)), (vec![1107, 1108], 1));
 }
 
+/// Where a Peer may say that its tunnel ends.
+fn endpoints() -> Vec<&'static str> {
+    vec![
+        "10.2.3.11",
+        "10.1.9.1",
+        "10.4.0.2",
+        "10.1.0.2",
+        "10.1.0.254",
+        API,
+        "203.0.113.18",
+        "8.8.8.8",
+        "169.254.169.254",
+    ]
+}
+
+/// Pods and nodes that are not reached where they are.
+fn lost(fixture: &Fixture) -> Vec<IpAddr> {
+    let of_mesh = fixture.nodes.iter().filter(|node| node.name != fixture.host);
+    let fresh = Fixture { peers: Vec::new(), ..self::fixture(fixture.host) };
+    let (without, with) = (
+        Kernel::new(&fresh.rendered().state, &fresh.facts),
+        Kernel::new(&fixture.rendered().state, &fixture.facts),
+    );
+    let pods = of_mesh.clone().flat_map(|node| &node.pod_subnets).flat_map(simulation::forwarding::samples);
+    let nodes = of_mesh.flat_map(|node| node.internal_ips.iter().map(IpNet::addr));
+    let source = IpAddr::from([10, 1, 0, 1]);
+    let way = |kernel: &Kernel, destination| kernel.way(Packet { source, destination, iif: None });
+    pods.chain(nodes).filter(|at| way(&without, *at) != way(&with, *at)).collect()
+}
+
 fn any_net() -> impl Strategy<Value = IpNet> {
-    let kept = kept();
+    let mut kept = kept();
+    kept.extend(["10.2.3.11", "10.1.9.1", "10.4.0.2"].map(|text| text.parse::<IpAddr>().unwrap()));
     prop_oneof![
         // Around what is kept, wider and wider.
         (prop::sample::select(kept), 0u8..=32).prop_map(|(at, wider)| {
@@ -435,11 +568,16 @@ proptest! {
         location in prop::collection::vec(any_net(), 0..4),
         pods in any_net(),
         internal in any_net(),
+        endpoint in prop::sample::select(endpoints()),
         odd: bool,
     ) {
         let mut fixture = fixture(if member { "a2" } else { "a1" });
         claim(&mut fixture, true, &peer);
+        fixture.peers[0].endpoint = format!("{endpoint}:51820").parse().ok();
         claim(&mut fixture, false, &location);
+        if !odd {
+            prop_assert_eq!(lost(&fixture), [] as [IpAddr; 0]);
+        }
         if odd {
             let b1 = fixture.nodes.iter_mut().find(|node| node.name == "b1").unwrap();
             b1.pod_subnets[0] = pods;

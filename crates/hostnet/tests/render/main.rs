@@ -52,7 +52,7 @@ fn peer(text: &str) -> Peer {
     let name = words.next().unwrap();
     Peer {
         name: name.to_owned(),
-        key: PublicKey::from_bytes([200 + name.as_bytes()[1] - b'0'; 32]).unwrap(),
+        key: PublicKey::from_bytes([name.as_bytes()[1] - b'0' + 200; 32]).unwrap(),
         allowed_ips: words.map(|word| word.parse().unwrap()).collect(),
         endpoint: None,
         preshared_key: None,

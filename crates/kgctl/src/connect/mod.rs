@@ -67,7 +67,7 @@ pub struct Connect {
     #[arg(long, default_value = "info", value_enum)]
     log_level: log::Level,
     /// The three bits of the firewall mark that Kilo may use, none of which another program on this host uses. The
-    /// tunnels' own packets carry the lowest one.
+    /// packets of its own sockets (tunnels, API, DNS) carry the lowest one.
     #[arg(long, default_value_t, value_name = "MASK")]
     mark_bits: MarkBits,
     /// The MTU of the WireGuard interface in bytes.
