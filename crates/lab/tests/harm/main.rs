@@ -63,6 +63,14 @@ const CLAIMS: &[(&str, &[&str])] = &[
     ("192.168.202.0/24", &["b1"]),
     ("192.168.200.0/22", &["b1"]),
     ("fd20:200::/64", &["b1"]),
+    ("192.168.200.0/25,192.168.200.128/25", &["b1"]),
+    ("192.168.203.0/25,192.168.203.128/25", &["b1"]),
+    // Wide, and nothing of a host is in there.
+    ("32.0.0.0/3,16.0.0.0/4,3000::/4", ALL),
+    // Pods and nodes, in part and around them.
+    ("10.42.3.11/32,10.42.4.0/25", ALL),
+    ("10.42.0.0/16", ALL),
+    ("10.102.0.12/32,10.4.0.99/32", ALL),
     // Services, metadata, link-local, loopback, multicast.
     ("10.43.0.0/16", ALL),
     ("10.43.0.1/32", ALL),
@@ -115,6 +123,35 @@ fn everything_stays(theme: &str, claimed: Claimed) {
                 },
             );
         }
+    }
+}
+
+/// Where a tunnel is said to end is nobody else's business, and its owner does not speak as who is there.
+#[test]
+fn no_endpoint_takes_anything_from_anybody() {
+    let lab = common::converged(common::with_agents("hend"));
+    common::led(&lab);
+    for endpoint in ["10.42.1.11", "10.102.0.12", "10.4.0.2", "203.0.113.254", "10.101.0.1", "198.51.100.17"]
+    {
+        let peer = json!({
+            "apiVersion": "kilo.squat.ai/v1alpha1", "kind": "Peer", "metadata": {"name": "greedy"},
+            "spec": {
+                "publicKey": "5oxx9DpQgVSxbkPS8wQ0nnWYVfhuWlnvFhCo4zTHJhQ=",
+                "allowedIPs": [format!("{endpoint}/32"), "192.168.77.1/32"],
+                "endpoint": {"dnsOrIP": {"ip": endpoint}, "port": 51820},
+            },
+        });
+        lab.api().apply(&peer).expect("the API takes it");
+        let a1 = lab.node("a1").expect("the demo has it");
+        common::eventually("the rest of the object", common::patiently(Duration::from_secs(10)), || {
+            let routes = a1.read(&["ip", "route", "show", "table", "1108"])?;
+            Ok((!routes.contains("192.168.77.1")).then_some(routes))
+        });
+        hosts_are_well(&lab, endpoint);
+        let spoken = a1.read(&["wg", "show", "kilo0", "allowed-ips"]).expect("wg runs");
+        let greedy = spoken.lines().find(|line| line.starts_with("5oxx9D")).expect("it is a peer");
+        assert!(!greedy.contains(&format!("{endpoint}/32")), "who is at {endpoint}: {greedy}");
+        lab.api().delete("Peer", "greedy").expect("it is there");
     }
 }
 
