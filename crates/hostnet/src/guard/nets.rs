@@ -1,7 +1,5 @@
 //! Sets of prefixes: what lies inside of one, what one lies in, and what is left of one without others.
 
-use std::collections::BTreeSet;
-
 use ipnet::IpNet;
 use mesh::{overlap::Covers, prefix::Family};
 
@@ -22,11 +20,11 @@ impl<T: Ord> Nets<T> {
         let mut sorted: Vec<_> = nets.map(|(net, value)| (net.trunc(), value)).collect();
         sorted.sort_unstable();
         sorted.dedup();
-        let lengths = Family::ALL.map(|family| {
-            let of_family = sorted.iter().filter(|(net, _)| Family::of_prefix(net) == family);
-            let lengths: BTreeSet<u8> = of_family.map(|(net, _)| net.prefix_len()).collect();
-            lengths.into_iter().collect()
-        });
+        let mut found = [[false; 129]; 2];
+        for (net, _) in &sorted {
+            found[Family::of_prefix(net) as usize][usize::from(net.prefix_len())] = true;
+        }
+        let lengths = found.map(|found| (0..=128).filter(|length| found[usize::from(*length)]).collect());
         let covers = Covers::of(sorted.iter().map(|(net, _)| *net));
         Self { sorted, covers, lengths }
     }

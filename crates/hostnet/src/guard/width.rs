@@ -3,13 +3,24 @@
 //! A range as wide as the Internet is one range, or two halves, or two hundred pieces. So not only the width of each
 //! counts, but also what all of them take of a wide network that the host reaches otherwise.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::prefix::Family;
 
-/// Private addresses (RFC 1918, RFC 6598, RFC 4193), which any network may have.
-const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+/// Private addresses of IPv4 (RFC 1918, RFC 6598), which any network may have.
+const PRIVATE_V4: [Ipv4Net; 4] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+];
+
+/// Private addresses of IPv6 (RFC 4193).
+const PRIVATE_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
 
 /// The widest range of public addresses that one organisation has: an /12 of IPv4, an /29 of IPv6.
 const PUBLIC: [u8; 2] = [12, 29];
@@ -29,15 +40,15 @@ const PUBLIC_SHARE: [u8; 2] = [10, 26];
 
 /// Whether a range is wider than any one network.
 pub(super) fn is_too_wide(net: &IpNet) -> bool {
-    !is_private(net) && net.prefix_len() < PUBLIC[Family::of_prefix(net) as usize]
+    // Asked for every destination of the mesh, and nearly all are long.
+    net.prefix_len() < PUBLIC[Family::of_prefix(net) as usize] && !is_private(net)
 }
 
 fn is_private(net: &IpNet) -> bool {
-    private().any(|private| private.contains(net))
-}
-
-fn private() -> impl Iterator<Item = IpNet> {
-    PRIVATE.into_iter().map(|text| text.parse().expect("the prefix is a valid one"))
+    match net {
+        IpNet::V4(v4) => PRIVATE_V4.iter().any(|private| private.contains(v4)),
+        IpNet::V6(v6) => PRIVATE_V6.contains(v6),
+    }
 }
 
 /// Whether a network of the host is so wide that not all of it is in use there.

@@ -98,7 +98,7 @@ impl Court<'_> {
                 self.judge(subnet, Origin::Mesh, || (Claim::Pods, Object::Node(node.name.clone())));
             }
             for address in node.internal_ips.iter().map(|net| prefix::host(net.addr())) {
-                self.judge(address, Origin::Mesh, || {
+                self.judge(address, Origin::Neighbour, || {
                     (Claim::Address { near: true, tunnel: own.key }, Object::Node(node.name.clone()))
                 });
             }
@@ -146,7 +146,7 @@ impl Court<'_> {
         if exposed && self.exposes(&way.routed(destination).collect::<Vec<_>>()) {
             self.guarded.exposed.insert(destination);
         }
-        if way != Way::Mesh {
+        if way != Way::Mesh && (origin != Origin::Neighbour || way == Way::Out) {
             self.guarded.verdicts.insert(destination, way);
         }
     }
@@ -156,7 +156,9 @@ impl Court<'_> {
         let servers = &self.config.api_servers;
         match origin {
             Origin::Written if servers.is_empty() => true,
-            Origin::Written | Origin::Mesh => servers.iter().any(|server| destination.contains(server)),
+            Origin::Written | Origin::Mesh | Origin::Neighbour => {
+                servers.iter().any(|server| destination.contains(server))
+            }
         }
     }
 
@@ -172,6 +174,8 @@ impl Court<'_> {
 enum Origin {
     /// From what nodes are.
     Mesh,
+    /// From what the other nodes of the own location are. They are no destinations, and only those matter that are none.
+    Neighbour,
     /// Somebody wrote it into an object.
     Written,
 }
