@@ -101,9 +101,10 @@ pub struct Interface {
 }
 
 impl HostRoute {
-    /// Whether this route, or its gateway, is a part of a destination.
+    /// Whether this route, or its gateway, has anything to do with a destination.
     pub fn concerns(&self, destination: &IpNet) -> bool {
-        (self.destination.prefix_len() > 0 && destination.contains(&self.destination))
+        let overlaps = destination.contains(&self.destination) || self.destination.contains(destination);
+        (self.destination.prefix_len() > 0 && overlaps)
             || self.gateway.is_some_and(|gateway| destination.contains(&gateway))
     }
 }

@@ -79,6 +79,7 @@ impl Watchdog {
         self.known.retain(|range| {
             exposed.contains(range) || self.trial.as_ref().is_some_and(|t| t.ranges.contains(range))
         });
+        self.suspects.retain(|range| exposed.contains(range));
         let new: Vec<IpNet> = exposed.difference(&self.known).copied().collect();
         if new.is_empty() {
             return;

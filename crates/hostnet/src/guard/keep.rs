@@ -83,7 +83,7 @@ impl fmt::Display for Keep {
 
 /// What every host keeps.
 pub(super) fn everywhere() -> impl Iterator<Item = (IpNet, Keep)> {
-    const UNROUTABLE: [(&str, &str); 9] = [
+    const UNROUTABLE: [(&str, &str); 11] = [
         ("0.0.0.0/8", "the host itself (RFC 1122)"),
         ("127.0.0.0/8", "loopback"),
         ("169.254.0.0/16", "link-local"),
@@ -93,6 +93,8 @@ pub(super) fn everywhere() -> impl Iterator<Item = (IpNet, Keep)> {
         ("::1/128", "loopback"),
         ("fe80::/10", "link-local"),
         ("ff00::/8", "multicast"),
+        ("64:ff9b::/96", "IPv4 by way of NAT64 (RFC 6052)"),
+        ("64:ff9b:1::/48", "IPv4 by way of NAT64 (RFC 8215)"),
     ];
     // Azure, Alibaba; AWS, Google and Oracle by IPv6. All others are link-local.
     const METADATA: [&str; 5] = [

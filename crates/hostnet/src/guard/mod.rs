@@ -24,7 +24,7 @@ use verdict::{Destination, Verdict, is_hole_for_range, of_address, of_own_range,
 
 /// A range is routed around what it holds of the host as long as there is no more of it than this: every one costs up to
 /// 32 routes, of IPv6 128.
-const MOST_HOLES: usize = 32;
+const MOST_HOLES: usize = 128;
 
 /// What asks to be routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,9 @@ pub struct Guard {
     kept: Nets<Keep>,
     /// What nodes have: nobody gets it by writing it into an object.
     mesh: Nets<Keep>,
-    /// Ranges that objects ask for and that take too much together.
+    /// All ranges that objects ask for.
+    written: Nets<()>,
+    /// Those that take too much together.
     too_much: BTreeSet<IpNet>,
     /// Ranges that the operator of this host gives to the mesh.
     allowed: Vec<IpNet>,
@@ -119,8 +121,8 @@ pub struct Known {
     pub kept: Vec<(IpNet, Keep)>,
     /// What nodes have, as far as it has an address in common with what is written or with nodes' addresses.
     pub mesh: Vec<(IpNet, Keep)>,
-    /// All ranges that objects ask for.
-    pub written: Vec<IpNet>,
+    /// All ranges that objects ask for, each with the number of its object.
+    pub written: Vec<(IpNet, usize)>,
     /// Ranges that the operator of this host gives to the mesh although the host has routes to them.
     pub allowed: Vec<IpNet>,
     /// The addresses by which the host is known in its location.
@@ -136,8 +138,9 @@ impl Guard {
         let is_network = |keep: &Keep| matches!(keep, Keep::Connected(_) | Keep::Route(_));
         let networks = kept.iter().filter(|(_, keep)| is_network(keep)).map(|(net, _)| net.trunc());
         let too_much = width::too_much(&written, networks);
+        let written = Nets::of(written.into_iter().map(|(net, _)| (net, ())));
         let kept = Nets::of(kept.into_iter().chain(keep::everywhere()));
-        Self { kept, mesh: Nets::of(mesh.into_iter()), too_much, allowed, home, addon }
+        Self { kept, mesh: Nets::of(mesh.into_iter()), written, too_much, allowed, home, addon }
     }
 
     /// What becomes of a destination without host bits, and why, if that is to be told.
@@ -186,7 +189,7 @@ impl Guard {
         let known = verdicts.iter().any(|(verdict, ..)| matches!(verdict, Verdict::Known | Verdict::Direct));
         // A neighbour is where it is, whatever somebody says of his pods.
         let neighbour = matches!(claim, Claim::Address { near: true, .. })
-            && verdicts.iter().any(|(_, _, keep)| matches!(keep, Keep::Connected(_)));
+            && verdicts.iter().any(|(_, net, keep)| matches!(keep, Keep::Connected(_)) && self.is_home(net));
         verdicts.into_iter().filter(move |(verdict, _, keep)| {
             !(known && *verdict == Verdict::Host) && !(neighbour && matches!(keep, Keep::Pods(_)))
         })
@@ -195,6 +198,8 @@ impl Guard {
     /// What the destination holds.
     fn inside(&self, destination: IpNet, claim: Claim) -> (Way, Option<Why<'_>>) {
         let is_hole = |net: &IpNet, keep: &Keep| match claim {
+            // Another container network's routes to pods are not the way there, the mesh's are.
+            Claim::Range(_) if matches!(keep, Keep::Route(_)) && self.addon => !self.is_pods(*net),
             Claim::Range(_) => is_hole_for_range(net, keep),
             Claim::Pods => {
                 let at = Destination { net: *net, within: *net, allowed: false };
@@ -207,13 +212,17 @@ impl Guard {
         if holes.is_empty() {
             return (Way::Mesh, None);
         }
-        let way = match without(destination, holes.iter().map(|(net, _)| *net), MOST_HOLES) {
-            // A part may be just what a node has.
-            Some(mut parts) if matches!(claim, Claim::Range(_)) => {
-                parts.retain(|part| self.mesh.around(*part).next().is_none());
+        let nets = |holes: &[(IpNet, &Keep)]| holes.iter().map(|(net, _)| *net).collect::<Vec<_>>();
+        let parts = without(destination, nets(&holes).into_iter(), MOST_HOLES).or_else(|| {
+            // The tunnels' own packets do not ask this table, so where they end can do without a way around.
+            holes.retain(|(_, keep)| !matches!(keep, Keep::Endpoint(..) | Keep::Candidate(..)));
+            without(destination, nets(&holes).into_iter(), MOST_HOLES)
+        });
+        let way = match parts {
+            Some(mut parts) => {
+                parts.retain(|part| self.is_free(*part, destination, claim));
                 Way::Part(parts)
             }
-            Some(parts) => Way::Part(parts),
             None => Way::Out,
         };
         // Nobody who writes a wide range means these.
@@ -227,10 +236,25 @@ impl Guard {
         self.kept.overlap(destination) || self.mesh.overlap(destination) || width::is_too_wide(&destination)
     }
 
+    /// Whether a part of a range is neither what a node has nor what a narrower range asks for.
+    fn is_free(&self, part: IpNet, of: IpNet, claim: Claim) -> bool {
+        let wider = |(net, ()): &(IpNet, ())| net.prefix_len() <= of.prefix_len();
+        !matches!(claim, Claim::Range(_))
+            || (self.mesh.around(part).next().is_none() && self.written.around(part).all(wider))
+    }
+
+    fn is_pods(&self, net: IpNet) -> bool {
+        self.mesh.around(net).any(|(_, keep)| matches!(keep, Keep::Pods(_)))
+    }
+
+    fn is_home(&self, network: &IpNet) -> bool {
+        self.home.iter().any(|address| network.contains(address))
+    }
+
     /// Whether a network of the host is a large private one that other locations are parts of, too. The address of a node
     /// in it is the node's.
     fn is_shared(&self, network: &IpNet) -> bool {
-        width::is_shared(network) && self.home.iter().any(|address| network.contains(address))
+        width::is_shared(network) && self.is_home(network)
     }
 
     fn is_allowed(&self, destination: &IpNet) -> bool {

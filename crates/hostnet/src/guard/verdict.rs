@@ -1,7 +1,7 @@
 //! What becomes of a destination that lies in, or is, one thing that is kept: one function for each kind of claim.
 
 use ipnet::IpNet;
-use mesh::{PublicKey, prefix};
+use mesh::PublicKey;
 
 use super::{Guard, Keep, width};
 
@@ -50,15 +50,17 @@ pub(super) fn of_range(at: Destination, tunnel: PublicKey, keep: &Keep) -> Verdi
     match keep {
         // The leader of another cluster in the same private network: its address is where its tunnel ends.
         Keep::Endpoint(key, _) | Keep::PeerEndpoint(key, _) if *key == tunnel => Verdict::Known,
+        // What somebody writes is no reason against what somebody else writes, and a private endpoint is kept for better ones.
+        Keep::PeerEndpoint(..) => Verdict::Pass,
+        Keep::Endpoint(..) | Keep::Candidate(..) => at.or_out(!is_public(&at.within)),
         Keep::Services => at.or_out(at.allowed),
-        Keep::Connected(_) if at.allowed || special => Verdict::Pass,
+        Keep::Connected(_) if at.allowed || (special && width::is_wide(&at.within)) => Verdict::Pass,
         Keep::Connected(_) if at.is_host() => Verdict::Host,
         Keep::Route(_) => at.or_out(at.allowed || special),
+        // An address that no leader has is as good as any for a Peer.
+        Keep::Wireguard => at.or_out(at.is_host()),
         Keep::Unroutable(_)
         | Keep::Metadata
-        | Keep::Endpoint(..)
-        | Keep::PeerEndpoint(..)
-        | Keep::Candidate(..)
         | Keep::Lifeline(_)
         | Keep::Gateway(_)
         | Keep::Own
@@ -66,15 +68,14 @@ pub(super) fn of_range(at: Destination, tunnel: PublicKey, keep: &Keep) -> Verdi
         | Keep::Near(_)
         | Keep::Connected(_)
         | Keep::Pods(_)
-        | Keep::Internal(_)
-        | Keep::Wireguard => Verdict::Out,
+        | Keep::Internal(_) => Verdict::Out,
     }
 }
 
 /// The pods of a node. Where a tunnel is said to end is no reason against them, because the tunnels' own packets do not ask
 /// this table. But pods do not have public IPv4 addresses, and endpoints do.
 pub(super) fn of_pods(at: Destination, guard: &Guard, keep: &Keep) -> Verdict {
-    let public = at.within.addr().is_ipv4() && prefix::is_public(at.within.addr());
+    let public = at.within.addr().is_ipv4() && is_public(&at.within);
     match keep {
         Keep::Endpoint(..) | Keep::Candidate(..) if public => Verdict::Out,
         Keep::Connected(_) => {
@@ -87,14 +88,14 @@ pub(super) fn of_pods(at: Destination, guard: &Guard, keep: &Keep) -> Verdict {
         | Keep::Gateway(_)
         | Keep::Own
         | Keep::OwnPods
-        | Keep::Services => Verdict::Out,
+        | Keep::Services
+        | Keep::Wireguard => Verdict::Out,
         Keep::Endpoint(..)
         | Keep::PeerEndpoint(..)
         | Keep::Candidate(..)
         | Keep::Near(_)
         | Keep::Pods(_)
-        | Keep::Internal(_)
-        | Keep::Wireguard => Verdict::Pass,
+        | Keep::Internal(_) => Verdict::Pass,
     }
 }
 
@@ -106,7 +107,7 @@ pub(super) fn of_address(
     guard: &Guard,
     keep: &Keep,
 ) -> Verdict {
-    let public = prefix::is_public(at.net.addr());
+    let public = is_public(&at.net);
     match keep {
         Keep::Endpoint(key, _) if *key == tunnel => Verdict::Direct,
         // A member's own address, where it has no other.
@@ -150,7 +151,12 @@ pub(super) fn is_hole_for_range(net: &IpNet, keep: &Keep) -> bool {
         // Whoever writes an endpoint into an object does not get what others have there. A private one is in a network
         // that is kept for better reasons.
         Keep::PeerEndpoint(..) => false,
-        Keep::Endpoint(..) | Keep::Candidate(..) => prefix::is_public(net.addr()),
+        Keep::Endpoint(..) | Keep::Candidate(..) => is_public(net),
         _ => true,
     }
+}
+
+/// Whether an address may be that of a host on the Internet.
+fn is_public(net: &IpNet) -> bool {
+    !width::is_private(net)
 }

@@ -189,11 +189,11 @@ impl Judged {
         };
         let lifelines = config.lifelines.iter();
         let lifelines = lifelines.map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline)));
-        let locations =
-            perspective.topology.segments.iter().flat_map(|segment| &segment.allowed_location_ips);
-        let others = perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        let written: Vec<IpNet> =
-            locations.chain(others).chain(&config.further_ranges).map(IpNet::trunc).collect();
+        let locations = perspective.topology.segments.iter().map(|segment| &segment.allowed_location_ips);
+        let others = perspective.topology.peers.iter().map(|peer| &peer.allowed_ips);
+        let lists = locations.chain(others).chain([&config.further_ranges]).enumerate();
+        let written: Vec<(IpNet, usize)> =
+            lists.flat_map(|(object, list)| list.iter().map(move |net| (net.trunc(), object))).collect();
         let known = Known {
             kept: peers.iter().filter_map(endpoint).chain(lifelines).chain(of_host(facts)).collect(),
             mesh: of_nodes(perspective.topology, &written),

@@ -31,7 +31,7 @@ impl Guarded {
             .chain(of_host(facts))
             .chain(lifelines.map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline))))
             .chain(services.map(|net| (*net, Keep::Services)));
-        let written: Vec<IpNet> = written(perspective).map(IpNet::trunc).collect();
+        let written: Vec<(IpNet, usize)> = written(perspective).collect();
         let known = Known {
             kept: kept.collect(),
             mesh: of_nodes(perspective.topology, &written),
@@ -118,10 +118,13 @@ impl Court<'_> {
     }
 
     fn judge_location(&mut self, segment: &Segment, claim: Claim) {
+        let said = segment.nodes.iter().flat_map(|node| {
+            node.allowed_location_ips.iter().map(move |net| (net.trunc(), node.name.as_str()))
+        });
+        let said: HashMap<IpNet, &str> = said.collect();
         for destination in segment.allowed_location_ips.iter().map(IpNet::trunc) {
-            self.judge(destination, Origin::Written, || {
-                (claim, Object::Node(claimant(segment, &destination)))
-            });
+            let claimant = || said.get(&destination).copied().unwrap_or(&segment.leader().name);
+            self.judge(destination, Origin::Written, || (claim, Object::Node(claimant().to_owned())));
         }
     }
 
@@ -147,7 +150,11 @@ impl Court<'_> {
             self.guarded.exposed.insert(destination);
         }
         if way != Way::Mesh && (origin != Origin::Neighbour || way == Way::Out) {
-            self.guarded.verdicts.insert(destination, way);
+            // Of two that claim the same the stricter verdict stays.
+            let before = self.guarded.verdicts.entry(destination).or_insert_with(|| way.clone());
+            if way == Way::Out {
+                *before = way;
+            }
         }
     }
 
@@ -198,14 +205,15 @@ pub(super) fn claim(segment: &Segment, destination: IpNet, near: impl Fn(&Node) 
 }
 
 /// The ranges that objects ask for, of other locations and of Peers.
-fn written<'a>(perspective: &'a Perspective<'_>) -> impl Iterator<Item = &'a IpNet> {
-    let locations = perspective.other_segments().flat_map(|segment| &segment.allowed_location_ips);
-    locations.chain(perspective.topology.peers.iter().flat_map(|peer| &peer.allowed_ips))
+fn written<'a>(perspective: &'a Perspective<'_>) -> impl Iterator<Item = (IpNet, usize)> + 'a {
+    let locations = perspective.other_segments().map(|segment| &segment.allowed_location_ips);
+    let lists = locations.chain(perspective.topology.peers.iter().map(|peer| &peer.allowed_ips));
+    lists.enumerate().flat_map(|(object, list)| list.iter().map(move |net| (net.trunc(), object)))
 }
 
 /// What nodes have, as far as it matters: to what is written, or because it holds an address of a node.
-pub(super) fn of_nodes(topology: &Topology, written: &[IpNet]) -> Vec<(IpNet, Keep)> {
-    let written = Covers::of(written.iter().copied());
+pub(super) fn of_nodes(topology: &Topology, written: &[(IpNet, usize)]) -> Vec<(IpNet, Keep)> {
+    let written = Covers::of(written.iter().map(|(net, _)| *net));
     let addresses = topology.nodes().flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr()));
     let addresses = Covers::of(addresses);
     let pods = topology.nodes().flat_map(|node| node.pod_subnets.iter().map(move |net| (net.trunc(), node)));
@@ -218,12 +226,6 @@ pub(super) fn of_nodes(topology: &Topology, written: &[IpNet]) -> Vec<(IpNet, Ke
     let internal = internal.map(|(net, node)| (net, Keep::Internal(node.name.clone())));
     let tunnels = topology.config.subnets.iter().map(|net| (*net, Keep::Wireguard));
     pods.chain(internal).chain(tunnels).collect()
-}
-
-/// The node whose object says that a range is reachable in its location.
-fn claimant(segment: &Segment, range: &IpNet) -> String {
-    let says = |node: &&Arc<Node>| node.allowed_location_ips.iter().any(|net| net.trunc() == *range);
-    segment.nodes.iter().find(says).map_or(&segment.leader().name, |node| &node.name).clone()
 }
 
 /// Where tunnels lead to, or would if another node led.
@@ -256,6 +258,9 @@ fn of_location<'a>(perspective: &'a Perspective<'_>) -> impl Iterator<Item = (Ip
     near.chain(perspective.node.pod_subnets.iter().map(|net| (*net, Keep::OwnPods)))
 }
 
+/// A route of this length or shorter stands for everything, as two halves do that some VPNs set in the place of a default route.
+const DEFAULT: u8 = 3;
+
 /// What the host has by itself.
 pub(super) fn of_host(facts: &HostFacts) -> impl Iterator<Item = (IpNet, Keep)> + '_ {
     let addresses =
@@ -269,7 +274,7 @@ pub(super) fn of_host(facts: &HostFacts) -> impl Iterator<Item = (IpNet, Keep)> 
         Some((prefix::host(route.gateway?), Keep::Gateway(link)))
     });
     // The way to everything else is no destination.
-    let routes = facts.routes.iter().filter(|route| route.destination.prefix_len() > 0);
+    let routes = facts.routes.iter().filter(|route| route.destination.prefix_len() > DEFAULT);
     let routes = routes.map(|route| (route.destination, Keep::Route(route.link.clone())));
     own.chain(connected).chain(gateways).chain(routes)
 }

@@ -14,7 +14,7 @@ use super::{
     carrier::{Hop, NoHop},
     priority,
 };
-use crate::{KILO_TABLE, LinkName, MESH_TABLE, Route, Rule};
+use crate::{KILO_TABLE, Lifeline, LinkName, MESH_TABLE, Route, Rule};
 
 /// The lower of the priorities of our policy rules, where nothing of the host is before it: the next is the other one.
 const PRIORITY: u32 = KILO_TABLE;
@@ -65,7 +65,10 @@ impl Renderer<'_> {
     /// In the table for encapsulated traffic: the way to a node's internal address.
     fn encapsulated_route_to(&mut self, node: &Node, address: IpAddr) {
         let family = Family::of(address);
-        if !self.encapsulates(node) || !self.guarded.is_near(prefix::host(address)) {
+        // Who says that the gateway's or a name server's address is his does not get what pods send there.
+        let gateway = self.facts.routes.iter().any(|route| route.gateway == Some(address));
+        let taken = gateway || self.config.lifelines.get(&address) == Some(&Lifeline::NameServer);
+        if !self.encapsulates(node) || taken || !self.guarded.is_near(prefix::host(address)) {
             return;
         }
         if let Ok(hop) = self.hop(family, node) {
