@@ -191,7 +191,9 @@ impl Guard {
         let neighbour = matches!(claim, Claim::Address { near: true, .. })
             && verdicts.iter().any(|(_, net, keep)| matches!(keep, Keep::Connected(_)) && self.is_home(net));
         verdicts.into_iter().filter(move |(verdict, _, keep)| {
-            !(known && *verdict == Verdict::Host) && !(neighbour && matches!(keep, Keep::Pods(_)))
+            let overruled = known && *verdict == Verdict::Host;
+            let only_said = neighbour && matches!(keep, Keep::Pods(_));
+            !overruled && !only_said
         })
     }
 
