@@ -36,7 +36,7 @@ fn encapsulating(far: u8) -> HostState {
             Route { table: KILO_TABLE, ..route(&format!("{outer}/32"), Some(&outer), "tunl0") },
         ]
         .into(),
-        rules: [rule].into(),
+        rules: mesh_rules().chain([rule]).collect(),
         firewall: Some(Firewall { encapsulation: Some(filter), ..Firewall::default() }),
         forwarding: Forwarding { v4: true, v6: true },
         ..HostState::default()

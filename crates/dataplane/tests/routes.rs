@@ -428,7 +428,7 @@ fn rules_of_others_that_all_packets_meet() {
             ("ip rule add priority 110 from 10.2.0.0/16 table 7", 32766, 32766),
             ("ip rule add priority 111 iif eth0 table 7", 32766, 32766),
             ("ip rule add priority 112 oif eth0 table 7", 32766, 32766),
-            ("ip rule add priority 113 ipproto tcp dport 25 table 7", 32766, 32766),
+            ("ip rule add priority 113 ipproto 6 dport 25 table 7", 32766, 32766),
             ("ip rule add priority 5210 fwmark 0x80000/0xff0000 table main", 32766, 32766),
             ("ip rule add priority 5270 table 52", 5270, 32766),
             // What the kernel puts before ours, because no priority is given.
