@@ -17,6 +17,9 @@ const IPIP_OVERHEAD: u32 = 20;
 /// Bytes of the headers of UDP (8) and VXLAN (8); there is no Ethernet header inside.
 const VXLAN_OVERHEAD: u32 = 16;
 
+/// The kernel's device for IPIP, of which there is one in each network namespace.
+const IPIP: &str = "tunl0";
+
 /// What the tunnel device is called when Cilium has taken over the kernel's (`enable-ipip-termination`).
 const CILIUM_TUNNEL: &str = "cilium_tunl";
 
@@ -39,6 +42,11 @@ pub(super) struct Hop {
     pub source: Option<IpAddr>,
 }
 
+/// Whether a device is the kernel's own for IPIP, which container networks share.
+pub(super) fn is_ipip(link: &LinkName) -> bool {
+    [IPIP, CILIUM_TUNNEL].contains(&link.as_str())
+}
+
 /// Why there is no hop: the reason and the message of a problem.
 pub(super) type NoHop = (&'static str, String);
 
@@ -56,7 +64,7 @@ impl Carrier {
             EncapsulationType::Vxlan => Self::Vxlan,
             EncapsulationType::Ipip => {
                 let renamed = (config.compatibility == Compatibility::Cilium).then(|| there(CILIUM_TUNNEL));
-                Self::Ipip(renamed.flatten().unwrap_or_else(|| name("tunl0")))
+                Self::Ipip(renamed.flatten().unwrap_or_else(|| name(IPIP)))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use mesh::{Endpoint, Node, Object, Perspective, Segment, Topology, overlap::Covers, prefix};
 
-use super::{RenderConfig, resolve};
+use super::{RenderConfig, carrier::is_ipip, resolve};
 use crate::{
     Compatibility, HostFacts,
     guard::{Claim, Guard, Keep, Known, Report, Way},
@@ -269,7 +269,9 @@ pub(super) fn of_host(facts: &HostFacts) -> impl Iterator<Item = (IpNet, Keep)> 
     let is_network = |net: &IpNet| net.prefix_len() < net.max_prefix_len();
     let connected = addresses().filter(move |(_, net)| is_network(net));
     let connected = connected.map(|(name, net)| (*net, Keep::Connected(name.clone())));
-    let gateways = facts.routes.iter().filter_map(|route| {
+    // A gateway behind an IPIP device is where the outer packet goes, which may be any node: it is no neighbour.
+    let beside = facts.routes.iter().filter(|route| !route.link.as_ref().is_some_and(is_ipip));
+    let gateways = beside.filter_map(|route| {
         let link = route.link.clone().or_else(|| facts.default_interface.clone())?;
         Some((prefix::host(route.gateway?), Keep::Gateway(link)))
     });

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use hostnet::{Encapsulation, HostRoute, HostState, Interface, Lifeline};
+use hostnet::{Compatibility, Encapsulation, HostRoute, HostState, Interface, Lifeline};
 use ipnet::IpNet;
 use mesh::Role;
 use proptest::prelude::*;
@@ -330,6 +330,29 @@ fn pods_and_nodes_are_reached_on_hosts_with_wide_routes() {
             assert!(destinations.iter().any(|found| found == wanted), "{wanted} on {host}: {destinations:?}");
         }
         assert_eq!(fixture.rendered().problems, []);
+    }
+}
+
+/// The next hop of another container network's IPIP route is a node, wherever that is, and no gateway beside this host.
+#[test]
+fn nodes_are_reached_beside_another_networks_tunnels() {
+    for (host, device, compatibility) in
+        [("a1", "tunl0", Compatibility::Calico), ("b1", "cilium_tunl", Compatibility::Cilium)]
+    {
+        let mut fixture = fixture(host);
+        fixture.config.compatibility = compatibility;
+        let far = if host == "a1" { "10.1.9.1" } else { "10.1.0.1" };
+        fixture.facts.routes.push(HostRoute {
+            destination: "10.2.200.0/26".parse().unwrap(),
+            gateway: Some(far.parse().unwrap()),
+            link: Some(device.parse().unwrap()),
+            table: 254,
+        });
+        fixture.facts.routes.sort();
+        let far: IpNet = format!("{far}/32").parse().unwrap();
+        let rendered = fixture.rendered();
+        assert!(rendered.state.routes.iter().any(|route| route.destination == far), "{far} on {host}");
+        assert_eq!(rendered.problems, []);
     }
 }
 
