@@ -10,9 +10,9 @@ const WAIT: Duration = Duration::from_millis(250);
 /// What gives addresses later.
 pub type Later = Pin<Box<dyn Future<Output = Vec<IpAddr>>>>;
 
-/// The addresses that the node's name resolves to, or what gives them later. They are waited for, because otherwise the
-/// others are told addresses that are not the right ones, and a moment later the right ones; but not for long, because a
-/// name server may be out of reach until there is a mesh.
+/// The addresses that the node's name resolves to, or what gives them later. The agent waits for them, so that it does
+/// not publish wrong addresses first and the right ones a moment later; but not for long, because a name server may be out
+/// of reach until there is a mesh.
 pub async fn own_addresses(resolver: &Option<Resolver>, node: &str) -> Result<Vec<IpAddr>, Later> {
     let Some(resolver) = resolver.clone() else { return Ok(Vec::new()) };
     let node = node.to_owned();

@@ -77,7 +77,7 @@ impl Followed {
     }
 }
 
-/// What is told.
+/// What a look found, as the agent reports it.
 #[derive(Clone, Default, PartialEq)]
 struct Found {
     surroundings: Surroundings,
@@ -105,7 +105,7 @@ struct Follower {
 
 impl Follower {
     async fn follow(mut self) {
-        // Without waiting for anything: the first that is told is where the API is.
+        // Without waiting for anything: the first report says where the API is.
         self.known.named = self.named().await;
         let mut times = interval(PERIOD);
         for look in (0..SELDOM).cycle() {

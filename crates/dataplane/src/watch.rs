@@ -277,7 +277,7 @@ fn route_subject(message: &Received<'_>) -> Option<Subject> {
     let (length, protocol, flags) = (message.byte(1), message.byte(5), message.word(8));
     let attributes = message.attributes(12);
     let table = attributes.u32(RTA_TABLE).unwrap_or(u32::from(message.byte(4)));
-    // Addresses come with routes of the kernel, and are told themselves.
+    // Addresses come with routes of the kernel, and have events of their own.
     let of_address = table == RT_TABLE_LOCAL || protocol == RTPROT_KERNEL;
     let link_local = message.byte(0) == AF_INET6
         && attributes

@@ -1,4 +1,4 @@
-//! The firewall mark by which packets of our own sockets are told from everybody else's.
+//! The firewall mark by which the host tells packets of our own sockets from all others.
 //!
 //! A host has one mark of 32 bits per packet, and other programs have theirs in it: kube-proxy 0xc000, the CNI plugin
 //! `portmap` 0x2000, Cilium 0x0f00 and the upper half, Calico 0xffff0000 by default, Tailscale 0xff0000, the CNI of AWS

@@ -42,9 +42,9 @@ pub(super) struct Hop {
     pub source: Option<IpAddr>,
 }
 
-/// Whether a device is the kernel's own for IPIP, which container networks share.
-pub(super) fn is_ipip(link: &LinkName) -> bool {
-    [IPIP, CILIUM_TUNNEL].contains(&link.as_str())
+/// Whether a device carries IPIP: the kernel's own, which is ours too and therefore no fact, or another one.
+pub(super) fn is_ipip(facts: &HostFacts, link: &LinkName) -> bool {
+    link.as_str() == IPIP || facts.interfaces.get(link).is_some_and(|interface| interface.kind == "ipip")
 }
 
 /// Why there is no hop: the reason and the message of a problem.

@@ -270,7 +270,8 @@ pub(super) fn of_host(facts: &HostFacts) -> impl Iterator<Item = (IpNet, Keep)> 
     let connected = addresses().filter(move |(_, net)| is_network(net));
     let connected = connected.map(|(name, net)| (*net, Keep::Connected(name.clone())));
     // A gateway behind an IPIP device is where the outer packet goes, which may be any node: it is no neighbour.
-    let beside = facts.routes.iter().filter(|route| !route.link.as_ref().is_some_and(is_ipip));
+    let beside =
+        facts.routes.iter().filter(|route| !route.link.as_ref().is_some_and(|link| is_ipip(facts, link)));
     let gateways = beside.filter_map(|route| {
         let link = route.link.clone().or_else(|| facts.default_interface.clone())?;
         Some((prefix::host(route.gateway?), Keep::Gateway(link)))

@@ -341,6 +341,10 @@ fn nodes_are_reached_beside_another_networks_tunnels() {
     {
         let mut fixture = fixture(host);
         fixture.config.compatibility = compatibility;
+        if device != "tunl0" {
+            let tunnel = Interface { mtu: 1480, running: true, addresses: Vec::new(), kind: "ipip".into() };
+            fixture.facts.interfaces.insert(device.parse().unwrap(), tunnel);
+        }
         let far = if host == "a1" { "10.1.9.1" } else { "10.1.0.1" };
         fixture.facts.routes.push(HostRoute {
             destination: "10.2.200.0/26".parse().unwrap(),

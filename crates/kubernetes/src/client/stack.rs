@@ -31,7 +31,7 @@ pub(super) fn client(config: Config, underlay: &Underlay) -> Result<Client, Erro
     connector.set_reset_reader_on_write(config.reset_reader_on_write);
     let client: legacy::Client<_, Body> = legacy::Builder::new(TokioExecutor::new()).build(connector);
     let trace = TraceLayer::new_for_http()
-        // With a target that is not ours: every request is told only to who wants to know all of libraries.
+        // With a target that is not ours: requests show only where libraries log at debug level.
         .make_span_with(|request: &Request<Body>| {
             tracing::debug_span!(target: "kube", "HTTP", method = %request.method(), url = %request.uri())
         })

@@ -70,7 +70,7 @@ fn pods_reach_each_other_on_hosts_with_wide_routes_and_strict_filters() {
         let filters = node.read(&["sysctl", "-n", "net.ipv4.conf.all.rp_filter"]).expect("it is there");
         assert_eq!(filters.trim(), "1");
     }
-    // Everything anew, with the routes already there.
+    // Agents that start with the routes already there.
     for name in ["a1", "b1"] {
         let node = lab.node(name).expect("the demo has it");
         node.kill9().expect("it runs");
