@@ -50,7 +50,6 @@ impl Setup {
             pod_nat_by: responsible(flags.cni),
             accept_forwarding: flags.iptables_forward_rules,
             service_cidrs: all(&flags.service_cidr),
-            services: Vec::new(),
             allow_host_routes: all(&flags.allow_host_routes),
             lifelines: Default::default(),
             api_servers: Default::default(),
@@ -59,7 +58,11 @@ impl Setup {
         };
         let reconciler = Config {
             node,
-            topology: TopologyConfig { granularity: flags.mesh_granularity, subnets: flags.subnet.clone() },
+            topology: TopologyConfig {
+                granularity: flags.mesh_granularity,
+                subnets: flags.subnet.clone(),
+                services: Vec::new(),
+            },
             render,
             mtu: flags.mtu,
             discovery: DiscoveryConfig {

@@ -64,7 +64,7 @@ fn rendered(nodes: Vec<Node>, facts: &HostFacts, config: &ClientConfig) -> Rende
     let subnets = "10.4.0.0/16".parse().unwrap();
     let peers = [peer("laptop", 100, LAPTOP), peer("phone", 101, "10.5.0.1/32")];
     let topology = Topology::new(
-        TopologyConfig { granularity: Granularity::Location, subnets },
+        TopologyConfig { granularity: Granularity::Location, subnets, services: Vec::new() },
         nodes.into_iter().map(Arc::new),
         peers,
     );

@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
+use ipnet::IpNet;
+use kube::Client;
+use kubernetes::services::service_ranges;
 use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
+
+use program::flags::all;
 
 use crate::{Global, Granularity};
 
@@ -37,8 +42,11 @@ impl Cluster {
             .map(|peer| (peer.name.clone(), peer))
             .collect();
 
-        let config =
-            TopologyConfig { granularity: granularity(global, &decoded)?, subnets: subnets(&decoded) };
+        let config = TopologyConfig {
+            granularity: granularity(global, &decoded)?,
+            subnets: subnets(&decoded),
+            services: services(&client, global).await?,
+        };
         let now = program::clock::unix_seconds();
         let ready = |node: &Node| node.lacks().is_empty() && node.seen_within(SILENT_FOR, now);
         let nodes: BTreeMap<String, Arc<Node>> =
@@ -82,6 +90,18 @@ fn granularity(global: &Global, nodes: &[Node]) -> Result<mesh::Granularity> {
             })
         }
     }
+}
+
+/// Where services are: as the user says, else as the API does.
+///
+/// # Errors
+/// When the API does not answer.
+pub async fn services(client: &Client, global: &Global) -> Result<Vec<IpNet>> {
+    if !global.service_cidr.is_empty() {
+        return Ok(all(&global.service_cidr));
+    }
+    let ranges = service_ranges(client).await.context("failed to list service ranges")?;
+    Ok(ranges.unwrap_or_default())
 }
 
 /// The WireGuard subnets of the last node that has an address in some.

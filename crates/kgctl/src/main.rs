@@ -54,6 +54,9 @@ struct Global {
     /// The UDP port over which nodes communicate.
     #[arg(long, global = true, default_value_t = mesh::DEFAULT_PORT, value_parser = port)]
     port: u16,
+    /// The ranges of the cluster's services, as the agents have them [default: as the API says].
+    #[arg(long, global = true, value_name = "CIDR,…")]
+    service_cidr: Vec<Cidrs>,
     /// The node label that names the location.
     #[arg(long, global = true, default_value = kubernetes::annotations::REGION_LABEL, value_name = "LABEL")]
     topology_label: String,

@@ -73,6 +73,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("pod-cidr-source", "kubelet", "auto, node, cilium, calico, annotation"),
     ("port", "65536", "from 1 to 65535"),
     ("resync-period", "0s", "30s"),
+    ("service-cidr", "10.43.0.0", "10.43.0.0/16"),
 ];
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, Resource};
 use serde::{Deserialize, Deserializer};
 
@@ -39,7 +39,8 @@ pub struct BlockAffinityObject {
 
 /// A Node object: name, labels, annotations of Kilo, pod subnets.
 ///
-/// Of the metadata only `name`, `uid`, `resourceVersion`, `labels` and the annotations with Kilo's prefix are there.
+/// Of the metadata only `name`, `uid`, `resourceVersion`, `creationTimestamp`, `labels` and the annotations with Kilo's
+/// prefix are there.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(from = "WireNode")]
 pub struct NodeObject {
@@ -53,6 +54,11 @@ impl NodeObject {
     /// The name of the Node.
     pub fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// When the API server made the Node, in Unix seconds; 0 when it does not say.
+    pub fn created(&self) -> i64 {
+        self.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
     }
 
     /// The value of one of Kilo's annotations.
@@ -152,6 +158,8 @@ struct WireMetadata {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    creation_timestamp: Option<Time>,
 }
 
 #[derive(Deserialize)]
@@ -171,7 +179,8 @@ struct WireNodeSpec {
 
 impl From<WireNode> for NodeObject {
     fn from(wire: WireNode) -> Self {
-        let WireMetadata { name, uid, resource_version, labels, annotations } = wire.metadata;
+        let WireMetadata { name, uid, resource_version, labels, annotations, creation_timestamp } =
+            wire.metadata;
         let annotations = annotations.map(|mut all| {
             all.retain(|key, _| key.starts_with(annotations::PREFIX));
             all
@@ -181,8 +190,15 @@ impl From<WireNode> for NodeObject {
             Some(all) if !all.is_empty() => all,
             _ => spec.pod_cidr.filter(|one| !one.is_empty()).into_iter().collect(),
         };
-        let metadata =
-            ObjectMeta { name, uid, resource_version, labels, annotations, ..ObjectMeta::default() };
+        let metadata = ObjectMeta {
+            name,
+            uid,
+            resource_version,
+            labels,
+            annotations,
+            creation_timestamp,
+            ..ObjectMeta::default()
+        };
         Self { metadata, pod_cidrs }
     }
 }

@@ -18,8 +18,28 @@ pub enum Claim {
     InternalIp,
     /// The subnet of the mesh's own addresses, as a node's agent wrote it.
     WireguardSubnet,
+    /// The WireGuard address of a node that leads.
+    WireguardIp,
     /// An allowed IP of another Peer.
     AllowedIp,
+    /// A node's allowed-location IP.
+    LocationIp,
+    /// The addresses of the cluster's services.
+    Services,
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PodSubnet => "the pod subnet",
+            Self::InternalIp => "the internal address",
+            Self::WireguardSubnet => "the WireGuard subnet",
+            Self::WireguardIp => "the WireGuard address",
+            Self::AllowedIp => "the allowed IP",
+            Self::LocationIp => "the allowed-location IP",
+            Self::Services => "the service range",
+        })
+    }
 }
 
 /// Something that a Peer has and somebody else, too.
@@ -48,13 +68,7 @@ impl fmt::Display for Conflict {
         match self {
             Self::Key { owner } => write!(f, "{owner} has the same public key"),
             Self::Overlap { allowed_ip, claim, claimed, owner } => {
-                let what = match claim {
-                    Claim::PodSubnet => "the pod subnet",
-                    Claim::InternalIp => "the internal address",
-                    Claim::WireguardSubnet => "the WireGuard subnet",
-                    Claim::AllowedIp => "the allowed IP",
-                };
-                write!(f, "the allowed IP {allowed_ip} overlaps {what} {claimed} of {owner}")
+                write!(f, "the allowed IP {allowed_ip} overlaps {claim} {claimed} of {owner}")
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod graph;
 pub mod key;
 pub mod leader;
+pub mod nets;
 pub mod node;
 pub mod overlap;
 pub mod peer;

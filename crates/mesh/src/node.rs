@@ -55,6 +55,9 @@ pub struct Forced {
 pub struct Node {
     /// The name of the Node object.
     pub name: String,
+    /// When the API server made the Node object, in Unix seconds; 0 when unknown. Of two nodes that claim the same, the
+    /// older one has it.
+    pub created: i64,
     /// The location; `""` when none was given.
     pub location: String,
     /// Whether the operator asks for this node to lead.
@@ -91,6 +94,7 @@ impl Node {
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            created: 0,
             location: String::new(),
             leader: false,
             endpoint: None,
@@ -121,6 +125,16 @@ impl Node {
             missing.push("a pod subnet (spec.podCIDR)");
         }
         missing
+    }
+
+    /// The order in which nodes get what several claim: the older one first, then by name. Nodes of unknown age come last.
+    pub fn seniority(&self) -> (i64, &str) {
+        (if self.created == 0 { i64::MAX } else { self.created }, &self.name)
+    }
+
+    /// Whether this node is known to come before the one of this [`Node::seniority`].
+    pub fn outranks(&self, other: (i64, &str)) -> bool {
+        self.created != 0 && self.seniority() < other
     }
 
     /// The internal address of one family.

@@ -36,7 +36,14 @@ impl<'a> Perspective<'a> {
         let role = if segment.leader().name == node.name { Role::Leader } else { Role::Member };
         // The local node's own view first: it is the freshest.
         let mut discovered = node.discovered_endpoints.clone();
-        for other in topology.nodes() {
+        // Leaders have sessions to learn endpoints from. A member has none; what it says is left over from when it led.
+        let leads = |segment: &Segment, node: &Node| segment.leader().name == node.name;
+        let others = topology.segments.iter().flat_map(|segment| {
+            segment.nodes.iter().map(move |node| ((!leads(segment, node), node.created), node))
+        });
+        let mut others: Vec<_> = others.filter(|(_, node)| !node.discovered_endpoints.is_empty()).collect();
+        others.sort_by_key(|(order, _)| *order);
+        for (_, other) in others {
             for (key, address) in &other.discovered_endpoints {
                 discovered.entry(*key).or_insert(*address);
             }

@@ -33,10 +33,9 @@ pub fn host(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
 
-/// Whether one prefix holds the other's address. Host bits count: it is the *address* of each that is looked for in
-/// the other, as in the Go implementation, which keeps `10.1.0.1/16` as it was written.
-pub fn intersects(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(&b.addr()) || b.contains(&a.addr())
+/// Whether a prefix holds exactly one address.
+pub fn is_host(prefix: &IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
 }
 
 /// Whether an address belongs to no private range: not RFC 1918 for IPv4, not RFC 4193 (fc00::/7) for IPv6.

@@ -2,16 +2,19 @@
 //!
 //! [`Perspective`]: crate::Perspective
 
+mod addresses;
 mod claims;
 mod location_ips;
 mod nested;
+mod peers;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
 use crate::{
-    Granularity, Node, Object, Peer, Problem, Segment, SegmentName, allocation::Subnets, leader, prefix,
+    Granularity, Node, Object, Peer, Problem, Segment, SegmentName, allocation::Subnets, conflict::Claim,
+    leader, prefix,
 };
 
 /// What the operator decides for the whole mesh. Every agent has to be given the same.
@@ -21,6 +24,16 @@ pub struct TopologyConfig {
     pub granularity: Granularity,
     /// Where WireGuard addresses come from.
     pub subnets: Subnets,
+    /// The addresses of the cluster's services, as far as known. No node gets them.
+    pub services: Vec<IpNet>,
+}
+
+impl TopologyConfig {
+    /// What belongs to the cluster as a whole.
+    fn reserved(&self) -> impl Iterator<Item = (IpNet, Claim)> {
+        let subnets = self.subnets.iter().map(|net| (net.trunc(), Claim::WireguardSubnet));
+        subnets.chain(self.services.iter().map(|net| (net.trunc(), Claim::Services)))
+    }
 }
 
 /// The logical structure of the mesh.
@@ -59,7 +72,7 @@ impl Topology {
         resolved: &BTreeMap<String, IpAddr>,
     ) -> Self {
         let mut problems = Vec::new();
-        let nodes = claims::without_conflicts(nodes, &mut problems);
+        let (nodes, owners) = claims::without_conflicts(nodes, &config, &mut problems);
         let mut segments = group(&config, &nodes, resolved);
         if let Some(first_without) = address(&config.subnets, &mut segments) {
             problems.push(Problem::new(
@@ -73,10 +86,11 @@ impl Topology {
             ));
             segments.truncate(first_without);
         }
-        claims::report_shared_addresses(&segments, &mut problems);
-        let mut peers = claims::without_key_conflicts(&segments, peers, &mut problems);
-        location_ips::filter_location_ips(&mut segments, &peers, &mut problems);
-        claims::claim_allowed_ips(&mut segments, &mut peers, &mut problems);
+        append_wireguard_ips(&mut segments);
+        let foreign = addresses::share_out(&mut segments, &owners, &mut problems);
+        let mut peers = peers::without_key_conflicts(&segments, peers, &mut problems);
+        location_ips::filter(&mut segments, &foreign, &peers, &config, &mut problems);
+        peers::leave_to_nodes(&segments, &mut peers, &config, &mut problems);
         nested::report_nested_ranges(&segments, &config.subnets, &peers, &mut problems);
         Self { config, segments, peers, problems }
     }
@@ -144,6 +158,12 @@ fn segment(name: SegmentName, nodes: Vec<Arc<Node>>, resolved: &BTreeMap<String,
         allowed_ips,
         allowed_location_ips: location_ips.into_values().collect(),
     })
+}
+
+fn append_wireguard_ips(segments: &mut [Segment]) {
+    for segment in segments {
+        segment.allowed_ips.extend(segment.wireguard_ips.iter().map(|ip| prefix::host(*ip)));
+    }
 }
 
 /// Gives every segment its WireGuard addresses. Returns the index of the first segment for which there is none.

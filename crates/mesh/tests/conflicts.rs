@@ -17,6 +17,7 @@ fn node(text: &str) -> Arc<Node> {
         let nets = || value.split(',').map(|net| net.parse().unwrap()).collect();
         match name {
             "key" => node.key = Some(key(value)),
+            "created" => node.created = value.parse().unwrap(),
             "location" => node.location = value.to_owned(),
             "pods" => node.pod_subnets = nets(),
             "pods-later" => node.joins_without_pods = true,
@@ -47,7 +48,13 @@ fn key(seed: &str) -> PublicKey {
 
 /// Segments and peers with everything they are sent, then the problems.
 fn check(subnet: &str, nodes: &[&str], peers: &[&str], expected: &[&str]) {
-    let config = TopologyConfig { granularity: Granularity::Location, subnets: subnet.parse().unwrap() };
+    check_with_services(subnet, "", nodes, peers, expected);
+}
+
+fn check_with_services(subnet: &str, services: &str, nodes: &[&str], peers: &[&str], expected: &[&str]) {
+    let services = services.split_whitespace().map(|net| net.parse().unwrap()).collect();
+    let config =
+        TopologyConfig { granularity: Granularity::Location, subnets: subnet.parse().unwrap(), services };
     let topology =
         Topology::new(config, nodes.iter().map(|text| node(text)), peers.iter().map(|text| peer(text)));
     let join = |ips: Vec<String>| ips.join(" ");
@@ -184,9 +191,9 @@ fn a_peer_gets_nothing_that_a_node_has() {
     );
 }
 
-/// Two clusters that were linked although they have the same ranges: nothing is taken away, and both sides are named.
+/// Two clusters that were linked although they have the same ranges: no node loses its pods, and both sides are named.
 #[test]
-fn ranges_inside_of_each_other_stay_and_are_told() {
+fn what_a_peer_has_around_nodes_stays_and_what_it_has_inside_of_them_does_not() {
     let peers = ["d1 key=9 10.2.0.0/16,10.6.0.0/16,10.4.0.9/32", "e1 key=8 10.6.1.0/24,10.2.1.7/32"];
     check(
         SUBNET,
@@ -196,14 +203,18 @@ fn ranges_inside_of_each_other_stay_and_are_told() {
             "location:a: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32",
             "location:b: 10.2.2.0/24 10.1.0.2/32 10.4.0.2/32",
             "peer d1: 10.2.0.0/16 10.6.0.0/16 10.4.0.9/32",
-            "peer e1: 10.6.1.0/24 10.2.1.7/32",
-            "OverlappingAllowedIP on peer d1",
-            "OverlappingAllowedIP on peer d1",
+            "peer e1: 10.6.1.0/24",
             "OverlappingAllowedIP on peer e1",
+            "OverlappingAllowedIP on peer d1",
+            "OverlappingAllowedIP on peer d1",
             "OverlappingAllowedIP on peer e1",
         ],
     );
-    let config = TopologyConfig { granularity: Granularity::Full, subnets: SUBNET.parse().unwrap() };
+    let config = TopologyConfig {
+        granularity: Granularity::Full,
+        subnets: SUBNET.parse().unwrap(),
+        services: Vec::new(),
+    };
     let equal = "f1 key=7 10.2.1.0/24,10.4.0.1/32,10.6.1.0/24";
     let peers = peers.into_iter().chain([equal]).map(peer);
     let nodes = [node(N1), node("n2 key=2 pods=10.2.2.0/24 internal=10.1.0.2/24")];
@@ -212,8 +223,9 @@ fn ranges_inside_of_each_other_stay_and_are_told() {
     let narrower = "; what both hold belongs to the narrower one, and is not reached at the other";
     let expected = [
         "peer f1: the allowed IP 10.6.1.0/24 belongs to peer e1 and is left out".to_owned(),
-        "peer f1: the allowed IP 10.2.1.0/24 belongs to node n1 of node:n1 and is left out".to_owned(),
-        "peer f1: the allowed IP 10.4.0.1/32 belongs to node:n1 and is left out".to_owned(),
+        "peer e1: the allowed IP 10.2.1.7/32 belongs to the pod subnet 10.2.1.0/24 of node n1 and is left out".to_owned(),
+        "peer f1: the allowed IP 10.2.1.0/24 belongs to the pod subnet 10.2.1.0/24 of node n1 and is left out".to_owned(),
+        "peer f1: the allowed IP 10.4.0.1/32 belongs to the WireGuard address 10.4.0.1/32 of node n1 and is left out".to_owned(),
         format!(
             "peer d1: the allowed IP 10.2.0.0/16 overlaps the pod subnet 10.2.1.0/24 of node n1, and 1 more{narrower}"
         ),
@@ -222,9 +234,6 @@ fn ranges_inside_of_each_other_stay_and_are_told() {
         ),
         format!(
             "peer e1: the allowed IP 10.6.1.0/24 overlaps the allowed IP 10.6.0.0/16 of peer d1{narrower}"
-        ),
-        format!(
-            "peer e1: the allowed IP 10.2.1.7/32 overlaps the pod subnet 10.2.1.0/24 of node n1, and 1 more{narrower}"
         ),
     ];
     assert_eq!(said, expected.map(|text| format!("{text} (OverlappingAllowedIP)")));
@@ -243,9 +252,9 @@ fn location_ips_take_nothing_away() {
             "location:a: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32",
             "location:b: 10.2.2.0/24 10.1.0.2/32 10.4.0.2/32 10.9.1.0/24",
             "peer p1: 10.5.0.1/32",
-            "OverlappingLocationIP on node n1",
-            "OverlappingLocationIP on node n1",
             "OverlappingLocationIP on node n2",
+            "OverlappingLocationIP on node n1",
+            "OverlappingLocationIP on node n1",
         ],
     );
 }
@@ -280,6 +289,119 @@ fn a_node_whose_pods_come_later_takes_part_without() {
             "node:n4: 10.4.0.4/32",
             "peer p1: 10.5.0.1/32",
             "OverlappingPodSubnet on node n3",
+        ],
+    );
+}
+
+/// The victim is `n1`; whoever takes something from it is younger, and comes first by name.
+#[test]
+fn the_older_node_keeps_what_a_younger_one_claims() {
+    let victim =
+        "n1 key=1 location=b pods=10.2.1.0/24 internal=10.1.0.1/24 location-ips=10.9.0.0/16 created=100";
+    let kept = "location:b: 10.2.1.0/24 10.1.0.1/32 10.4.0.2/32 10.9.0.0/16";
+    let thief = "location:a: 10.2.9.0/24 10.1.0.9/32 10.4.0.1/32";
+    for (claim, got, problem) in [
+        ("pods=10.2.9.0/24,10.2.1.0/24 internal=10.1.0.9/24", thief, "OverlappingPodSubnet"),
+        ("pods=10.2.9.0/24,10.2.0.0/21 internal=10.1.0.9/24", thief, "OverlappingPodSubnet"),
+        ("pods=10.2.9.0/24,10.2.1.7/32 internal=10.1.0.9/24", thief, "OverlappingPodSubnet"),
+        ("pods=10.2.9.0/24 internal=10.1.0.1/24", "location:a: 10.2.9.0/24 10.4.0.1/32", "DuplicateAddress"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.9.0.0/16", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.9.3.0/24", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.0.0.0/8", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.2.1.7/32", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.1.0.1/32", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.4.0.2/32", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.4.7.0/24", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.43.0.1/32", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24 internal=10.1.0.9/24 location-ips=10.43.0.0/16", thief, "OverlappingLocationIP"),
+        ("pods=10.2.9.0/24,10.43.7.0/24 internal=10.1.0.9/24", thief, "OverlappingPodSubnet"),
+        ("pods=10.2.9.0/24,10.4.7.0/24 internal=10.1.0.9/24", thief, "OverlappingPodSubnet"),
+    ] {
+        let thief = format!("a1 key=2 location=a {claim} created=200");
+        let problem = format!("{problem} on node a1");
+        check_with_services(SUBNET, "10.43.0.0/16", &[&thief, victim], &[], &[got, kept, &problem]);
+    }
+    check(
+        SUBNET,
+        &["a1 key=1 location=a pods=10.2.9.0/24 internal=10.1.0.9/24 created=200", victim],
+        &[],
+        &["location:b: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32 10.9.0.0/16", "DuplicateKey on node a1"],
+    );
+}
+
+/// Whoever is older: pods stay with their node, and what belongs to the cluster stays with it. The node goes on to be in its
+/// location.
+#[test]
+fn no_address_leads_to_a_node_that_is_the_pod_of_another_or_the_clusters() {
+    let victim = "n1 key=1 location=b pods=10.2.1.0/24 internal=10.1.0.1/24 created=100";
+    for address in ["10.2.1.7/32", "10.2.1.0/24", "10.43.0.1/16", "10.4.0.2/16", "10.4.200.1/32"] {
+        let thief = format!("a1 key=2 location=a pods=10.2.9.0/24 internal={address} created=1");
+        check_with_services(
+            SUBNET,
+            "10.43.0.0/16",
+            &[&thief, victim],
+            &[],
+            &[
+                "location:a: 10.2.9.0/24 10.4.0.1/32",
+                "location:b: 10.2.1.0/24 10.1.0.1/32 10.4.0.2/32",
+                "ForeignAddress on node a1",
+            ],
+        );
+    }
+    let own = "a1 key=2 location=a pods=10.2.9.0/24 internal=10.2.9.7/24 created=1";
+    check(
+        SUBNET,
+        &[own, victim],
+        &[],
+        &[
+            "location:a: 10.2.9.0/24 10.2.9.7/32 10.4.0.1/32",
+            "location:b: 10.2.1.0/24 10.1.0.1/32 10.4.0.2/32",
+        ],
+    );
+}
+
+/// A location range may be wider than what nodes and the cluster have: the narrower ranges stay theirs.
+#[test]
+fn a_wide_location_range_stays() {
+    check_with_services(
+        SUBNET,
+        "10.43.0.0/16",
+        &["n1 key=1 location=a pods=10.2.1.0/24 internal=10.1.0.1/24 location-ips=10.0.0.0/8"],
+        &[],
+        &["location:a: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32 10.0.0.0/8"],
+    );
+}
+
+/// Two homes with the same addresses: each keeps its pods, its location and its addresses at home.
+#[test]
+fn of_two_homes_with_one_address_the_later_loses_only_that() {
+    let one = "h1 key=1 location=one pods=10.2.1.0/24 internal=192.168.1.10/24 created=200";
+    let two = "z2 key=2 location=two pods=10.2.2.0/24 internal=192.168.1.10/24 created=100";
+    let other = "h3 key=3 location=one pods=10.2.3.0/24 internal=192.168.1.11/24 created=300";
+    check(
+        SUBNET,
+        &[one, two, other],
+        &[],
+        &[
+            "location:one: 10.2.1.0/24 10.2.3.0/24 192.168.1.11/32 10.4.0.1/32",
+            "location:two: 10.2.2.0/24 192.168.1.10/32 10.4.0.2/32",
+            "DuplicateAddress on node h1",
+        ],
+    );
+}
+
+#[test]
+fn a_peer_gets_no_services() {
+    check_with_services(
+        SUBNET,
+        "10.43.0.0/16 fd43::/112",
+        &[N1],
+        &["p1 key=9 10.43.0.10/32,fd43::a/128,10.5.0.1/32,10.32.0.0/12"],
+        &[
+            "location:a: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32",
+            "peer p1: 10.5.0.1/32 10.32.0.0/12",
+            "OverlappingAllowedIP on peer p1",
+            "OverlappingAllowedIP on peer p1",
         ],
     );
 }

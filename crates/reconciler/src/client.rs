@@ -15,6 +15,7 @@ use std::{
 };
 
 use hostnet::{Change, HostState, render::client::ClientConfig};
+use ipnet::IpNet;
 use mesh::{Granularity, Problem, Topology};
 
 use crate::{
@@ -29,6 +30,8 @@ use crate::{
 pub struct ClientSettings {
     /// How nodes are grouped; `None`: as the first node's agent does.
     pub granularity: Option<Granularity>,
+    /// Where the services of the cluster are, as far as known.
+    pub services: Vec<IpNet>,
     /// What is decided for this host; `resolved` is filled in here.
     pub host: ClientConfig,
     /// The host is looked at at least this often.

@@ -154,9 +154,17 @@ impl Reconciler {
         let peers: Vec<_> = self.known.peers().cloned().collect();
         self.known.look_up(&nodes, &peers);
         let resolved = self.known.resolved();
-        let topology = Topology::with_resolved(self.config.topology.clone(), nodes, peers, &resolved);
+        let mut config = self.config.topology.clone();
+        config.services = self.services().to_vec();
+        let topology = Topology::with_resolved(config, nodes, peers, &resolved);
         self.topology = Some(Arc::new(topology));
         self.local = Some(local);
+    }
+
+    /// Where services are: as the operator says, else as the API does.
+    pub(crate) fn services(&self) -> &[IpNet] {
+        let configured = &self.config.render.service_cidrs;
+        if configured.is_empty() { &self.surroundings.services } else { configured }
     }
 
     /// The own node: what its object says, and what this host finds out about itself.
@@ -203,9 +211,6 @@ impl Reconciler {
         config.resolved = self.known.resolved();
         config.lifelines = self.surroundings.lifelines.clone();
         config.api_servers = self.surroundings.api_servers.clone();
-        if config.service_cidrs.is_empty() {
-            config.services = self.surroundings.services.clone();
-        }
         config.withdrawn = self.watchdog.withdrawn();
         // Where a router forwards a port it is the same one inside, as with the Go agent.
         if let Some(endpoint) = &self.forced.endpoint {

@@ -212,8 +212,13 @@ impl Reconciler {
     /// What was found out about the addresses that programs of this host need.
     pub fn handle_surroundings(&mut self, surroundings: Surroundings, now: Now) {
         if self.surroundings != surroundings {
+            let before = self.services().to_vec();
             self.surroundings = surroundings;
-            self.rounds.look_soon(now.instant);
+            if self.services() == before {
+                self.rounds.look_soon(now.instant);
+            } else {
+                self.mesh_changed(now);
+            }
         }
     }
 

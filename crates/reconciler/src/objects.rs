@@ -103,6 +103,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
     // Compared without copying: a heartbeat of one of thousands of nodes has to cost nothing.
     let Node {
         name,
+        created,
         location,
         leader,
         endpoint,
@@ -119,6 +120,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         last_seen: _,
     } = before;
     *name == after.name
+        && *created == after.created
         && *location == after.location
         && *leader == after.leader
         && *endpoint == after.endpoint

@@ -57,7 +57,7 @@ impl Cluster {
         };
         let subnets: Subnets = subnets.parse().unwrap();
         Self {
-            config: TopologyConfig { granularity, subnets },
+            config: TopologyConfig { granularity, subnets, services: Vec::new() },
             nodes: (0..size.nodes).map(|index| Arc::new(node(index, size))).collect(),
             peers: (0..size.peers).map(|index| peer(index, size.stack)).collect(),
         }
@@ -135,7 +135,6 @@ pub fn render_config(private_key: PrivateKey) -> RenderConfig {
         service_cidrs: Vec::new(),
         allow_host_routes: Vec::new(),
         lifelines: Default::default(),
-        services: Vec::new(),
         api_servers: Default::default(),
         withdrawn: Default::default(),
         resolved: BTreeMap::new(),

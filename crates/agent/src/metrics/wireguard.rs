@@ -131,7 +131,11 @@ mod tests {
     }
 
     fn topology(nodes: u16) -> Arc<Topology> {
-        let config = TopologyConfig { granularity: mesh::Granularity::Location, subnets: Default::default() };
+        let config = TopologyConfig {
+            granularity: mesh::Granularity::Location,
+            subnets: Default::default(),
+            services: Vec::new(),
+        };
         let peer = Peer {
             name: "laptop".to_owned(),
             key: key(999),

@@ -6,7 +6,6 @@
 //! and lets the rest through. Agents and clients ask the same guard.
 
 mod keep;
-mod nets;
 mod report;
 mod verdict;
 mod width;
@@ -14,12 +13,14 @@ mod width;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use mesh::PublicKey;
+use mesh::{
+    PublicKey,
+    nets::{Nets, without},
+};
 
 pub use keep::{Keep, Lifeline};
 pub use report::Report;
 
-use nets::{Nets, without};
 use verdict::{Destination, Verdict, is_hole_for_range, of_address, of_own_range, of_pods, of_range};
 
 /// A range is routed around what it holds of the host as long as there is no more of it than this: every one costs up to

@@ -25,7 +25,7 @@ pub(super) struct Guarded {
 impl Guarded {
     pub fn of(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderConfig) -> Self {
         let lifelines = config.lifelines.iter();
-        let services = config.service_cidrs.iter().chain(&config.services);
+        let services = config.service_cidrs.iter().chain(&perspective.topology.config.services);
         let kept = endpoints(perspective, config)
             .chain(of_location(perspective))
             .chain(of_host(facts))

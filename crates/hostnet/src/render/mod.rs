@@ -110,10 +110,8 @@ pub struct RenderConfig {
     pub pod_nat_by: Responsible,
     /// Whether forwarding has to be accepted in other tables too (`--iptables-forward-rules`).
     pub accept_forwarding: bool,
-    /// Addresses of services: never masqueraded, never routed.
+    /// Addresses that are never masqueraded and never routed: those of services, as the operator names them.
     pub service_cidrs: Vec<IpNet>,
-    /// Addresses of services as the cluster says, where the operator does not: never routed.
-    pub services: Vec<IpNet>,
     /// Ranges that the mesh may have although the host has routes to them.
     pub allow_host_routes: Vec<IpNet>,
     /// Addresses that programs of the host need, and that answer without the mesh.

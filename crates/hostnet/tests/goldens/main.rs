@@ -91,6 +91,7 @@ impl GoldenHost {
         let config = TopologyConfig {
             granularity: granularity.unwrap_or(Granularity::Location),
             subnets: subnets.unwrap_or_default(),
+            services: Vec::new(),
         };
         let peers = golden.valid_peers();
         let asked = nodes.iter().flat_map(|node| &node.allowed_location_ips).copied();
@@ -129,7 +130,6 @@ impl GoldenHost {
             service_cidrs: flag("--service-cidr").into_iter().map(|text| text.parse().unwrap()).collect(),
             allow_host_routes: Vec::new(),
             lifelines: Default::default(),
-            services: Vec::new(),
             api_servers: Default::default(),
             withdrawn: Default::default(),
             resolved: self.resolved.clone(),

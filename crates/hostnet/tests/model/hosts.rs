@@ -33,7 +33,6 @@ pub fn config((encapsulation, encapsulation_type): (Encapsulation, Encapsulation
         service_cidrs: Vec::new(),
         allow_host_routes: Vec::new(),
         lifelines: Default::default(),
-        services: Vec::new(),
         api_servers: Default::default(),
         withdrawn: Default::default(),
         resolved: BTreeMap::new(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hostnet::{Compatibility, Encapsulation, HostRoute, HostState, Interface, Lifeline};
 use ipnet::IpNet;
-use mesh::Role;
+use mesh::{Problem, Role};
 use proptest::prelude::*;
 use simulation::forwarding::{Kernel, Packet};
 
@@ -236,8 +236,15 @@ fn every_kind_of_thing_that_a_host_has_is_left_to_it_and_named() {
                 let inside = range == "10.77.5.0/24" || taken_of(&fixture, routed_by_host()).is_empty();
                 assert!(inside, "{range} on {host}");
                 let (said, routed) = verdict(&fixture, as_peer, range);
-                // The mesh itself refuses a location range that lies in what a node has.
-                let of_mesh = !as_peer && said.is_empty();
+                // The mesh itself refuses a range that lies in what a node has.
+                let refusals = ["OverlappingAllowedIP", "OverlappingLocationIP"];
+                let refused = |problem: &Problem| {
+                    refusals.contains(&problem.reason)
+                        && problem.message.contains(&format!("{range} "))
+                        && problem.message.ends_with("is left out")
+                };
+                let of_mesh = said.is_empty() && fixture.topology().problems.iter().any(refused);
+                assert!(!(of_mesh && routed), "{range} on {host}, as Peer: {as_peer}");
                 // To others the pods of a1 are some of the mesh.
                 let of_a1 = range == "10.2.1.0/25" && host != "a1";
                 if !of_mesh && !of_a1 {
@@ -503,8 +510,9 @@ fn an_address_of_a_node_is_not_somebody_elses_pod() {
             !rendered.state.routes.iter().any(|route| route.destination == address),
             "{claimant} {address}"
         );
-        let told = rendered.problems.iter().any(|problem| problem.reason == "AddressNotRouted");
-        assert!(told, "{claimant} {address}: {:?}", rendered.problems);
+        let reasons: Vec<_> = fixture.problems().iter().map(|problem| problem.reason).collect();
+        let expected = ["AddressNotRouted", "ForeignAddress"];
+        assert!(expected.iter().any(|reason| reasons.contains(reason)), "{claimant} {address}: {reasons:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use hostnet::{Encapsulation, HostFacts, Interface, RenderConfig, Rendered, Responsible, render};
 use ipnet::IpNet;
-use mesh::{Granularity, Node, Peer, Perspective, PrivateKey, PublicKey, Topology, TopologyConfig};
+use mesh::{Granularity, Node, Peer, Perspective, PrivateKey, Problem, PublicKey, Topology, TopologyConfig};
 
 mod compatibility;
 mod encapsulation;
@@ -95,7 +95,6 @@ impl Fixture {
             service_cidrs: Vec::new(),
             allow_host_routes: Vec::new(),
             lifelines: Default::default(),
-            services: Vec::new(),
             api_servers: Default::default(),
             withdrawn: Default::default(),
             resolved: BTreeMap::new(),
@@ -103,13 +102,25 @@ impl Fixture {
         Self { host, nodes, peers: Vec::new(), subnets, config, facts }
     }
 
-    fn rendered(&self) -> Rendered {
-        let config =
-            TopologyConfig { granularity: Granularity::Location, subnets: self.subnets.parse().unwrap() };
+    fn topology(&self) -> Topology {
+        let config = TopologyConfig {
+            granularity: Granularity::Location,
+            subnets: self.subnets.parse().unwrap(),
+            services: Vec::new(),
+        };
         let nodes = self.nodes.iter().cloned().map(Arc::new);
-        let topology = Topology::new(config, nodes, self.peers.clone());
+        Topology::new(config, nodes, self.peers.clone())
+    }
+
+    fn rendered(&self) -> Rendered {
+        let topology = self.topology();
         let perspective = Perspective::of(&topology, self.host).unwrap();
         render(&perspective, &self.facts, &self.config)
+    }
+
+    /// What is wrong in the mesh as a whole, and for this host.
+    fn problems(&self) -> Vec<Problem> {
+        self.topology().problems.into_iter().chain(self.rendered().problems).collect()
     }
 
     /// Links, addresses, routes and rules, as lines, and then the problems by their reasons.

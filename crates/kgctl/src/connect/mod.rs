@@ -32,7 +32,7 @@ use program::{
 use reconciler::ClientSettings;
 use underlay::Underlay;
 
-use crate::{Global, Granularity};
+use crate::{Global, Granularity, cluster};
 
 /// Said when the host's network cannot be opened or read.
 const NEEDS: &str = "cannot use the host's network; kgctl connect needs CAP_NET_ADMIN, so run it as root";
@@ -99,7 +99,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     // The API must not end up behind the mesh that is made from what it says.
     let underlay = Underlay::new(Some(flags.mark_bits.underlay()));
     let client = kubernetes::client::connect_over(&global.api_access(), &underlay).await?;
-    let (peer, pod_cidr_source) = tokio::select! {
+    let (peer, pod_cidr_source, services) = tokio::select! {
         read = read_cluster(&client, &name, global) => read?,
         signal = signals.next() => bail!("ended by {signal} before anything was changed"),
     };
@@ -139,7 +139,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
         resolver,
         topology_label: global.topology_label.clone(),
         pod_cidr_source,
-        settings: settings(global, flags, config),
+        settings: settings(global, flags, services, config),
         own_name: host,
     };
     let outcome = tokio::select! {
@@ -158,27 +158,28 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
     outcome.and(cleaned)
 }
 
-/// The Peer, if there is one, and where pod subnets come from.
+/// The Peer, if there is one, where pod subnets come from, and where services are.
 async fn read_cluster(
     client: &kube::Client,
     name: &str,
     global: &Global,
-) -> Result<(Option<kubernetes::peer::Peer>, PodCidrSource)> {
+) -> Result<(Option<kubernetes::peer::Peer>, PodCidrSource, Vec<IpNet>)> {
     let peer = registration::get_peer(client, name).await?;
     let source = match global.pod_cidr_source.named() {
         Some(source) => source,
         None => kubernetes::published_source(client).await?,
     };
-    Ok((peer, source))
+    Ok((peer, source, cluster::services(client, global).await?))
 }
 
-fn settings(global: &Global, flags: &Connect, host: ClientConfig) -> ClientSettings {
+fn settings(global: &Global, flags: &Connect, services: Vec<IpNet>, host: ClientConfig) -> ClientSettings {
     ClientSettings {
         granularity: match global.mesh_granularity {
             Granularity::Auto => None,
             Granularity::Location => Some(mesh::Granularity::Location),
             Granularity::Full => Some(mesh::Granularity::Full),
         },
+        services,
         host,
         resync_period: flags.resync_period,
         liveness_timeout: flags.liveness_timeout,

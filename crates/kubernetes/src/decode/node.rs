@@ -19,6 +19,7 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
     let node = Node {
         name: object.name().to_owned(),
+        created: object.created(),
         location: location(object, topology_label).to_owned(),
         leader: object.annotation(name::LEADER).is_some(),
         endpoint: reader.endpoint(),

@@ -1,61 +1,46 @@
-//! Who gets what several claim: keys, pod subnets, allowed IPs. The first in the order of names keeps it.
+//! Which node has a key or a pod subnet that several claim, or that belongs to the cluster.
 //!
-//! What nobody else claims, nearly everything, is found by sorting; owners are looked up for the rest only.
+//! The older node has it, then the first by name. Nearly everything is claimed once, which sorting shows; owners are
+//! looked up for the rest only.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
 use ipnet::IpNet;
 
+use super::TopologyConfig;
 use crate::{
-    Node, Object, Peer, Problem, PublicKey, Segment,
-    conflict::{Claim, claims},
+    Node, Object, Problem, PublicKey,
+    conflict::Claim,
     overlap::{Covers, repeated},
+    prefix,
 };
 
-/// Sorts the nodes by name and leaves out what an earlier node already claims: a key, a pod subnet.
+/// Sorts the nodes by name. Leaves out those whose key an older node has, and of the others the pod subnets that are not
+/// theirs. Also says who has what, of what several claim.
 pub(super) fn without_conflicts(
     nodes: impl IntoIterator<Item = Arc<Node>>,
+    config: &TopologyConfig,
     problems: &mut Vec<Problem>,
-) -> Vec<Arc<Node>> {
-    let sorted = sorted_by_name(nodes.into_iter().filter(|node| node.lacks().is_empty()));
-    let contested_keys = repeated(sorted.iter().filter_map(|node| node.key));
-    let contested = Covers::contested(sorted.iter().flat_map(|node| node.pod_subnets.iter().copied()));
-    let mut keys: HashMap<PublicKey, String> = HashMap::new();
-    let mut claims = Claims::default();
-    let mut kept = Vec::with_capacity(sorted.len());
-    for mut node in sorted {
-        let contested_key = node.key.filter(|key| contested_keys.binary_search(key).is_ok());
-        if let Some(owner) = contested_key.and_then(|key| keys.get(&key)) {
-            problems.push(Problem::new(
-                Object::Node(node.name.clone()),
-                "DuplicateKey",
-                format!(
-                    "has the same WireGuard key as node {owner} and is left out; a cloned disk? Delete the key file \
-                     on one of them and restart its agent"
-                ),
-            ));
-            continue;
+) -> (Vec<Arc<Node>>, Owners) {
+    let mut nodes = sorted_by_name(nodes.into_iter().filter(|node| node.lacks().is_empty()));
+    let contested = Contested::of(&nodes, config);
+    let mut involved: Vec<usize> =
+        (0..nodes.len()).filter(|index| contested.involves(&nodes[*index])).collect();
+    involved.sort_by(|a, b| nodes[*a].seniority().cmp(&nodes[*b].seniority()));
+    let mut owners = Owners::of_cluster(config);
+    let mut left_out = BTreeSet::new();
+    for index in &involved {
+        if !owners.admit(&mut nodes[*index], problems) {
+            left_out.insert(*index);
         }
-        if node.pod_subnets.iter().any(|subnet| contested.overlaps(subnet)) {
-            let subnets = claims.claim(&node, problems);
-            if subnets.is_empty() && !node.joins_without_pods {
-                continue;
-            }
-            if subnets.len() != node.pod_subnets.len() {
-                Arc::make_mut(&mut node).pod_subnets = subnets;
-            }
-        }
-        if let Some(key) = contested_key {
-            keys.insert(key, node.name.clone());
-        }
-        kept.push(node);
     }
-    kept
+    let mut index = 0..;
+    nodes.retain(|_| index.next().is_none_or(|index| !left_out.contains(&index)));
+    (nodes, owners)
 }
 
 /// Of several nodes of one name the last one counts.
@@ -67,200 +52,116 @@ fn sorted_by_name(nodes: impl Iterator<Item = Arc<Node>>) -> Vec<Arc<Node>> {
     sorted
 }
 
-/// Who claimed which pod subnet, of those that several claim.
-#[derive(Default)]
-struct Claims(BTreeMap<IpNet, String>);
+/// What more than one claims.
+struct Contested {
+    keys: Vec<PublicKey>,
+    addresses: Covers,
+}
 
-impl Claims {
-    /// The pod subnets of a node that overlap nothing claimed before. They are now claimed.
-    fn claim(&mut self, node: &Node, problems: &mut Vec<Problem>) -> Vec<IpNet> {
+impl Contested {
+    fn of(nodes: &[Arc<Node>], config: &TopologyConfig) -> Self {
+        let claims = nodes.iter().flat_map(|node| claims(node));
+        Self {
+            keys: repeated(nodes.iter().filter_map(|node| node.key)),
+            addresses: Covers::contested(claims.chain(config.reserved().map(|(net, _)| net))),
+        }
+    }
+
+    fn involves(&self, node: &Node) -> bool {
+        let key = || node.key.is_some_and(|key| self.keys.binary_search(&key).is_ok());
+        let addresses = || claims(node).any(|net| self.addresses.overlaps(&net));
+        !self.keys.is_empty() && key() || !self.addresses.prefixes().is_empty() && addresses()
+    }
+}
+
+/// What a node says it has.
+fn claims(node: &Node) -> impl Iterator<Item = IpNet> {
+    let internal = node.internal_ips.iter().map(|net| prefix::host(net.addr()));
+    node.pod_subnets.iter().copied().chain(internal)
+}
+
+/// Who has what, of what several claim.
+pub(super) struct Owners {
+    keys: HashMap<PublicKey, String>,
+    /// Disjoint.
+    addresses: BTreeMap<IpNet, (Claim, Object)>,
+}
+
+impl Owners {
+    fn of_cluster(config: &TopologyConfig) -> Self {
+        let covers = Covers::of(config.reserved().map(|(net, _)| net));
+        let widest = config.reserved().filter(|(net, _)| covers.prefixes().contains(net));
+        Self {
+            keys: HashMap::new(),
+            addresses: widest.map(|(net, claim)| (net, (claim, Object::Mesh))).collect(),
+        }
+    }
+
+    /// Gives a node its key and its pod subnets. Returns whether it can be in the mesh with what it gets.
+    fn admit(&mut self, node: &mut Arc<Node>, problems: &mut Vec<Problem>) -> bool {
+        if let Some(owner) = node.key.and_then(|key| self.keys.get(&key)) {
+            problems.push(Problem::new(
+                Object::Node(node.name.clone()),
+                "DuplicateKey",
+                format!(
+                    "has the same WireGuard key as node {owner} and is left out; a cloned disk? Delete the \
+                     key file on one of them and restart its agent"
+                ),
+            ));
+            return false;
+        }
+        let subnets = self.pod_subnets(node, problems);
+        if subnets.is_empty() && !node.joins_without_pods {
+            return false;
+        }
+        if subnets.len() != node.pod_subnets.len() {
+            Arc::make_mut(node).pod_subnets = subnets;
+        }
+        self.keys.extend(node.key.map(|key| (key, node.name.clone())));
+        true
+    }
+
+    /// The pod subnets of a node that overlap nothing of older nodes or of the cluster. They are its own from now on.
+    fn pod_subnets(&mut self, node: &Node, problems: &mut Vec<Problem>) -> Vec<IpNet> {
         let mut subnets = Vec::with_capacity(node.pod_subnets.len());
         for subnet in &node.pod_subnets {
-            match self.overlapping(subnet) {
-                Some(owner) => problems.push(Problem::new(
+            if let Some((taken, (claim, owner))) = self.owner(subnet) {
+                let advice = match owner {
+                    Object::Mesh => {
+                        "give the node other pods, or the agents another --subnet or --service-cidr"
+                    }
+                    _ => "give every node pod subnets of its own",
+                };
+                problems.push(Problem::new(
                     Object::Node(node.name.clone()),
                     "OverlappingPodSubnet",
                     format!(
-                        "the pod subnet {subnet} overlaps one of node {owner} and is left out; give every node pod \
-                         subnets of its own"
+                        "the pod subnet {subnet} overlaps {claim} {taken} of {owner} and is left out; {advice}"
                     ),
-                )),
-                None => {
-                    self.0.insert(subnet.trunc(), node.name.clone());
-                    subnets.push(*subnet);
-                }
+                ));
+                continue;
             }
+            self.addresses.insert(subnet.trunc(), (Claim::PodSubnet, Object::Node(node.name.clone())));
+            subnets.push(*subnet);
         }
         subnets
     }
 
-    /// Claims never overlap each other, so only the neighbours in the order of addresses can overlap the prefix:
-    /// the one that begins last at or before it, and the first one that begins after it.
-    fn overlapping(&self, prefix: &IpNet) -> Option<&str> {
+    /// Who else has an internal address of a node: one whose pods it would be, or the cluster. Older or not: pods are never
+    /// routed away from the node that has them.
+    pub(super) fn foreign(&self, node: &Node, address: IpAddr) -> Option<(&IpNet, &(Claim, Object))> {
+        let taken = self.owner(&prefix::host(address));
+        taken.filter(|(_, (_, owner))| !matches!(owner, Object::Node(name) if *name == node.name))
+    }
+
+    /// Whose pods, or what of the cluster, overlaps a prefix.
+    ///
+    /// The addresses are disjoint, so only the neighbours in their order can overlap the prefix: the one that begins last
+    /// at or before it, and the first one that begins after it.
+    pub(super) fn owner(&self, prefix: &IpNet) -> Option<(&IpNet, &(Claim, Object))> {
         let prefix = prefix.trunc();
-        let overlaps = |other: &IpNet| other.contains(&prefix) || prefix.contains(other);
-        let before = self.0.range(..=prefix).next_back();
-        let after = self.0.range(prefix..).next();
-        before.into_iter().chain(after).find(|(other, _)| overlaps(other)).map(|(_, owner)| owner.as_str())
+        let before = self.addresses.range(..=prefix).next_back();
+        let after = self.addresses.range(prefix..).next();
+        before.into_iter().chain(after).find(|(other, _)| other.contains(&prefix) || prefix.contains(*other))
     }
-}
-
-/// Inside of a segment nodes are next hops by their internal addresses: of two with the same one, the pods of one
-/// cannot be reached. Which one is decided by the private network, so both stay.
-pub(super) fn report_shared_addresses(segments: &[Segment], problems: &mut Vec<Problem>) {
-    for segment in segments {
-        let addresses = || segment.nodes.iter().flat_map(|node| node.internal_ips.iter().map(IpNet::addr));
-        let shared = repeated(addresses());
-        if shared.is_empty() {
-            continue;
-        }
-        let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
-        for node in &segment.nodes {
-            for address in node.internal_ips.iter().map(IpNet::addr) {
-                let owner = *owners.entry(address).or_insert(&node.name);
-                if owner != node.name {
-                    problems.push(Problem::new(
-                        Object::Node(node.name.clone()),
-                        "DuplicateAddress",
-                        format!(
-                            "has the same internal address {address} as node {owner} of {}; give it another address \
-                             or the annotation kilo.squat.ai/force-internal-ip",
-                            segment.name
-                        ),
-                    ));
-                }
-            }
-        }
-    }
-}
-
-/// Who has a key.
-enum KeyOwner {
-    Node(Arc<Node>),
-    Peer(String),
-}
-
-impl fmt::Display for KeyOwner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Node(node) => write!(f, "node {}", node.name),
-            Self::Peer(name) => write!(f, "peer {name}"),
-        }
-    }
-}
-
-/// Sorts the peers by name and leaves out those whose key a node or an earlier peer has, and allowed IPs that an
-/// earlier peer has.
-pub(super) fn without_key_conflicts(
-    segments: &[Segment],
-    peers: impl IntoIterator<Item = Peer>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Peer> {
-    let sorted: BTreeMap<String, Peer> = peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
-    if sorted.is_empty() {
-        return Vec::new();
-    }
-    let nodes = segments.iter().flat_map(|segment| &segment.nodes);
-    let node_keys = nodes.filter_map(|node| Some((node.key?, KeyOwner::Node(node.clone()))));
-    let mut keys: HashMap<PublicKey, KeyOwner> = node_keys.collect();
-    let mut prefixes: HashMap<IpNet, String> = HashMap::new();
-    let mut kept = Vec::with_capacity(sorted.len());
-    for (name, mut peer) in sorted {
-        if let Some(owner) = keys.get(&peer.key) {
-            problems.push(Problem::new(
-                Object::Peer(name),
-                "DuplicateKey",
-                format!("has the same public key as {owner} and is left out; give it a key of its own"),
-            ));
-            continue;
-        }
-        keys.insert(peer.key, KeyOwner::Peer(name.clone()));
-        peer.allowed_ips.retain(|ip| match prefixes.get(&ip.trunc()) {
-            None => {
-                prefixes.insert(ip.trunc(), name.clone());
-                true
-            }
-            Some(owner) => {
-                if *owner != name {
-                    problems.push(Problem::new(
-                        Object::Peer(name.clone()),
-                        "OverlappingAllowedIP",
-                        format!("the allowed IP {ip} belongs to peer {owner} and is left out"),
-                    ));
-                }
-                false
-            }
-        });
-        kept.push(peer);
-    }
-    kept
-}
-
-/// Makes every prefix belong to one segment or peer: WireGuard gives an allowed IP to whoever asked last, so two
-/// claimants would take it from each other for ever. The first segment in the order of the topology keeps it.
-pub(super) fn claim_allowed_ips(segments: &mut [Segment], peers: &mut [Peer], problems: &mut Vec<Problem>) {
-    let of_segments = segments.iter().flat_map(Segment::all_allowed_ips);
-    let of_peers = peers.iter().flat_map(|peer| &peer.allowed_ips);
-    let contested = repeated(of_segments.chain(of_peers).map(IpNet::trunc));
-    if contested.is_empty() {
-        return;
-    }
-    let is_contested = |ip: &IpNet| contested.binary_search(&ip.trunc()).is_ok();
-    let mut owners: HashMap<IpNet, String> = HashMap::new();
-    for segment in segments.iter_mut() {
-        let name = &segment.name;
-        let node = &segment.nodes[0].name;
-        let mut claim = |ip: &IpNet| {
-            if !is_contested(ip) {
-                return true;
-            }
-            let name = name.to_string();
-            match owners.get(&ip.trunc()) {
-                None => {
-                    owners.insert(ip.trunc(), name);
-                    true
-                }
-                // Two nodes of one segment may share an address; it is routed to the segment once.
-                Some(owner) if *owner == name => false,
-                Some(owner) => {
-                    problems.push(Problem::new(
-                        Object::Node(node.clone()),
-                        "DuplicateAddress",
-                        format!(
-                            "{ip} of {name} already belongs to {owner} and is reachable there only; give the node \
-                             another address or the annotation kilo.squat.ai/force-internal-ip"
-                        ),
-                    ));
-                    false
-                }
-            }
-        };
-        segment.allowed_ips.retain(&mut claim);
-        segment.allowed_location_ips.retain(&mut claim);
-    }
-    for peer in peers {
-        peer.allowed_ips.retain(|ip| match owners.get(&ip.trunc()) {
-            None => true,
-            Some(owner) => {
-                problems.push(Problem::new(
-                    Object::Peer(peer.name.clone()),
-                    "OverlappingAllowedIP",
-                    format!(
-                        "the allowed IP {ip} belongs to {}{owner} and is left out",
-                        of_node(segments, ip)
-                    ),
-                ));
-                false
-            }
-        });
-    }
-}
-
-/// Which node of a segment has a prefix, in words; none has the WireGuard address.
-fn of_node(segments: &[Segment], prefix: &IpNet) -> String {
-    let has = |node: &&Arc<Node>| {
-        claims(node).any(|(claim, claimed)| claim != Claim::WireguardSubnet && claimed == prefix.trunc())
-    };
-    let node = segments.iter().flat_map(|segment| &segment.nodes).find(has);
-    node.map_or_else(String::new, |node| format!("node {} of ", node.name))
 }

@@ -1,89 +1,178 @@
 //! Which allowed-location IPs are kept: those that take no traffic away from something else.
 
+use std::{cmp::Ordering, collections::BTreeMap, fmt};
+
 use ipnet::IpNet;
 
+use super::{TopologyConfig, addresses::Foreign};
 use crate::{
-    Object, Peer, Problem, Segment,
+    Node, Object, Peer, Problem, Segment,
+    conflict::{Claim, claims},
+    nets::Nets,
     overlap::Covers,
-    prefix::{self, intersects},
+    prefix,
 };
 
-/// Adds the WireGuard addresses to the allowed IPs, and drops allowed-location IPs that overlap something.
-///
-/// The order of evaluation is the Go implementation's, so that both come to the same result in one mesh: segment by
-/// segment, where those before are already filtered and those after are not, and where those after do not have
-/// their WireGuard addresses yet.
-pub(super) fn filter_location_ips(segments: &mut [Segment], peers: &[Peer], problems: &mut Vec<Problem>) {
+/// Drops allowed-location IPs that overlap something of others. Of two that overlap each other, that of the older node
+/// stays.
+pub(super) fn filter(
+    segments: &mut [Segment],
+    foreign: &Foreign,
+    peers: &[Peer],
+    config: &TopologyConfig,
+    problems: &mut Vec<Problem>,
+) {
     if segments.iter().all(|segment| segment.allowed_location_ips.is_empty()) {
-        return append_wireguard_ips(segments);
+        return;
     }
-    let suspicion = Suspicion::of(segments, peers);
-    for index in 0..segments.len() {
-        append_wireguard_ips(&mut segments[index..=index]);
-        let wanted = std::mem::take(&mut segments[index].allowed_location_ips);
-        let mut kept = Vec::with_capacity(wanted.len());
-        for ip in wanted {
-            match suspicion.falls_on(&ip).then(|| conflict(&ip, index, segments, peers)).flatten() {
-                Some(with) => problems.push(Problem::new(
-                    Object::Node(claimant(&segments[index], &ip)),
-                    "OverlappingLocationIP",
-                    format!("the allowed-location IP {ip} overlaps {with} and is left out"),
-                )),
-                None => kept.push(ip),
+    let taken = Taken::of(segments, foreign, peers, config);
+    let mut wanted = wanted(segments);
+    wanted.sort_by(Wanted::order);
+    let mut given = Given::default();
+    let mut dropped: Vec<(usize, IpNet)> = Vec::new();
+    for wanted in wanted {
+        let Wanted { segment, range, node } = wanted;
+        let taken = taken.owner(&wanted);
+        let owner = taken.or_else(|| given.give(&range, segment, &node.name));
+        if let Some(owner) = owner {
+            problems.push(Problem::new(
+                Object::Node(node.name.clone()),
+                "OverlappingLocationIP",
+                format!("the allowed-location IP {range} overlaps {owner} and is left out"),
+            ));
+            dropped.push((segment, range));
+        }
+    }
+    dropped.sort_unstable();
+    for (index, segment) in segments.iter_mut().enumerate() {
+        segment.allowed_location_ips.retain(|range| dropped.binary_search(&(index, *range)).is_err());
+    }
+}
+
+/// A range that a segment asks for.
+struct Wanted<'a> {
+    segment: usize,
+    range: IpNet,
+    /// The oldest node of the segment that has it.
+    node: &'a Node,
+}
+
+impl Wanted<'_> {
+    /// Older nodes come first. Where no age is known, the last segment does, as in the Go implementation.
+    fn order(&self, other: &Self) -> Ordering {
+        if self.node.created == 0 && other.node.created == 0 {
+            return other.segment.cmp(&self.segment);
+        }
+        self.node.seniority().cmp(&other.node.seniority())
+    }
+}
+
+fn wanted(segments: &[Segment]) -> Vec<Wanted<'_>> {
+    let mut wanted: BTreeMap<(usize, IpNet), &Node> = BTreeMap::new();
+    for (segment, node) in segments
+        .iter()
+        .enumerate()
+        .flat_map(|(index, segment)| segment.nodes.iter().map(move |node| (index, node)))
+    {
+        for range in &node.allowed_location_ips {
+            let oldest = wanted.entry((segment, *range)).or_insert(node);
+            if node.seniority() < oldest.seniority() {
+                *oldest = node;
             }
         }
-        segments[index].allowed_location_ips = kept;
+    }
+    wanted.into_iter().map(|((segment, range), node)| Wanted { segment, range, node }).collect()
+}
+
+/// What no range gets, as far as it overlaps one.
+struct Taken<'a>(Nets<(Claim, Owner<'a>)>);
+
+impl<'a> Taken<'a> {
+    fn of(segments: &'a [Segment], foreign: &'a Foreign, peers: &'a [Peer], config: &TopologyConfig) -> Self {
+        let ranges = segments.iter().flat_map(|segment| segment.allowed_location_ips.iter().copied());
+        let ranges = Covers::of(ranges);
+        let nodes = segments
+            .iter()
+            .enumerate()
+            .flat_map(|(index, segment)| segment.nodes.iter().map(move |node| (index, node)));
+        let of_nodes = nodes.flat_map(|(index, node)| {
+            let claims = claims(node).filter(move |(claim, net)| match claim {
+                Claim::InternalIp => !foreign.contains(&(index, *net)),
+                _ => *claim != Claim::WireguardSubnet,
+            });
+            claims.map(move |(claim, net)| (net, (claim, Owner::Node(node.seniority()))))
+        });
+        let of_cluster = config.reserved().map(|(net, claim)| (net, (claim, Owner::Mesh)));
+        let of_peers = peers.iter().flat_map(|peer| {
+            peer.allowed_ips.iter().map(move |net| (net.trunc(), (Claim::AllowedIp, Owner::Peer(&peer.name))))
+        });
+        let all = of_nodes.chain(of_cluster).chain(of_peers);
+        Self(Nets::of(all.filter(|(net, _)| ranges.overlaps(net))))
+    }
+
+    /// What a range overlaps, in words. A range may hold what nodes and the cluster have, because that is narrower and so
+    /// goes on to be theirs. As in the Go implementation, it is the address that counts, with host bits.
+    fn owner(&self, wanted: &Wanted<'_>) -> Option<String> {
+        let range = &wanted.range;
+        let around_address = self.0.around(prefix::host(range.addr()));
+        let mut inside = self.0.inside(range.trunc());
+        let mut takes = around_address.filter(|(net, (claim, owner))| match claim {
+            Claim::WireguardSubnet | Claim::Services => range.prefix_len() >= net.prefix_len(),
+            Claim::InternalIp => net == range || !owner.is_outranked(wanted.node),
+            _ => true,
+        });
+        let of_peer = || inside.find(|(_, (claim, _))| *claim == Claim::AllowedIp);
+        let (net, (claim, owner)) = takes.next().or_else(of_peer)?;
+        Some(format!("{claim} {net} of {owner}"))
     }
 }
 
-fn append_wireguard_ips(segments: &mut [Segment]) {
-    for segment in segments {
-        segment.allowed_ips.extend(segment.wireguard_ips.iter().map(|ip| prefix::host(*ip)));
+/// Whose something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner<'a> {
+    /// A node, by its seniority.
+    Node((i64, &'a str)),
+    Peer(&'a str),
+    Mesh,
+}
+
+impl Owner<'_> {
+    fn is_outranked(&self, by: &Node) -> bool {
+        matches!(self, Self::Node(seniority) if by.outranks(*seniority))
     }
 }
 
-/// What an allowed-location IP may be in conflict with, whatever the order of evaluation. It spares looking at the
-/// whole mesh for one that overlaps nothing.
-struct Suspicion {
-    taken: Covers,
-    contested: Covers,
-}
-
-impl Suspicion {
-    fn of(segments: &[Segment], peers: &[Peer]) -> Self {
-        let allowed = segments.iter().flat_map(|segment| segment.allowed_ips.iter().copied());
-        let tunnels = segments.iter().flat_map(|segment| &segment.wireguard_ips).copied().map(prefix::host);
-        let of_peers = peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
-        let location = segments.iter().flat_map(|segment| segment.allowed_location_ips.iter().copied());
-        Self {
-            taken: Covers::of(allowed.chain(tunnels).chain(of_peers)),
-            contested: Covers::contested(location),
+impl fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node((_, name)) => write!(f, "node {name}"),
+            Self::Peer(name) => write!(f, "peer {name}"),
+            Self::Mesh => write!(f, "{}", Object::Mesh),
         }
     }
-
-    fn falls_on(&self, ip: &IpNet) -> bool {
-        self.taken.overlaps(ip) || self.contested.overlaps(ip)
-    }
 }
 
-fn conflict(ip: &IpNet, own: usize, segments: &[Segment], peers: &[Peer]) -> Option<String> {
-    for (index, segment) in segments.iter().enumerate() {
-        if index != own
-            && let Some(other) = segment.allowed_location_ips.iter().find(|other| intersects(ip, other))
-        {
-            return Some(format!("{other} of {}", segment.name));
-        }
-        if let Some(other) = segment.allowed_ips.iter().find(|other| other.contains(&ip.addr())) {
-            return Some(format!("{other} of {}", segment.name));
-        }
-    }
-    peers.iter().find_map(|peer| {
-        let other = peer.allowed_ips.iter().find(|other| intersects(ip, other))?;
-        Some(format!("{other} of peer {}", peer.name))
-    })
-}
+/// The ranges that segments have got. Those of different segments are disjoint; of one segment, the widest are here.
+#[derive(Default)]
+struct Given(BTreeMap<IpNet, (usize, String)>);
 
-fn claimant(segment: &Segment, ip: &IpNet) -> String {
-    let node = segment.nodes.iter().find(|node| node.allowed_location_ips.contains(ip));
-    node.unwrap_or(&segment.nodes[0]).name.clone()
+impl Given {
+    /// Gives a segment a range, unless another segment has a part of it: then that is said in words.
+    fn give(&mut self, range: &IpNet, segment: usize, node: &str) -> Option<String> {
+        let range = range.trunc();
+        let around = self.0.range(..=range).next_back().filter(|(other, _)| other.contains(&range));
+        let inside = || self.0.range(range..).take_while(|(other, _)| range.contains(*other));
+        let mut others = around.into_iter().chain(inside());
+        if let Some((other, (_, owner))) = others.find(|(_, (other, _))| *other != segment) {
+            return Some(format!("the allowed-location IP {other} of node {owner}"));
+        }
+        if around.is_none() {
+            let inside: Vec<IpNet> = inside().map(|(other, _)| *other).collect();
+            for narrower in inside {
+                self.0.remove(&narrower);
+            }
+            self.0.insert(range, (segment, node.to_owned()));
+        }
+        None
+    }
 }

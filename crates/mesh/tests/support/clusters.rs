@@ -59,13 +59,17 @@ const COLLIDING: &[&str] = &[
 const INTERNAL: &[&str] =
     &["192.168.0.1/24", "192.168.0.2/24", "192.168.0.1/32", "10.2.1.1/16", "fd00:9::1/64", "10.4.0.2/16"];
 
+const SERVICES: &[&str] = &["10.43.0.0/16", "10.2.3.0/24", "fd43::/112", "10.4.0.0/24"];
+
 const ENDPOINTS: &[&str] =
     &["203.0.113.1:51820", "203.0.113.2:1", "10.0.0.1:51820", "[2001:db8::1]:51820", "vpn.example.com:51820"];
 
 prop_compose! {
-    fn wild_node(index: usize)(
+    /// A node that claims whatever others claim.
+    pub fn wild_node(index: usize)(
         location in sample::select(vec!["", "a", "b", "c\"\\"]),
         (leader, joins_without_pods, persistent_keepalive) in (any::<bool>(), any::<bool>(), 0u16..3),
+        created in 0i64..4,
         endpoint in prop::option::weighted(0.95, sample::select(ENDPOINTS)),
         seed in prop::option::weighted(0.95, 1u8..20),
         internal_ips in nets(INTERNAL, 2),
@@ -75,6 +79,7 @@ prop_compose! {
     ) -> Arc<Node> {
         let address = |port| std::net::SocketAddr::from(([192, 0, 2, 1], port));
         Arc::new(Node {
+            created,
             location: location.to_owned(),
             leader,
             endpoint: endpoint.map(|text| text.parse().unwrap()),
@@ -114,11 +119,14 @@ pub fn wild() -> impl Strategy<Value = Cluster> {
         subnets(&["10.4.0.0/16", "10.4.0.0/30", "10.4.0.0/16,fd00:4::/112", "fd00:4::/126", "10.4.0.1/32"]);
     let nodes = (0usize..=12).prop_flat_map(|count| (0..count).map(wild_node).collect::<Vec<_>>());
     let peers = (0usize..=5).prop_flat_map(|count| (0..count).map(wild_peer).collect::<Vec<_>>());
-    (granularity(), subnets, nodes, peers).prop_map(|(granularity, subnets, nodes, peers)| Cluster {
-        config: TopologyConfig { granularity, subnets },
-        nodes,
-        peers,
-    })
+    let services = nets(SERVICES, 2);
+    (granularity(), subnets, services, nodes, peers).prop_map(
+        |(granularity, subnets, services, nodes, peers)| Cluster {
+            config: TopologyConfig { granularity, subnets, services },
+            nodes,
+            peers,
+        },
+    )
 }
 
 /// What differs from node to node of a sound cluster.
@@ -179,7 +187,7 @@ pub fn sound() -> impl Strategy<Value = Cluster> {
     let nodes = prop::collection::vec(traits, 1..=12);
     (granularity(), subnets, pods, nodes, 0usize..3).prop_map(
         |(granularity, subnets, pods, traits, peers)| Cluster {
-            config: TopologyConfig { granularity, subnets },
+            config: TopologyConfig { granularity, subnets, services: Vec::new() },
             nodes: traits
                 .iter()
                 .enumerate()

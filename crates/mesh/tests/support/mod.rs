@@ -90,7 +90,11 @@ impl Golden {
         let told = self.flag("--mesh-granularity").map(|text| text.parse().unwrap());
         let granularity = told.or(nodes[0].granularity).unwrap_or(Granularity::Location);
         let subnet = nodes.iter().rev().find_map(|node| node.wireguard_ips.first().copied());
-        TopologyConfig { granularity, subnets: subnet.map(Subnets::one).unwrap_or_default() }
+        TopologyConfig {
+            granularity,
+            subnets: subnet.map(Subnets::one).unwrap_or_default(),
+            services: Vec::new(),
+        }
     }
 
     /// The topology as `kgctl` sees it.

@@ -117,7 +117,7 @@ impl Client {
         let addressed = nodes.iter().find(|node| !node.wireguard_ips.is_empty());
         let subnets = addressed.and_then(|node| Subnets::new(node.wireguard_ips.clone()).ok());
         let subnets = subnets.ok_or("no node has told its WireGuard address yet")?;
-        let config = TopologyConfig { granularity, subnets };
+        let config = TopologyConfig { granularity, subnets, services: self.settings.services.clone() };
         Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.known.resolved())))
     }
 

@@ -25,6 +25,7 @@ impl World {
     /// Nothing has been received yet.
     pub fn new() -> Self {
         let settings = ClientSettings {
+            services: Vec::new(),
             granularity: None,
             host: config(),
             resync_period: Duration::from_secs(30),

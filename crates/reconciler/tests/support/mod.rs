@@ -251,7 +251,11 @@ fn told(status: &Status) -> Node {
 pub fn config() -> Config {
     Config {
         node: "a".to_owned(),
-        topology: TopologyConfig { granularity: Granularity::Location, subnets: Subnets::default() },
+        topology: TopologyConfig {
+            granularity: Granularity::Location,
+            subnets: Subnets::default(),
+            services: Vec::new(),
+        },
         render: RenderConfig {
             interface: "kilo0".parse().unwrap(),
             interface_by: Responsible::Kilo,
@@ -268,7 +272,6 @@ pub fn config() -> Config {
             service_cidrs: Vec::new(),
             allow_host_routes: Vec::new(),
             lifelines: Default::default(),
-            services: Vec::new(),
             api_servers: Default::default(),
             withdrawn: Default::default(),
             resolved: BTreeMap::new(),

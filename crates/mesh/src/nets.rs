@@ -1,7 +1,7 @@
 //! Sets of prefixes: what lies inside of one, what one lies in, and what is left of one without others.
 
+use crate::{overlap::Covers, prefix::Family};
 use ipnet::IpNet;
-use mesh::{overlap::Covers, prefix::Family};
 
 /// Prefixes with a value each, sorted. A prefix comes after those that hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
