@@ -126,3 +126,19 @@ fn an_api_server_that_is_down_gets_no_route_removed_for_long() {
     assert!(world.routes().contains(&"192.168.7.0/24".to_owned()));
     assert_eq!(reasons(&world), [""; 0]);
 }
+
+/// What the API says of services counts from the moment it says so, unless the operator has named them.
+#[test]
+fn services_belong_to_the_cluster_as_soon_as_they_are_known() {
+    let mut world = World::with([node("b", "two", 2)]);
+    world.reconciler.handle_peer("greedy", Some(peer(&["10.96.0.10/32", "192.168.7.0/24"])), world.now);
+    world.settle();
+    assert!(world.routes().contains(&"10.96.0.10/32".to_owned()));
+    let services = vec!["10.96.0.0/12".parse().unwrap()];
+    let known = Surroundings { services, ..Surroundings::default() };
+    world.reconciler.handle_surroundings(known, world.now);
+    world.settle();
+    assert!(!world.routes().contains(&"10.96.0.10/32".to_owned()), "{:?}", world.routes());
+    assert!(world.routes().contains(&"192.168.7.0/24".to_owned()));
+    assert_eq!(reasons(&world), ["OverlappingAllowedIP"]);
+}
