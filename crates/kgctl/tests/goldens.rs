@@ -32,18 +32,30 @@ struct Api {
     _runtime: tokio::runtime::Runtime,
 }
 
+fn server(case: &Path) -> Server {
+    let server = Server::new();
+    server.apply_object(reference_crd()).unwrap();
+    for file in ["nodes.json", "peers.json"] {
+        let list: Value = serde_json::from_str(&fs::read_to_string(case.join(file)).unwrap()).unwrap();
+        for object in list["items"].as_array().unwrap() {
+            server.apply_object(object.clone()).unwrap();
+        }
+    }
+    server
+}
+
 impl Api {
     fn with(case: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let server = Server::new();
-        server.apply_object(reference_crd()).unwrap();
-        for file in ["nodes.json", "peers.json"] {
-            let list: Value = serde_json::from_str(&fs::read_to_string(case.join(file)).unwrap()).unwrap();
-            for object in list["items"].as_array().unwrap() {
-                server.apply_object(object.clone()).unwrap();
-            }
-        }
+        // The reference knows no age, so it has to be the same for all nodes: they are made within one second.
+        let servers = std::iter::repeat_with(|| server(case));
+        let age = |node: &Value| node["metadata"]["creationTimestamp"].clone();
+        let server = servers.take(10).find(|server| {
+            let nodes = server.list("nodes");
+            nodes.windows(2).all(|pair| age(&pair[0]) == age(&pair[1]))
+        });
+        let server = server.expect("all nodes can be made within one second");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         runtime.spawn(server.serve(listener));

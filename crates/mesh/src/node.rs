@@ -132,9 +132,9 @@ impl Node {
         (if self.created == 0 { i64::MAX } else { self.created }, &self.name)
     }
 
-    /// Whether this node is known to come before the one of this [`Node::seniority`].
-    pub fn outranks(&self, other: (i64, &str)) -> bool {
-        self.created != 0 && self.seniority() < other
+    /// Whether this node is known to be older than the one of this [`Node::seniority`].
+    pub fn is_older_than(&self, other: (i64, &str)) -> bool {
+        self.created != 0 && self.created < other.0
     }
 
     /// The internal address of one family.

@@ -78,7 +78,7 @@ fn ranges_of_older(
         let Some((home, owner)) = ranges.get(&host).filter(|_| owners.owner(&host).is_none()) else {
             continue;
         };
-        let older = *home != index && owner.outranks(node.seniority());
+        let older = *home != index && owner.is_older_than(node.seniority());
         *lost.entry((index, host)).or_insert(true) &= older;
         if older {
             problems.push(Problem::new(

@@ -58,12 +58,10 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Older nodes come first. Where no age is known, the last segment does, as in the Go implementation.
+    /// Older nodes come first. Of equal age, the last segment does, as in the Go implementation.
     fn order(&self, other: &Self) -> Ordering {
-        if self.node.created == 0 && other.node.created == 0 {
-            return other.segment.cmp(&self.segment);
-        }
-        self.node.seniority().cmp(&other.node.seniority())
+        let age = |wanted: &Self| wanted.node.seniority().0;
+        age(self).cmp(&age(other)).then(other.segment.cmp(&self.segment))
     }
 }
 
@@ -118,7 +116,7 @@ impl<'a> Taken<'a> {
         let mut inside = self.0.inside(range.trunc());
         let mut takes = around_address.filter(|(net, (claim, owner))| match claim {
             Claim::WireguardSubnet | Claim::Services => range.prefix_len() >= net.prefix_len(),
-            Claim::InternalIp => net == range || !owner.is_outranked(wanted.node),
+            Claim::InternalIp => net == range || !owner.is_younger_than(wanted.node),
             _ => true,
         });
         let of_peer = || inside.find(|(_, (claim, _))| *claim == Claim::AllowedIp);
@@ -137,8 +135,8 @@ enum Owner<'a> {
 }
 
 impl Owner<'_> {
-    fn is_outranked(&self, by: &Node) -> bool {
-        matches!(self, Self::Node(seniority) if by.outranks(*seniority))
+    fn is_younger_than(&self, node: &Node) -> bool {
+        matches!(self, Self::Node(seniority) if node.is_older_than(*seniority))
     }
 }
 
