@@ -3,6 +3,7 @@
 
 mod agent;
 mod monitoring;
+mod policies;
 mod validation;
 
 use std::fs;
@@ -112,10 +113,13 @@ fn unprivileged() -> Value {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::{
-        admissionregistration::v1::ValidatingWebhookConfiguration,
+        admissionregistration::v1::{
+            ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+        },
         apps::v1::{DaemonSet, Deployment},
         batch::v1::Job,
         core::v1::{ConfigMap, Namespace, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
     };
     use serde::{Serialize, de::DeserializeOwned};
@@ -191,10 +195,15 @@ mod tests {
                     "Deployment" => round_trip::<Deployment>(&document),
                     "Job" => round_trip::<Job>(&document),
                     "Namespace" => round_trip::<Namespace>(&document),
+                    "PodDisruptionBudget" => round_trip::<PodDisruptionBudget>(&document),
                     "Role" => round_trip::<Role>(&document),
                     "RoleBinding" => round_trip::<RoleBinding>(&document),
                     "Service" => round_trip::<Service>(&document),
                     "ServiceAccount" => round_trip::<ServiceAccount>(&document),
+                    "ValidatingAdmissionPolicy" => round_trip::<ValidatingAdmissionPolicy>(&document),
+                    "ValidatingAdmissionPolicyBinding" => {
+                        round_trip::<ValidatingAdmissionPolicyBinding>(&document)
+                    }
                     "ValidatingWebhookConfiguration" => {
                         round_trip::<ValidatingWebhookConfiguration>(&document)
                     }

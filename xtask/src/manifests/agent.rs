@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Manifest, unprivileged};
+use super::{Manifest, policies, unprivileged};
 use crate::image;
 
 /// A way to install Kubernetes.
@@ -99,6 +99,7 @@ pub fn manifest(variant: Variant<'_>) -> Manifest {
         documents.push(cni_configuration());
     }
     documents.extend(account(network));
+    documents.extend(policies::documents());
     documents.push(daemon_set(variant));
     let cluster = format!("a cluster made with {}", distribution.name);
     let mut about = vec![match network.name() {
