@@ -100,6 +100,12 @@ pub fn write(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What a container asks for, and the memory at which the kernel ends it. Processor time has no limit: a container that waits
+/// for it answers no handshakes and no probes.
+fn resources(memory: &str, most_memory: &str) -> Value {
+    json!({ "requests": { "cpu": "10m", "memory": memory }, "limits": { "memory": most_memory } })
+}
+
 /// What a container may do that needs no rights on its host.
 fn unprivileged() -> Value {
     json!({
@@ -217,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_privileged_and_every_volume_is_there() {
+    fn nothing_is_privileged_or_unbounded_and_every_volume_is_there() {
         for manifest in all() {
             let text = manifest.text().unwrap();
             assert!(!text.contains("privileged"), "{}", manifest.file);
@@ -234,6 +240,10 @@ mod tests {
                         "{}",
                         manifest.file
                     );
+                    for bound in ["requests", "limits"] {
+                        let memory = container["resources"][bound]["memory"].as_str();
+                        assert!(memory.is_some_and(|memory| memory.ends_with("Mi")), "{}", manifest.file);
+                    }
                     for mount in container["volumeMounts"].as_array().into_iter().flatten() {
                         assert!(volumes.contains(&&mount["name"]), "{}: {mount}", manifest.file);
                     }

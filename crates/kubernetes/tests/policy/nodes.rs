@@ -243,6 +243,41 @@ fn facts() -> AgentFacts {
     }
 }
 
+/// What a kube-apiserver 1.36 with these policies answered agents and a kubelet, word for word.
+#[test]
+fn an_api_server_says_the_same() {
+    let text = fs::read_to_string(PathBuf::from(DIRECTORY).join("../tests/data/apiserver/policies.json"));
+    let cases: Vec<Value> = serde_json::from_str(&text.unwrap()).unwrap();
+    let policies = Policies::read();
+    for case in &cases {
+        let title = case["title"].as_str().unwrap();
+        let (old, answer) = (&case["oldObject"], &case["response"]["body"]);
+        let refused = case["response"]["status"] == 403;
+        let new = if refused {
+            with(old, |node| json_patch::merge(node, &case["request"]["body"]))
+        } else {
+            answer.clone()
+        };
+        let refusals = policies.update(&case["userInfo"], old, &new);
+        let said: Vec<_> = answer["details"]["causes"].as_array().into_iter().flatten().collect();
+        assert_eq!(
+            (said.len(), refusals.len()),
+            (usize::from(refused), usize::from(refused)),
+            "{title}: {refusals:?}"
+        );
+        for (said, refusal) in said.iter().zip(&refusals) {
+            let (name, why) = refusal.split_once(": ").unwrap();
+            let words =
+                format!("ValidatingAdmissionPolicy '{name}' with binding '{name}' denied request: {why}");
+            assert_eq!(said["message"], words, "{title}");
+            assert!(answer["message"].as_str().unwrap().ends_with(&words), "{title}");
+            assert_eq!(answer["reason"], "Forbidden", "{title}");
+        }
+    }
+    assert_eq!(cases.iter().filter(|case| case["response"]["status"] == 403).count(), 10);
+    assert_eq!(cases.len(), 14);
+}
+
 /// Through an API that applies patches, and by everybody who may run an agent: with a token that says the node, with
 /// one of an older API server, and with the kubelet's kubeconfig.
 #[tokio::test]
