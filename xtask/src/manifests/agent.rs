@@ -106,6 +106,10 @@ pub fn manifest(variant: Variant<'_>) -> Manifest {
         None => format!("Kilo as the network of {cluster}."),
         Some(other) => format!("Kilo as an add-on to {}, in {cluster}.", capitalised(other)),
     }];
+    about.push(
+        "The policies need Kubernetes 1.30. Older API servers refuse them and take everything else."
+            .to_owned(),
+    );
     if wireguard == Wireguard::Embedded {
         about
             .push("Every node uses the embedded WireGuard device, also where the kernel has one.".to_owned());

@@ -214,7 +214,7 @@ fn of_events() -> Policy {
 /// it writes them on its own Node only is what NodeRestriction sees to.
 fn of_kubelets() -> Policy {
     let mut variables = vec![
-        ("metadataNow", "object.metadata".to_owned()),
+        ("metadataNow", "dyn(object.metadata)".to_owned()),
         ("metadataBefore", "oldObject == null ? {} : dyn(oldObject.metadata)".to_owned()),
     ];
     variables.extend(changed_annotations());
