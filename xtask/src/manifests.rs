@@ -3,6 +3,7 @@
 
 mod agent;
 mod monitoring;
+mod policies;
 mod validation;
 
 use std::fs;
@@ -99,6 +100,12 @@ pub fn write(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What a container asks for, and the memory at which the kernel ends it. Processor time has no limit: a container that waits
+/// for it answers no handshakes and no probes.
+fn resources(memory: &str, most_memory: &str) -> Value {
+    json!({ "requests": { "cpu": "10m", "memory": memory }, "limits": { "memory": most_memory } })
+}
+
 /// What a container may do that needs no rights on its host.
 fn unprivileged() -> Value {
     json!({
@@ -112,10 +119,13 @@ fn unprivileged() -> Value {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::{
-        admissionregistration::v1::ValidatingWebhookConfiguration,
+        admissionregistration::v1::{
+            ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+        },
         apps::v1::{DaemonSet, Deployment},
         batch::v1::Job,
         core::v1::{ConfigMap, Namespace, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
     };
     use serde::{Serialize, de::DeserializeOwned};
@@ -191,10 +201,15 @@ mod tests {
                     "Deployment" => round_trip::<Deployment>(&document),
                     "Job" => round_trip::<Job>(&document),
                     "Namespace" => round_trip::<Namespace>(&document),
+                    "PodDisruptionBudget" => round_trip::<PodDisruptionBudget>(&document),
                     "Role" => round_trip::<Role>(&document),
                     "RoleBinding" => round_trip::<RoleBinding>(&document),
                     "Service" => round_trip::<Service>(&document),
                     "ServiceAccount" => round_trip::<ServiceAccount>(&document),
+                    "ValidatingAdmissionPolicy" => round_trip::<ValidatingAdmissionPolicy>(&document),
+                    "ValidatingAdmissionPolicyBinding" => {
+                        round_trip::<ValidatingAdmissionPolicyBinding>(&document)
+                    }
                     "ValidatingWebhookConfiguration" => {
                         round_trip::<ValidatingWebhookConfiguration>(&document)
                     }
@@ -208,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_privileged_and_every_volume_is_there() {
+    fn nothing_is_privileged_or_unbounded_and_every_volume_is_there() {
         for manifest in all() {
             let text = manifest.text().unwrap();
             assert!(!text.contains("privileged"), "{}", manifest.file);
@@ -225,6 +240,10 @@ mod tests {
                         "{}",
                         manifest.file
                     );
+                    for bound in ["requests", "limits"] {
+                        let memory = container["resources"][bound]["memory"].as_str();
+                        assert!(memory.is_some_and(|memory| memory.ends_with("Mi")), "{}", manifest.file);
+                    }
                     for mount in container["volumeMounts"].as_array().into_iter().flatten() {
                         assert!(volumes.contains(&&mount["name"]), "{}: {mount}", manifest.file);
                     }

@@ -319,8 +319,10 @@ impl Runtime {
                 mesh::Object::Host => mesh::Problem { object: mesh::Object::Node(node.clone()), ..problem },
                 _ => problem,
             };
-            let reporter =
-                kubernetes::patch::Reporter { controller: "kilo.squat.ai/kg".to_owned(), instance: node };
+            let reporter = kubernetes::patch::Reporter {
+                controller: kubernetes::patch::CONTROLLER.to_owned(),
+                instance: node,
+            };
             self.tasks.push(Box::pin(async move {
                 if let Err(error) = kubernetes::patch::report(&client, &reporter, &problem).await {
                     tracing::debug!(%error, "an Event could not be written");

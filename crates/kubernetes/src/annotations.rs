@@ -67,6 +67,23 @@ pub const OF_AGENT: [&str; 12] = [
     WIREGUARD_IPS,
 ];
 
+/// The annotations that an operator writes. Neither an agent nor a kubelet may: each of them changes what other nodes do.
+pub const OF_OPERATOR: [&str; 8] = [
+    ALLOWED_LOCATION_IPS,
+    FORCE_ENDPOINT,
+    FORCE_EXTERNAL_IP,
+    FORCE_INTERNAL_IP,
+    LEADER,
+    LOCATION,
+    PERSISTENT_KEEPALIVE,
+    POD_CIDRS,
+];
+
+/// The prefix of annotations that agents of later versions may write on their own nodes. No agent writes or reads one yet.
+/// The policies of the manifests allow it, so that a later agent works in a cluster that still has the policies of
+/// this version. The names of [`OF_AGENT`] keep [`PREFIX`]: Go agents read them.
+pub const AGENT_PREFIX: &str = "agent.kilo.squat.ai/";
+
 /// The label that gives the location unless told otherwise.
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 /// What [`REGION_LABEL`] was called before Kubernetes 1.17.

@@ -23,10 +23,17 @@ use crate::{
     pod_cidrs::{BLOCK_AFFINITY, CILIUM_NODE},
 };
 
+/// The `reportingController` of the agent's Events.
+pub const CONTROLLER: &str = "kilo.squat.ai/kg";
+/// The kinds of objects that [`report`] creates Events about.
+pub const REPORTED_KINDS: [&str; 4] = ["Node", "Peer", CILIUM_NODE, BLOCK_AFFINITY];
+/// The namespace of Events about objects that have none.
+pub const EVENT_NAMESPACE: &str = "default";
+/// The type of all Events that [`report`] creates.
+pub const EVENT_TYPE: &str = "Warning";
+
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// The namespace of Events about objects that have none.
-const EVENT_NAMESPACE: &str = "default";
 /// The longest note that the API accepts in an Event, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
@@ -43,7 +50,7 @@ pub async fn patch_node(client: &Client, name: &str, patch: &Value) -> Result<No
 /// Who reports an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reporter {
-    /// The program, for example `kilo.squat.ai/kg`.
+    /// The program: [`CONTROLLER`].
     pub controller: String,
     /// Which of them: the name of the node or pod it runs on.
     pub instance: String,
@@ -77,7 +84,7 @@ pub async fn report(client: &Client, reporter: &Reporter, problem: &Problem) -> 
         reason: Some(problem.reason.to_owned()),
         regarding: Some(regarding),
         note: Some(note(&problem.message)),
-        type_: Some("Warning".to_owned()),
+        type_: Some(EVENT_TYPE.to_owned()),
         ..Event::default()
     };
     let api: Api<Event> = Api::namespaced(client.clone(), EVENT_NAMESPACE);

@@ -73,6 +73,11 @@ pub struct DnsOrIp {
     pub ip: String,
 }
 
+/// How many allowed IPs the schema lets a Peer have. Nothing that is routed by a Peer comes near, short of a list of all
+/// networks of a country; without a bound one object makes every agent handle 70,000. API servers from Kubernetes 1.30 on
+/// keep a stored Peer that has more, and let everything else of it be changed.
+pub const MOST_ALLOWED_IPS: usize = 4096;
+
 /// A text that is never shown and is overwritten when dropped.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
@@ -144,7 +149,7 @@ fn tidy(value: &mut Value) {
 fn remove_rules(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
-            for rule in ["pattern", "minimum", "maximum", "maxLength", "anyOf"] {
+            for rule in ["pattern", "minimum", "maximum", "maxItems", "maxLength", "anyOf"] {
                 fields.remove(rule);
             }
             fields.values_mut().for_each(remove_rules);
@@ -165,8 +170,9 @@ impl JsonSchema for PeerSpec {
     }
 
     /// Every rule here holds for all objects that the Go implementation's own validation accepts, but for a keepalive
-    /// of more than 65535 s, which WireGuard cannot express, and a preshared key that is none. Only rules that
-    /// every API server since Kubernetes 1.16 knows are used.
+    /// of more than 65535 s, which WireGuard cannot express, a preshared key that is none, and the bounds of sizes:
+    /// [`MOST_ALLOWED_IPS`], and 64 characters for a key with line ends. Only rules that every API server since Kubernetes
+    /// 1.16 knows are used.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "object",
@@ -177,7 +183,13 @@ impl JsonSchema for PeerSpec {
                     "description": "The addresses that are reached through the peer, in CIDR notation; a single \
                                     address ends in /32 or /128.",
                     "type": "array",
-                    "items": { "type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$" },
+                    "maxItems": MOST_ALLOWED_IPS,
+                    "items": {
+                        "type": "string",
+                        // The longest text of an IPv6 address has 45 characters, and `/128` four.
+                        "maxLength": 49,
+                        "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$",
+                    },
                 },
                 "endpoint": {
                     "description": "Where the peer listens. Leave it out for a peer that is behind NAT or moves.",
@@ -198,6 +210,7 @@ impl JsonSchema for PeerSpec {
                                 "ip": {
                                     "description": "An IPv4 or IPv6 address.",
                                     "type": "string",
+                                    "maxLength": 45,
                                     "pattern": "^[0-9A-Fa-f:.]*$",
                                 },
                             },
@@ -221,11 +234,13 @@ impl JsonSchema for PeerSpec {
                 "presharedKey": {
                     "description": "An optional key shared with the peer: base64 of 32 bytes, as `wg genpsk` prints it.",
                     "type": "string",
+                    "maxLength": 64,
                     "pattern": "^([A-Za-z0-9+/]{43}=\\s*)?$",
                 },
                 "publicKey": {
                     "description": "The peer's WireGuard public key: base64 of 32 bytes, as `wg pubkey` prints it.",
                     "type": "string",
+                    "maxLength": 64,
                     "pattern": "^[A-Za-z0-9+/]{43}=\\s*$",
                 },
             },

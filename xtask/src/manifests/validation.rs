@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Manifest, unprivileged};
+use super::{Manifest, resources, unprivileged};
 use crate::image;
 
 const CERTGEN: &str = "registry.k8s.io/ingress-nginx/kube-webhook-certgen:v1.4.4";
@@ -14,6 +14,7 @@ pub fn manifest() -> Manifest {
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "kilo" } }),
         webhook(),
         deployment(),
+        disruption_budget(),
     ];
     documents.push(json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "peer-validation", "namespace": "kilo" },
@@ -66,18 +67,26 @@ fn webhook() -> Value {
 }
 
 fn deployment() -> Value {
-    let labels = json!({ "app.kubernetes.io/name": "peer-validation-server" });
+    let labels = labels();
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": { "name": "peer-validation-server", "namespace": "kilo", "labels": labels },
         "spec": {
-            "replicas": 1,
+            // Without an answer no Peer can be written: one is left when a node goes, or is drained.
+            "replicas": 2,
             "selector": { "matchLabels": labels },
             "template": {
                 "metadata": { "labels": labels },
                 "spec": {
                     "serviceAccountName": "peer-validation-server",
                     "securityContext": { "runAsNonRoot": true, "runAsUser": 1000 },
+                    // Preferred, not required: a cluster of one node has both on it.
+                    "affinity": { "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
+                        "weight": 100,
+                        "podAffinityTerm": {
+                            "labelSelector": { "matchLabels": labels }, "topologyKey": "kubernetes.io/hostname",
+                        },
+                    }] } },
                     "containers": [{
                         "name": "server",
                         "image": image::NAME,
@@ -89,7 +98,8 @@ fn deployment() -> Value {
                             { "containerPort": 8443, "name": "webhook" }, { "containerPort": 1107, "name": "metrics" },
                         ],
                         "readinessProbe": { "httpGet": { "path": "/health", "port": "metrics" } },
-                        "resources": { "requests": { "cpu": "10m", "memory": "32Mi" } },
+                        // It knows all Nodes and Peers, as an agent does.
+                        "resources": resources("32Mi", "512Mi"),
                         "securityContext": unprivileged(),
                         "volumeMounts": [{ "name": "tls", "mountPath": "/run/secrets/tls", "readOnly": true }],
                     }],
@@ -97,6 +107,18 @@ fn deployment() -> Value {
                 },
             },
         },
+    })
+}
+
+fn labels() -> Value {
+    json!({ "app.kubernetes.io/name": "peer-validation-server" })
+}
+
+fn disruption_budget() -> Value {
+    json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": { "name": "peer-validation-server", "namespace": "kilo" },
+        "spec": { "minAvailable": 1, "selector": { "matchLabels": labels() } },
     })
 }
 
@@ -132,7 +154,7 @@ fn secrets() -> [Value; 2] {
 }
 
 fn job() -> Value {
-    let container = |name: &str, args: &[&str]| json!({ "name": name, "image": CERTGEN, "args": args, "securityContext": unprivileged() });
+    let container = |name: &str, args: &[&str]| json!({ "name": name, "image": CERTGEN, "args": args, "resources": resources("16Mi", "128Mi"), "securityContext": unprivileged() });
     json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "cert-gen", "namespace": "kilo" },
         "spec": {

@@ -11,29 +11,29 @@ use k8s_openapi::api::{
 };
 use kube_cel::{
     KubeCelExt,
-    cel::{Context, Program, Value as Cel},
+    cel::{Context, ExecutionError, Program, Value as Cel},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/peer-validation-policy.yaml");
+/// Where manifests are.
+pub const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
 
-/// What is in the manifest.
+/// What is in a manifest of policies.
 pub struct Manifest {
-    pub params: ConfigMap,
+    pub params: Vec<ConfigMap>,
     pub policies: Vec<ValidatingAdmissionPolicy>,
     pub bindings: Vec<ValidatingAdmissionPolicyBinding>,
 }
 
 impl Manifest {
-    pub fn read() -> Self {
-        let text = std::fs::read_to_string(FILE).unwrap();
+    pub fn read(file: &str) -> Self {
+        let text = std::fs::read_to_string(format!("{DIRECTORY}/{file}")).unwrap();
         let documents: Vec<Value> = serde_norway::Deserializer::from_str(&text)
             .map(|document| Value::deserialize(document).unwrap())
             .collect();
-        let [params] = of_kind("ConfigMap", &documents).try_into().unwrap();
         Self {
-            params,
+            params: of_kind("ConfigMap", &documents),
             policies: of_kind("ValidatingAdmissionPolicy", &documents),
             bindings: of_kind("ValidatingAdmissionPolicyBinding", &documents),
         }
@@ -71,11 +71,29 @@ struct Validation {
 }
 
 /// What an API server knows of a request.
+#[derive(Clone, Copy, Default)]
 pub struct Request<'a> {
-    pub object: &'a Value,
+    /// `None`: a deletion.
+    pub object: Option<&'a Value>,
     /// `None`: a creation.
     pub old: Option<&'a Value>,
     pub params: Option<&'a Value>,
+    /// The field `userInfo` of the request.
+    pub user: Option<&'a Value>,
+}
+
+impl Request<'_> {
+    /// The variable `request`.
+    fn attributes(&self) -> Value {
+        let operation = match (self.object, self.old) {
+            (Some(_), Some(_)) => "UPDATE",
+            (None, _) => "DELETE",
+            (_, None) => "CREATE",
+        };
+        let name = &self.object.or(self.old).unwrap()["metadata"]["name"];
+        let user = self.user.cloned().unwrap_or_else(|| serde_json::json!({}));
+        serde_json::json!({ "operation": operation, "name": name, "userInfo": user })
+    }
 }
 
 impl Policy {
@@ -109,15 +127,21 @@ impl Policy {
         }
     }
 
-    /// Why the request is refused; empty: it is not.
+    /// The name of the object.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why the request is refused, the reason that the API server names first; empty: it is not.
     pub fn refusals(&self, request: &Request<'_>) -> Vec<String> {
         let mut context = Context::default().with_all();
         context.add_function("isCIDR", |text: Arc<String>| is_cidr(&text));
-        context.add_variable_from_value("object", cel(request.object));
+        // Types are checked by no program here.
+        context.add_function("dyn", |value: Cel| Ok::<_, ExecutionError>(value));
+        context.add_variable_from_value("object", request.object.map_or(Cel::Null, cel));
         context.add_variable_from_value("oldObject", request.old.map_or(Cel::Null, cel));
         context.add_variable_from_value("params", request.params.map_or(Cel::Null, cel));
-        let operation = if request.old.is_some() { "UPDATE" } else { "CREATE" };
-        context.add_variable_from_value("request", cel(&serde_json::json!({ "operation": operation })));
+        context.add_variable_from_value("request", cel(&request.attributes()));
         for condition in &self.conditions {
             match condition.execute(&context) {
                 Ok(Cel::Bool(true)) => {}

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cel;
+#[path = "../common/mod.rs"]
+mod common;
+mod nodes;
 
 use std::sync::Arc;
 
@@ -30,9 +33,9 @@ struct Judges {
 impl Judges {
     /// The ranges of the parameters are those of two nodes.
     fn new() -> Self {
-        let manifest = Manifest::read();
+        let manifest = Manifest::read("peer-validation-policy.yaml");
         let [shape, overlaps] = manifest.policies.as_slice() else { panic!("there are two policies") };
-        let mut params = serde_json::to_value(&manifest.params).unwrap();
+        let mut params = serde_json::to_value(&manifest.params[0]).unwrap();
         params["data"]["pod-subnets"] = json!("10.42.1.0/24, 10.42.2.0/24,fd42::/48");
         params["data"]["node-subnets"] = json!("10.1.0.1/32,fd01::1/128");
         let mut surroundings = Surroundings::unknown("nothing has been read");
@@ -58,8 +61,13 @@ impl Judges {
 
     /// What the policies have against an object.
     fn policy(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut refusals = self.shape.refusals(&Request { object, old, params: None });
-        refusals.extend(self.overlaps.refusals(&Request { object, old, params: Some(&self.params) }));
+        let mut refusals = self.shape.refusals(&Request { object: Some(object), old, ..Request::default() });
+        refusals.extend(self.overlaps.refusals(&Request {
+            object: Some(object),
+            old,
+            params: Some(&self.params),
+            user: None,
+        }));
         refusals
     }
 
@@ -215,7 +223,7 @@ fn bad() -> Vec<Value> {
 
 #[test]
 fn the_manifest_binds_what_it_defines() {
-    let manifest = Manifest::read();
+    let manifest = Manifest::read("peer-validation-policy.yaml");
     let names: Vec<_> = manifest.policies.iter().map(|policy| policy.metadata.name.clone()).collect();
     let bound: Vec<_> =
         manifest.bindings.iter().map(|binding| binding.spec.as_ref().unwrap().policy_name.clone()).collect();
@@ -224,7 +232,7 @@ fn the_manifest_binds_what_it_defines() {
     let reference = spec.param_ref.as_ref().unwrap();
     assert_eq!(
         (&reference.name, &reference.namespace),
-        (&manifest.params.metadata.name, &manifest.params.metadata.namespace)
+        (&manifest.params[0].metadata.name, &manifest.params[0].metadata.namespace)
     );
     assert_eq!(spec.validation_actions, Some(vec!["Deny".to_owned()]));
 }
@@ -320,7 +328,11 @@ fn parameters_can_be_left_out_and_wrong_ones_are_named() {
     let judges = Judges::new();
     let object = peer(|_| {});
     let refusals = |params: Value| {
-        judges.overlaps.refusals(&Request { object: &object, old: None, params: Some(&params) })
+        judges.overlaps.refusals(&Request {
+            object: Some(&object),
+            params: Some(&params),
+            ..Request::default()
+        })
     };
     assert!(refusals(json!({})).is_empty());
     assert!(refusals(json!({ "data": { "pod-subnets": " , ", "something-else": "x" } })).is_empty());
