@@ -41,6 +41,7 @@ impl Setup {
             interface_by: responsible(flags.create_interface),
             mtu: 0,
             private_key,
+            preshared_keys: Default::default(),
             listen_port: flags.port,
             marks: flags.mark_bits,
             encapsulation: flags.encapsulate,

@@ -50,6 +50,8 @@ fn config() -> ClientConfig {
         interface: "kilo0".parse().unwrap(),
         mtu: 1420,
         private_key: key(100),
+        preshared_keys: Default::default(),
+        other_peers: Default::default(),
         listen_port: 51820,
         marks: Default::default(),
         addresses: nets(LAPTOP),

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PrivateKey, Problem, Segment,
+    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Segment,
     conf::ConfPeer,
     prefix::{self, Family},
 };
@@ -26,6 +26,25 @@ use crate::{
     guard::{Claim, Guard, Keep, Known, Report},
 };
 
+/// To which other Peers a client has tunnels. Whoever may create Peers decides on their ranges.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum OtherPeers {
+    /// To all of them.
+    #[default]
+    All,
+    /// To those with these names.
+    Named(BTreeSet<String>),
+}
+
+impl OtherPeers {
+    fn include(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.contains(name),
+        }
+    }
+}
+
 /// What is decided for one client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClientConfig {
@@ -37,6 +56,10 @@ pub struct ClientConfig {
     pub mtu: u32,
     /// The private key; the Peer object has the public one.
     pub private_key: PrivateKey,
+    /// The preshared keys of Peers that refer to Secrets, as far as known.
+    pub preshared_keys: PresharedKeys,
+    /// To which other Peers there are tunnels.
+    pub other_peers: OtherPeers,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
     /// The bits of the firewall mark that are ours.
@@ -70,10 +93,14 @@ pub fn alone(config: &ClientConfig) -> HostState {
     }
 }
 
-/// What a client's host should be. `None` when the mesh has no Peer of the client's name. From whose perspective it is
+/// What a client's host should be. `None` when the mesh has no Peer of the client's name, or its preshared key is not
+/// known. From whose perspective it is
 /// looked at does not matter.
 pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientConfig) -> Option<Rendered> {
-    let mut peers = perspective.peer_conf(&config.peer)?.peers;
+    let mut peers = perspective.peer_conf(&config.peer, &config.preshared_keys)?.peers;
+    let others = perspective.topology.peers.iter().filter(|peer| !config.other_peers.include(&peer.name));
+    let left_out: BTreeSet<_> = others.map(|peer| peer.key).collect();
+    peers.retain(|peer| !left_out.contains(&peer.key));
     let mut problems = further_ranges(perspective, config, &mut peers);
     let mut state = alone(config);
     let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
