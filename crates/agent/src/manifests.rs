@@ -137,6 +137,39 @@ fn accounts_may_do_what_their_agents_do() {
     }
 }
 
+/// Agents may get preshared keys, by name, and no other Secret: the token of a node that was broken into reads no more.
+#[test]
+fn accounts_may_get_preshared_keys_and_no_other_secret() {
+    let secrets = |document: &Value| {
+        let rules = document["rules"].as_array().into_iter().flatten();
+        let about = rules.filter(|rule| {
+            let resources = rule["resources"].as_array().into_iter().flatten();
+            resources.into_iter().any(|resource| resource == "secrets" || resource == "*")
+        });
+        about.cloned().collect::<Vec<_>>()
+    };
+    let mut bound = 0;
+    for (file, document) in documents() {
+        let namespace = &document["metadata"]["namespace"];
+        match document["kind"].as_str() {
+            Some("ClusterRole") => assert!(secrets(&document).is_empty(), "{file}"),
+            Some("Role") if !secrets(&document).is_empty() => {
+                assert_eq!(namespace, kubernetes::preshared_keys::NAMESPACE, "{file}");
+                let rule =
+                    serde_json::json!({ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] });
+                assert_eq!(secrets(&document), [rule], "{file}");
+            }
+            Some("RoleBinding") if namespace == kubernetes::preshared_keys::NAMESPACE => {
+                let subject = serde_json::json!({ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" });
+                assert_eq!(document["subjects"], serde_json::json!([subject]), "{file}");
+                bound += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(bound, agents().len());
+}
+
 /// The name of a file says beside which CNI it is, and there everything inside of a location is that CNI's.
 #[test]
 fn add_ons_leave_the_inside_of_locations_alone() {

@@ -64,7 +64,8 @@ impl Cluster {
         for (peer, reference) in peers.filter_map(|peer| Some((peer, peer.secret()?))) {
             if !keys.contains_key(reference) {
                 let key = get_preshared_key(&self.client, reference).await;
-                let key = key.with_context(|| format!("failed to get the preshared key of peer {:?}", peer.name))?;
+                let key =
+                    key.with_context(|| format!("failed to get the preshared key of peer {:?}", peer.name))?;
                 keys.insert(reference.clone(), key);
             }
         }

@@ -53,7 +53,8 @@ struct Object {
 /// The key in a Secret, or what is wrong and what to do. Another type is not named, and of other entries nothing is told:
 /// whoever writes Peers may not be allowed to know.
 fn decode(text: &str, key: &str) -> Result<PresharedKey, String> {
-    let object: Object = serde_json::from_str(text).map_err(|_| "the API's answer is no Secret".to_owned())?;
+    let object: Object =
+        serde_json::from_str(text).map_err(|_| "the API's answer is no Secret".to_owned())?;
     if object.kind != SECRET_TYPE {
         return Err(format!("its type is not {SECRET_TYPE}; create it anew with this type"));
     }

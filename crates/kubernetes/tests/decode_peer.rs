@@ -128,12 +128,21 @@ fn a_wrong_preshared_key_is_left_out_and_not_shown() {
 
 #[test]
 fn a_preshared_key_can_be_in_a_secret() {
-    for (written, key) in [(json!({ "name": "s" }), "presharedKey"), (json!({ "name": "s", "key": "k" }), "k")] {
+    for (written, key) in
+        [(json!({ "name": "s" }), "presharedKey"), (json!({ "name": "s", "key": "k" }), "k")]
+    {
         let peer = accept(|spec| spec["presharedKeySecretRef"] = written);
         assert_eq!(peer.secret(), Some(&SecretRef::new("s", key).unwrap()));
-        assert_eq!(peer.shared_key(&Default::default()), None, "it is not known, which is not the same as none");
+        assert_eq!(
+            peer.shared_key(&Default::default()),
+            None,
+            "it is not known, which is not the same as none"
+        );
     }
-    refuse(|spec| spec["presharedKeySecretRef"] = json!({ "name": "../x" }), &["presharedKeySecretRef", "\"../x\""]);
+    refuse(
+        |spec| spec["presharedKeySecretRef"] = json!({ "name": "../x" }),
+        &["presharedKeySecretRef", "\"../x\""],
+    );
     refuse(|spec| spec["presharedKeySecretRef"] = json!({ "name": "s", "key": "a/b" }), &["\"a/b\""]);
     refuse(|spec| spec["presharedKeySecretRef"] = json!({}), &["the name of a Secret is"]);
 }

@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn a_name_leads_to_no_other_object() {
         assert!(SecretRef::new("laptop.example", "presharedKey").is_ok());
-        for name in ["", "a/b", "..", "../../default/secrets/x", "a?b", "a%2fb", "A", "-a", &"a".repeat(254)] {
+        for name in ["", "a/b", "..", "../../default/secrets/x", "a?b", "a%2fb", "A", "-a", &"a".repeat(254)]
+        {
             assert_eq!(SecretRef::new(name, "k"), Err(SecretRefError::Name), "{name}");
         }
         for key in ["", "a/b", "a b", "ä", &"a".repeat(254)] {

@@ -63,7 +63,10 @@ impl Golden {
         };
         let peers = self.valid_peers();
         let peer = peers.iter().find(|peer| peer.name == name).unwrap();
-        (Printed::Text(conf.to_string()), Printed::Text(ConfPeer::of_peer(peer, &Default::default()).unwrap().to_string()))
+        (
+            Printed::Text(conf.to_string()),
+            Printed::Text(ConfPeer::of_peer(peer, &Default::default()).unwrap().to_string()),
+        )
     }
 }
 
@@ -73,7 +76,8 @@ fn of_node(topology: &Topology, name: &str) -> (Printed, Printed) {
         // The reference says so and ends well.
         Some(node) if node.role == Role::Member => refused(format!("Node {name:?} is not a leader node"), 0),
         Some(node) => {
-            let conf = Conf { listen_port: Some(mesh::DEFAULT_PORT), peers: node.conf_peers(&Default::default()) };
+            let conf =
+                Conf { listen_port: Some(mesh::DEFAULT_PORT), peers: node.conf_peers(&Default::default()) };
             (Printed::Text(conf.to_string()), Printed::Text(node.as_peer().to_string()))
         }
     }

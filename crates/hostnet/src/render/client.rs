@@ -15,6 +15,7 @@ use mesh::{
     prefix::{self, Family},
 };
 
+pub use super::other_peers::OtherPeers;
 use super::{
     Rendered,
     guarded::{claim, of_host, of_nodes},
@@ -25,25 +26,6 @@ use crate::{
     NextHop, Route, Rule, Wireguard, WireguardPeer,
     guard::{Claim, Guard, Keep, Known, Report},
 };
-
-/// To which other Peers a client has tunnels. Whoever may create Peers decides on their ranges.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum OtherPeers {
-    /// To all of them.
-    #[default]
-    All,
-    /// To those with these names.
-    Named(BTreeSet<String>),
-}
-
-impl OtherPeers {
-    fn include(&self, name: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Named(names) => names.contains(name),
-        }
-    }
-}
 
 /// What is decided for one client.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,10 +80,9 @@ pub fn alone(config: &ClientConfig) -> HostState {
 /// looked at does not matter.
 pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientConfig) -> Option<Rendered> {
     let mut peers = perspective.peer_conf(&config.peer, &config.preshared_keys)?.peers;
-    let others = perspective.topology.peers.iter().filter(|peer| !config.other_peers.include(&peer.name));
-    let left_out: BTreeSet<_> = others.map(|peer| peer.key).collect();
-    peers.retain(|peer| !left_out.contains(&peer.key));
+    let not_public = config.other_peers.admit(&mut peers, perspective.topology, &config.allow_host_routes);
     let mut problems = further_ranges(perspective, config, &mut peers);
+    problems.extend(not_public);
     let mut state = alone(config);
     let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
     let mut guarded = Judged::of(perspective, &peers, facts, config);

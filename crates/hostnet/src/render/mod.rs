@@ -8,6 +8,7 @@ pub mod client;
 mod guarded;
 mod local;
 mod nat;
+mod other_peers;
 mod outward;
 mod priority;
 

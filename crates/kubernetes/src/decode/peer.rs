@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Peer, PresharedKey, PresharedKeySource, Problem, PublicKey, SecretRef, key::KeyError,
+    Endpoint, Host, Object, Peer, PresharedKey, PresharedKeySource, Problem, PublicKey, SecretRef,
+    key::KeyError,
 };
 
 use super::{Problems, shortened};

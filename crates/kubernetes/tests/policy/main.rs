@@ -198,7 +198,8 @@ fn bad() -> Vec<Value> {
     all.extend(keys.iter().skip(1).map(|key| with("presharedKey", json!(key))));
     all.extend([-1, 65_536, i64::MIN, i64::MAX].map(|seconds| with("persistentKeepalive", json!(seconds))));
     all.extend([0, -1, 65_536].map(|port| with_endpoint(json!({ "ip": "192.0.2.7" }), port)));
-    let secrets = ["", "UPPER", "a/b", "..", "../../kube-system/secrets/token", "a b", "-a", "a\n", &"a".repeat(254)];
+    let secrets =
+        ["", "UPPER", "a/b", "..", "../../kube-system/secrets/token", "a b", "-a", "a\n", &"a".repeat(254)];
     all.extend(secrets.map(|name| with("presharedKeySecretRef", json!({ "name": name }))));
     let entries = ["a/b", "a b", "ä", "a\n", &"a".repeat(254)];
     all.extend(entries.map(|key| with("presharedKeySecretRef", json!({ "name": "laptop", "key": key }))));

@@ -11,7 +11,8 @@ use std::{
 };
 
 use mesh::{
-    Endpoint, Granularity, Host, Node, Peer, PresharedKeySource, Topology, TopologyConfig, allocation::Subnets,
+    Endpoint, Granularity, Host, Node, Peer, PresharedKeySource, Topology, TopologyConfig,
+    allocation::Subnets,
 };
 use serde_json::Value;
 

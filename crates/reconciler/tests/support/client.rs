@@ -90,7 +90,8 @@ impl World {
                     self.client.handle_resolved(&name, answer, self.now);
                 }
                 ClientAction::ReadKey(reference) => {
-                    let key = self.secrets.get(&reference).cloned().ok_or("there is no such Secret".to_owned());
+                    let key =
+                        self.secrets.get(&reference).cloned().ok_or("there is no such Secret".to_owned());
                     self.client.handle_key(&reference, key, self.now);
                 }
                 ClientAction::Publish(view) => self.view = view,
