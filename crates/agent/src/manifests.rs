@@ -148,26 +148,34 @@ fn accounts_may_get_preshared_keys_and_no_other_secret() {
         });
         about.cloned().collect::<Vec<_>>()
     };
-    let mut bound = 0;
+    let agent = serde_json::json!({ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" });
+    let is_bound = |document: &Value| {
+        let subjects = document["subjects"].as_array();
+        document["kind"] == "RoleBinding" && subjects.is_some_and(|subjects| subjects.contains(&agent))
+    };
+    let place = |file: String, document: &Value, name: &Value| {
+        (file, document["metadata"]["namespace"].to_string(), name.to_string())
+    };
+    let bound: BTreeSet<_> = documents()
+        .into_iter()
+        .filter(|(_, document)| is_bound(document))
+        .map(|(file, document)| place(file, &document, &document["roleRef"]["name"]))
+        .collect();
+    let mut granted = 0;
     for (file, document) in documents() {
-        let namespace = &document["metadata"]["namespace"];
-        match document["kind"].as_str() {
-            Some("ClusterRole") => assert!(secrets(&document).is_empty(), "{file}"),
-            Some("Role") if !secrets(&document).is_empty() => {
-                assert_eq!(namespace, kubernetes::preshared_keys::NAMESPACE, "{file}");
-                let rule =
-                    serde_json::json!({ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] });
-                assert_eq!(secrets(&document), [rule], "{file}");
-            }
-            Some("RoleBinding") if namespace == kubernetes::preshared_keys::NAMESPACE => {
-                let subject = serde_json::json!({ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" });
-                assert_eq!(document["subjects"], serde_json::json!([subject]), "{file}");
-                bound += 1;
-            }
-            _ => {}
+        if document["kind"] == "ClusterRole" {
+            assert!(secrets(&document).is_empty(), "{file}");
+        }
+        let is_role = document["kind"] == "Role"
+            && bound.contains(&place(file.clone(), &document, &document["metadata"]["name"]));
+        if is_role && !secrets(&document).is_empty() {
+            assert_eq!(document["metadata"]["namespace"], kubernetes::preshared_keys::NAMESPACE, "{file}");
+            let rule = serde_json::json!({ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] });
+            assert_eq!(secrets(&document), [rule], "{file}");
+            granted += 1;
         }
     }
-    assert_eq!(bound, agents().len());
+    assert_eq!(granted, agents().len());
 }
 
 /// The name of a file says beside which CNI it is, and there everything inside of a location is that CNI's.
