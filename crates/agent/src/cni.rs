@@ -3,12 +3,7 @@
 //! Only `ipam.ranges` (or `ipam.subnet`) of plugins with `host-local` address management is touched. A file that is
 //! missing, is not JSON or has no such plugin is left as it is, and says so.
 
-use std::{
-    fs::{self, File, Permissions},
-    io::ErrorKind,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -16,7 +11,7 @@ use serde_json::{Value, json};
 
 /// Writes the subnets into the list at `path`. Returns whether the file changed; `None`: there is none.
 pub fn set_subnets(path: &Path, subnets: &[IpNet]) -> Result<Option<bool>> {
-    let text = match fs::read_to_string(path) {
+    let text = match files::read_text(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -45,7 +40,7 @@ pub fn set_subnets(path: &Path, subnets: &[IpNet]) -> Result<Option<bool>> {
     }
     if changed {
         let text = format!("{}\n", serde_json::to_string_pretty(&list)?);
-        replace(path, text.as_bytes(), mode(path).unwrap_or(0o644))
+        files::replace(path, text.as_bytes(), mode(path).unwrap_or(0o644))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(Some(changed))
@@ -53,7 +48,7 @@ pub fn set_subnets(path: &Path, subnets: &[IpNet]) -> Result<Option<bool>> {
 
 /// The ranges of the first plugin with `host-local` address management in the list at `path`, if there are any.
 pub fn ranges(path: &Path) -> Option<Value> {
-    let list: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    let list: Value = serde_json::from_str(&files::read_text(path).ok()?).ok()?;
     let mut plugins = list.get("plugins")?.as_array()?.iter();
     plugins.find_map(|plugin| plugin.pointer("/ipam/ranges").filter(|_| is_host_local(plugin)).cloned())
 }
@@ -78,21 +73,6 @@ fn is_host_local(plugin: &Value) -> bool {
 /// The permissions of a file, if there is one.
 pub fn mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o7777)
-}
-
-/// Written beside and renamed: a container runtime never reads half a file.
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
-    // Runtimes read files by their endings, and this is none of them.
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".kilo-new-{}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let write = || {
-        fs::write(&temporary, content)?;
-        fs::set_permissions(&temporary, Permissions::from_mode(mode))?;
-        File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
 #[cfg(test)]

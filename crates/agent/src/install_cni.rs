@@ -51,9 +51,9 @@ pub fn run(flags: &Flags) -> Result<Vec<String>> {
     if Path::new(name).file_name() != Some(name.as_ref()) {
         bail!("--conf-name {name:?} is not the name of a file; write a name such as 10-kilo.conflist");
     }
-    let mut list: Value = serde_json::from_str(&flags.network_config)
+    let mut conflist: Value = serde_json::from_str(&flags.network_config)
         .context("CNI_NETWORK_CONFIG (--network-config) is not JSON; nothing was changed")?;
-    let wanted = plugins(&list)
+    let wanted = plugins(&conflist)
         .context("CNI_NETWORK_CONFIG (--network-config) is not a list of CNI plugins; nothing was changed")?;
     for directory in [&flags.bin_dir, &flags.conf_dir] {
         if !directory.is_dir() {
@@ -73,14 +73,14 @@ pub fn run(flags: &Flags) -> Result<Vec<String>> {
     }
     let path = flags.conf_dir.join(name);
     if let Some(ranges) = cni::ranges(&path) {
-        cni::set_missing_ranges(&mut list, &ranges);
+        cni::set_missing_ranges(&mut conflist, &ranges);
     }
     // The same document may be formatted differently: the agent writes it, too.
-    let same = fs::read_to_string(&path)
-        .is_ok_and(|text| serde_json::from_str(&text).is_ok_and(|old: Value| old == list));
+    let same = files::read_text(&path)
+        .is_ok_and(|text| serde_json::from_str(&text).is_ok_and(|old: Value| old == conflist));
     if !same {
-        let text = format!("{}\n", serde_json::to_string_pretty(&list)?);
-        cni::replace(&path, text.as_bytes(), 0o644)
+        let text = format!("{}\n", serde_json::to_string_pretty(&conflist)?);
+        files::replace(&path, text.as_bytes(), 0o644)
             .with_context(|| format!("cannot write {}", path.display()))?;
         done.push(format!("wrote {}", path.display()));
     }
@@ -108,14 +108,14 @@ fn plugins(list: &Value) -> Result<BTreeSet<String>> {
 
 fn copy_plugins(flags: &Flags) -> Result<Vec<String>> {
     let mut done = Vec::new();
-    for source in files(&flags.plugins_dir)? {
+    for source in list(&flags.plugins_dir)? {
         let Some(name) = source.file_name() else { continue };
         let target = flags.bin_dir.join(name);
         let program = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
         if fs::read(&target).is_ok_and(|old| old == program) && cni::mode(&target) == Some(0o755) {
             continue;
         }
-        cni::replace(&target, &program, 0o755)
+        files::replace(&target, &program, 0o755)
             .with_context(|| format!("cannot write {}", target.display()))?;
         done.push(format!("installed {}", target.display()));
     }
@@ -126,7 +126,7 @@ fn copy_plugins(flags: &Flags) -> Result<Vec<String>> {
 /// brought back.
 fn set_aside(directory: &Path, own: &str) -> Result<Vec<String>> {
     let mut done = Vec::new();
-    for path in files(directory)? {
+    for path in list(directory)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let configures = [".conf", ".conflist", ".json"].iter().any(|ending| name.ends_with(ending));
         if name == own || !configures {
@@ -140,7 +140,7 @@ fn set_aside(directory: &Path, own: &str) -> Result<Vec<String>> {
 }
 
 /// The files of a directory, sorted; none when there is no such directory.
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(fs::read_to_string(host.flags.bin_dir.join("bridge")).unwrap(), "program bridge");
         assert_eq!(cni::mode(&host.flags.bin_dir.join("bridge")), Some(0o755));
         assert_eq!(cni::mode(&host.conf("10-kilo.conflist")), Some(0o644));
-        let names: Vec<_> = files(&host.flags.conf_dir).unwrap();
+        let names: Vec<_> = list(&host.flags.conf_dir).unwrap();
         assert_eq!(names.len(), 3, "{names:?}");
     }
 
@@ -251,8 +251,8 @@ mod tests {
             let said = host.run();
             assert!(said.starts_with("error: ") && said.contains(expected), "{said}");
             assert!(
-                files(&host.flags.bin_dir).unwrap().is_empty()
-                    && files(&host.flags.conf_dir).unwrap().is_empty()
+                list(&host.flags.bin_dir).unwrap().is_empty()
+                    && list(&host.flags.conf_dir).unwrap().is_empty()
             );
         };
         check("{\n \"plugins\": [", "is not JSON; nothing was changed: EOF while parsing a list at line 2");

@@ -1,75 +1,53 @@
 //! The node's private key in a file that only root reads.
 
-use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
-};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use files::{Audience, check_directory, make_directory, read_private, replace};
 use mesh::PrivateKey;
 
 /// Reads the key from `DIR/key`; makes one when there is none.
 ///
 /// # Errors
-/// When the file holds something else, when others than its owner can read or write it, or when the directory cannot
-/// be written. A key is never replaced: other nodes would lose this one.
+/// When the file holds something else, when others own or can write the file or a directory that leads to it, or when the
+/// directory cannot be written. A key is never replaced: other nodes would lose this one.
 pub fn load_or_create(directory: &Path) -> Result<PrivateKey> {
-    let path = directory.join("key");
-    match load(&path)? {
+    make_directory(directory, 0o700).context("no private key can be kept")?;
+    match load(directory)? {
         Some(key) => Ok(key),
-        None => create(directory, &path),
+        None => create(&directory.join("key")),
     }
 }
 
-/// Reads the key, if there is one; for those who must not change anything.
-pub fn load(path: &Path) -> Result<Option<PrivateKey>> {
-    let mut file = match OpenOptions::new().read(true).custom_flags(libc_nofollow()).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot read the private key {}", path.display()));
-        }
+/// Reads the key, if there is one; for those who must not make one.
+///
+/// # Errors
+/// As [`load_or_create`].
+pub fn load(directory: &Path) -> Result<Option<PrivateKey>> {
+    if !directory.exists() {
+        return Ok(None);
+    }
+    check_directory(directory).context("the private key is not safe")?;
+    let path = directory.join("key");
+    let Some(read) = read_private(&path, Audience::Program).context("the private key cannot be used")? else {
+        return Ok(None);
     };
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        bail!("the private key {} is not a regular file", path.display());
+    if read.was_open {
+        tracing::warn!(
+            path = %path.display(),
+            "others could read the private key; it is 0600 again. If others have accounts on this host, stop kg and \
+             remove the file to get a new key"
+        );
     }
-    if metadata.mode() & 0o077 != 0 {
-        // The Go agent wrote it 0600; someone has opened it up since. Closing it is safe, so do it and go on.
-        let mut permissions = metadata.permissions();
-        permissions.set_mode(0o600);
-        file.set_permissions(permissions).with_context(|| {
-            format!("others can read the private key {}; chmod 600 failed", path.display())
-        })?;
-        tracing::warn!(path = %path.display(), "others could read the private key; it is 0600 again");
-    }
-    let mut text = String::new();
-    file.read_to_string(&mut text)
-        .with_context(|| format!("cannot read the private key {}", path.display()))?;
-    let key = text.trim().parse().with_context(|| {
+    let key = read.text.trim().parse().with_context(|| {
         format!("{} does not hold a WireGuard private key; remove the file to get a new one", path.display())
     })?;
     Ok(Some(key))
 }
 
-fn create(directory: &Path, path: &Path) -> Result<PrivateKey> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("cannot make the directory {} for the private key", directory.display()))?;
+fn create(path: &Path) -> Result<PrivateKey> {
     let key = PrivateKey::from_random(rand::random());
-    // Written beside and renamed: a crash in between leaves no half a key.
-    let temporary = path.with_extension(format!("new.{}", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(key.expose_base64().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&temporary))).with_context(|| {
+    replace(path, key.expose_base64().as_bytes(), 0o600).with_context(|| {
         format!(
             "cannot write the private key {}; the node would get a new identity at every start",
             path.display()
@@ -79,13 +57,13 @@ fn create(directory: &Path, path: &Path) -> Result<PrivateKey> {
     Ok(key)
 }
 
-/// A link in place of the file could point to what someone else controls.
-fn libc_nofollow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+    };
+
     use super::*;
 
     #[test]
@@ -115,5 +93,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc/hostname", directory.path().join("key")).unwrap();
         assert!(load_or_create(directory.path()).is_err());
+    }
+
+    #[test]
+    fn a_key_that_others_could_have_put_there_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("kilo");
+        load_or_create(&inner).unwrap();
+        for (path, mode) in [(inner.clone(), 0o777), (inner.join("key"), 0o622)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            for error in [load_or_create(&inner).unwrap_err(), load(&inner).unwrap_err()] {
+                let text = format!("{error:#}");
+                assert!(text.contains("chmod") && text.contains(&path.display().to_string()), "{text}");
+            }
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        }
     }
 }

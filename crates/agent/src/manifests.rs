@@ -137,6 +137,47 @@ fn accounts_may_do_what_their_agents_do() {
     }
 }
 
+/// Agents may get preshared keys, by name, and no other Secret: the token of a node that was broken into reads no more.
+#[test]
+fn accounts_may_get_preshared_keys_and_no_other_secret() {
+    let secrets = |document: &Value| {
+        let rules = document["rules"].as_array().into_iter().flatten();
+        let about = rules.filter(|rule| {
+            let resources = rule["resources"].as_array().into_iter().flatten();
+            resources.into_iter().any(|resource| resource == "secrets" || resource == "*")
+        });
+        about.cloned().collect::<Vec<_>>()
+    };
+    let agent = serde_json::json!({ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" });
+    let is_bound = |document: &Value| {
+        let subjects = document["subjects"].as_array();
+        document["kind"] == "RoleBinding" && subjects.is_some_and(|subjects| subjects.contains(&agent))
+    };
+    let place = |file: String, document: &Value, name: &Value| {
+        (file, document["metadata"]["namespace"].to_string(), name.to_string())
+    };
+    let bound: BTreeSet<_> = documents()
+        .into_iter()
+        .filter(|(_, document)| is_bound(document))
+        .map(|(file, document)| place(file, &document, &document["roleRef"]["name"]))
+        .collect();
+    let mut granted = 0;
+    for (file, document) in documents() {
+        if document["kind"] == "ClusterRole" {
+            assert!(secrets(&document).is_empty(), "{file}");
+        }
+        let is_role = document["kind"] == "Role"
+            && bound.contains(&place(file.clone(), &document, &document["metadata"]["name"]));
+        if is_role && !secrets(&document).is_empty() {
+            assert_eq!(document["metadata"]["namespace"], kubernetes::preshared_keys::NAMESPACE, "{file}");
+            let rule = serde_json::json!({ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] });
+            assert_eq!(secrets(&document), [rule], "{file}");
+            granted += 1;
+        }
+    }
+    assert_eq!(granted, agents().len());
+}
+
 /// The name of a file says beside which CNI it is, and there everything inside of a location is that CNI's.
 #[test]
 fn add_ons_leave_the_inside_of_locations_alone() {

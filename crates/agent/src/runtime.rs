@@ -20,6 +20,7 @@ use kubernetes::{
     encode::AgentFacts,
     watch::{Update, Updates, WatchConfig, watch},
 };
+use mesh::{PresharedKey, SecretRef};
 use program::{
     Resolver,
     clock::{now, sleep_until},
@@ -42,6 +43,7 @@ const API_ANSWER: Duration = Duration::from_secs(3);
 enum Done {
     Patched(Result<BTreeMap<String, String>, String>),
     Resolved(String, Result<Vec<std::net::IpAddr>, String>),
+    Read(SecretRef, Result<PresharedKey, String>),
     Named(Vec<std::net::IpAddr>),
     Asked(bool),
     Reported,
@@ -214,6 +216,12 @@ impl Runtime {
                 }
                 self.reconciler.handle_resolved(&name, answer, now());
             }
+            Done::Read(reference, answer) => {
+                if answer.is_err() {
+                    self.shown.metrics.error("secret");
+                }
+                self.reconciler.handle_key(&reference, answer, now());
+            }
             Done::Named(addresses) => self.reconciler.handle_hostname(addresses, now()),
             Done::Asked(answers) => self.reconciler.handle_api_answer(answers, now()),
             Done::Reported => {}
@@ -226,6 +234,7 @@ impl Runtime {
             Action::Apply(changes) => self.apply(&changes).await,
             Action::Patch(status) => self.patch(status),
             Action::Resolve(name) => self.resolve(name),
+            Action::ReadKey(reference) => self.read_key(reference),
             Action::AskApi => self.ask_api(),
             Action::Publish(view) => self.publish(*view),
         }
@@ -310,6 +319,14 @@ impl Runtime {
         }));
     }
 
+    fn read_key(&mut self, reference: SecretRef) {
+        let client = self.client.clone();
+        self.tasks.push(Box::pin(async move {
+            let answer = kubernetes::preshared_keys::get_preshared_key(&client, &reference).await;
+            Done::Read(reference, answer.map_err(|error| error.to_string()))
+        }));
+    }
+
     fn publish(&mut self, view: View) {
         for problem in self.reporter.tell(&view, &self.setup.reconciler.node) {
             let client = self.client.clone();
@@ -360,6 +377,7 @@ impl Runtime {
         match action {
             Action::Observe => self.observe().await,
             Action::Resolve(name) => self.resolve(name),
+            Action::ReadKey(reference) => self.read_key(reference),
             Action::AskApi => self.reconciler.handle_api_answer(true, now()),
             Action::Patch(_) => self.reconciler.handle_patched(Ok(()), now()),
             Action::Apply(changes) => {

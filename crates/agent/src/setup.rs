@@ -41,6 +41,7 @@ impl Setup {
             interface_by: responsible(flags.create_interface),
             mtu: 0,
             private_key,
+            preshared_keys: Default::default(),
             listen_port: flags.port,
             marks: flags.mark_bits,
             encapsulation: flags.encapsulate,
@@ -123,7 +124,7 @@ fn source_with(compatibility: Compatibility) -> PodCidrSource {
 
 fn private_key(flags: &cli::Agent) -> Result<PrivateKey> {
     if flags.dry_run {
-        let found = key::load(&flags.state_dir.join("key"))?;
+        let found = key::load(&flags.state_dir)?;
         return Ok(found.unwrap_or_else(|| PrivateKey::from_random(rand::random())));
     }
     key::load_or_create(&flags.state_dir)

@@ -260,7 +260,7 @@ fn secrets_do_not_reach_errors() {
         let failure = plane.apply(&[change]).await.pop().unwrap();
         let secret = key(7).expose_base64();
         for text in [failure.to_string(), format!("{failure:?}"), format!("{plane:?}")] {
-            assert!(!text.contains(&secret) && !text.contains("7, 7, 7"), "{text}");
+            assert!(!text.contains(secret.as_str()) && !text.contains("7, 7, 7"), "{text}");
         }
         assert!(failure.to_string().contains("there is no interface kilo0"), "{failure}");
     });

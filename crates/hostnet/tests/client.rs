@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hostnet::{
     Address, HostFacts, HostState, Interface, Leftover, NextHop, Rendered, Route,
-    render::client::{ClientConfig, alone, own_part, render},
+    render::client::{ClientConfig, OtherPeers, alone, own_part, render},
 };
 use ipnet::IpNet;
 use mesh::{Granularity, Node, Peer, Perspective, PrivateKey, PublicKey, Topology, TopologyConfig};
@@ -50,6 +50,8 @@ fn config() -> ClientConfig {
         interface: "kilo0".parse().unwrap(),
         mtu: 1420,
         private_key: key(100),
+        preshared_keys: Default::default(),
+        other_peers: Default::default(),
         listen_port: 51820,
         marks: Default::default(),
         addresses: nets(LAPTOP),
@@ -61,8 +63,12 @@ fn config() -> ClientConfig {
 }
 
 fn rendered(nodes: Vec<Node>, facts: &HostFacts, config: &ClientConfig) -> Rendered {
+    with_peers(nodes, vec![peer("phone", 101, "10.5.0.1/32")], facts, config)
+}
+
+fn with_peers(nodes: Vec<Node>, others: Vec<Peer>, facts: &HostFacts, config: &ClientConfig) -> Rendered {
     let subnets = "10.4.0.0/16".parse().unwrap();
-    let peers = [peer("laptop", 100, LAPTOP), peer("phone", 101, "10.5.0.1/32")];
+    let peers = std::iter::once(peer("laptop", 100, LAPTOP)).chain(others);
     let topology = Topology::new(
         TopologyConfig { granularity: Granularity::Location, subnets, services: Vec::new() },
         nodes.into_iter().map(Arc::new),
@@ -211,4 +217,57 @@ fn what_belongs_to_others_on_the_host_is_not_touched() {
         HostState::default(),
         "the interface is somebody else's"
     );
+}
+
+/// What of these ranges of other Peers a client with these settings routes, and what it says.
+fn greedy(ranges: &str, config: &ClientConfig) -> (Vec<String>, Rendered) {
+    let uplink = Interface { addresses: nets("192.168.7.20/24"), ..Interface::default() };
+    let facts = HostFacts { interfaces: [("eth0".parse().unwrap(), uplink)].into(), ..Default::default() };
+    let others = vec![peer("greedy", 102, ranges), peer("phone", 101, "10.5.0.1/32")];
+    let rendered = with_peers(vec![node("a1", 1)], others, &facts, config);
+    let all = routes(&rendered.state);
+    let of_cluster = ["10.1.1.1/32", "10.2.1.0/24", "10.4.0.1/32"];
+    let routed = all.iter().filter_map(|route| route.split(' ').next());
+    (routed.filter(|range| !of_cluster.contains(range)).map(str::to_owned).collect(), rendered)
+}
+
+#[test]
+fn other_peers_do_not_get_public_addresses_unasked() {
+    for range in
+        ["8.8.8.0/24", "8.8.8.8/32", "0.0.0.0/1", "128.0.0.0/1", "0.0.0.0/0", "198.51.100.0/28", "12.0.0.0/8"]
+    {
+        let (routed, rendered) = greedy(&format!("{range} 10.6.0.0/24"), &config());
+        assert_eq!(routed, ["10.5.0.1/32", "10.6.0.0/24"], "{range}");
+        assert_eq!(reasons(&rendered), ["PublicRangeNotRouted"]);
+        let told = &rendered.problems[0].message;
+        assert!(told.contains(range) && told.contains("--peers=greedy"), "{told}");
+        assert_eq!(
+            allowed(&rendered.state, key(102).public_key()),
+            ["10.6.0.0/24"],
+            "nor do they speak as these"
+        );
+    }
+    let v6 = ClientConfig { addresses: nets("10.10.10.10/32 fd10::10/128"), ..config() };
+    let (routed, _) = greedy("2001:db8::/32 ::/0 2000::/3 fd77::/64", &v6);
+    assert_eq!(routed, ["10.5.0.1/32", "fd00:2:0:1::/64", "fd77::/64"]);
+    // Private ones are what Peers are for; the host's own network stays its own.
+    let (routed, rendered) = greedy("192.168.7.0/24 192.168.8.0/24", &config());
+    assert_eq!(routed, ["10.5.0.1/32", "192.168.8.0/24"]);
+    assert_eq!(reasons(&rendered), ["RangeNotRouted"]);
+}
+
+#[test]
+fn other_peers_get_public_addresses_when_asked_for() {
+    let named = |names: &[&str]| OtherPeers::Named(names.iter().map(ToString::to_string).collect());
+    let with = |other_peers| ClientConfig { other_peers, ..config() };
+    let (routed, rendered) = greedy("8.8.8.0/24 0.0.0.0/1", &with(named(&["greedy"])));
+    assert_eq!(routed, ["8.8.8.0/24"], "what is wider than a network needs a word for itself");
+    assert_eq!(reasons(&rendered), ["RangeNotRouted"]);
+    let allow = ClientConfig { allow_host_routes: nets("8.8.0.0/16"), ..config() };
+    let (routed, _) = greedy("8.8.8.0/24 9.9.9.0/24", &allow);
+    assert_eq!(routed, ["8.8.8.0/24", "10.5.0.1/32"]);
+    let (routed, rendered) = greedy("8.8.8.0/24 10.6.0.0/24", &with(named(&[])));
+    assert_eq!((routed.len(), reasons(&rendered).len()), (0, 0));
+    let tunnels: Vec<_> = rendered.state.wireguard.unwrap().peers.into_keys().collect();
+    assert_eq!(tunnels, [key(1).public_key()], "only the segment");
 }

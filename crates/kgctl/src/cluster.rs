@@ -5,9 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use kube::Client;
-use kubernetes::services::service_ranges;
-use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
-
+use kubernetes::{preshared_keys::get_preshared_key, services::service_ranges};
+use mesh::{Node, Peer, Perspective, PresharedKeys, Topology, TopologyConfig, allocation::Subnets};
 use program::flags::all;
 
 use crate::{Global, Granularity};
@@ -23,6 +22,7 @@ pub struct Cluster {
     pub peers: BTreeMap<String, Peer>,
     /// The ready nodes, by name.
     nodes: BTreeMap<String, Arc<Node>>,
+    client: kube::Client,
 }
 
 impl Cluster {
@@ -58,7 +58,24 @@ impl Cluster {
         for problem in problems.iter().chain(&topology.problems) {
             eprintln!("warning: {problem}");
         }
-        Ok(Self { topology, peers, nodes })
+        Ok(Self { topology, peers, nodes, client })
+    }
+
+    /// The preshared keys of these Peers that are in Secrets, read with the rights of the user.
+    ///
+    /// # Errors
+    /// When one of them cannot be read: a configuration without it would be less protected than the Peer asks for.
+    pub async fn preshared_keys(&self, peers: impl Iterator<Item = &Peer>) -> Result<PresharedKeys> {
+        let mut keys = PresharedKeys::new();
+        for (peer, reference) in peers.filter_map(|peer| Some((peer, peer.secret()?))) {
+            if !keys.contains_key(reference) {
+                let key = get_preshared_key(&self.client, reference).await;
+                let key =
+                    key.with_context(|| format!("failed to get the preshared key of peer {:?}", peer.name))?;
+                keys.insert(reference.clone(), key);
+            }
+        }
+        Ok(keys)
     }
 
     /// The mesh as a node sees it.

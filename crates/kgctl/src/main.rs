@@ -162,8 +162,8 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Showconf(request) => {
             let cluster = Cluster::read(&cli.global).await?;
             match &request.of {
-                ShowConfOf::Node { name } => showconf::node(&cluster, name, &request, cli.global.port),
-                ShowConfOf::Peer { name } => showconf::peer(&cluster, name, &request),
+                ShowConfOf::Node { name } => showconf::node(&cluster, name, &request, cli.global.port).await,
+                ShowConfOf::Peer { name } => showconf::peer(&cluster, name, &request).await,
             }
         }
     }

@@ -4,7 +4,8 @@
 //! port stands in its place), and a keepalive is given in nanoseconds. Whoever asks is warned.
 
 use anyhow::Result;
-use mesh::{Host, conf::ConfPeer};
+use kubernetes::peer::{PresharedKeySecretRef, Secret};
+use mesh::{Host, SecretRef, conf::ConfPeer};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -30,7 +31,9 @@ struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     persistent_keepalive: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    preshared_key: Option<String>,
+    preshared_key: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preshared_key_secret_ref: Option<PresharedKeySecretRef>,
     public_key: String,
 }
 
@@ -50,19 +53,19 @@ struct DnsOrIp {
 }
 
 /// Two spaces of indentation, no line break at the end; Go's encoder escapes what HTML would take for markup.
-pub fn json(name: &str, peer: &ConfPeer) -> Result<String> {
-    let text = serde_json::to_string_pretty(&object(name, peer))?;
+pub fn json(name: &str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> Result<String> {
+    let text = serde_json::to_string_pretty(&object(name, peer, preshared_key))?;
     Ok(text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e"))
 }
 
 /// Keys sorted, a line break at the end, texts that look like numbers in double quotes.
-pub fn yaml(name: &str, peer: &ConfPeer) -> Result<String> {
+pub fn yaml(name: &str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> Result<String> {
     // A JSON value sorts its keys. No value holds a quote: they are names, addresses and keys.
-    let text = serde_norway::to_string(&serde_json::to_value(object(name, peer))?)?;
+    let text = serde_norway::to_string(&serde_json::to_value(object(name, peer, preshared_key))?)?;
     Ok(text.replace('\'', "\""))
 }
 
-fn object<'a>(name: &'a str, peer: &ConfPeer) -> Object<'a> {
+fn object<'a>(name: &'a str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> Object<'a> {
     let keepalive = u64::from(peer.persistent_keepalive);
     if keepalive != 0 {
         eprintln!(
@@ -78,7 +81,11 @@ fn object<'a>(name: &'a str, peer: &ConfPeer) -> Object<'a> {
             allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
             endpoint: endpoint(peer.endpoint.as_ref()),
             persistent_keepalive: (keepalive != 0).then_some(keepalive * 1_000_000_000),
-            preshared_key: peer.preshared_key.as_ref().map(mesh::PresharedKey::expose_base64),
+            preshared_key: peer.preshared_key.as_ref().map(|key| Secret::new(key.expose_base64().as_str())),
+            preshared_key_secret_ref: preshared_key.map(|reference| PresharedKeySecretRef {
+                name: reference.name().to_owned(),
+                key: reference.key().to_owned(),
+            }),
             public_key: peer.key.to_string(),
         },
     }

@@ -69,6 +69,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("mtu", "70", "from 576 to 65535"),
     ("once", "maybe", "true or false"),
     ("output", "xml", "wireguard, json, yaml"),
+    ("peers", "A_B", "all, none, or names"),
     ("persistent-keepalive", "-1", "from 0 to 65535"),
     ("pod-cidr-source", "kubelet", "auto, node, cilium, calico, annotation"),
     ("port", "65536", "from 1 to 65535"),

@@ -83,9 +83,7 @@ fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) 
     };
     let examined = examine(&peer);
     let mut faults = examined.faults;
-    if let Some(why) = examined.preshared_key {
-        faults.push(format!("spec.presharedKey is no key: {why}; `wg genpsk` makes one"));
-    }
+    faults.extend(examined.preshared_key.map(|fault| fault.to_string()));
     if let Ok(spec) = &peer.spec {
         faults.extend(forms(spec));
     }

@@ -14,7 +14,7 @@ use mesh::{Object, Problem};
 pub use grant::{decode_block_affinity, decode_cilium_node};
 pub use node::{decode_forced, decode_node};
 pub use peer::decode_peer;
-pub(crate) use peer::examine;
+pub(crate) use peer::{decode_preshared_key, examine};
 
 /// Collects what is wrong with one object.
 struct Problems {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::explain::Explanation;
+use crate::{explain::Explanation, preshared_keys::NAMESPACE};
 
 /// What was attempted and why it did not work.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,14 @@ pub enum Error {
         /// The name of the Node.
         node: String,
         /// What is wrong.
+        why: String,
+    },
+    /// A Secret that holds no preshared key. Nothing of its content is shown.
+    #[error("the Secret {name} in the namespace {NAMESPACE} cannot be used: {why}")]
+    PresharedKey {
+        /// The name of the Secret.
+        name: String,
+        /// What is wrong and what to do.
         why: String,
     },
     /// The API did not do what it was asked for.

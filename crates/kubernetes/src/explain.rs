@@ -2,6 +2,8 @@
 
 use kube::{Error, core::Status};
 
+use crate::preshared_keys::NAMESPACE;
+
 /// The resources that Kilo needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
@@ -21,6 +23,8 @@ pub enum Resource {
     Endpoints,
     /// The ranges of service addresses.
     ServiceCidrs,
+    /// Preshared keys, in a namespace of their own.
+    PresharedKeys,
 }
 
 impl Resource {
@@ -35,13 +39,22 @@ impl Resource {
             Resource::EndpointSlices => "endpointslices.discovery.k8s.io",
             Resource::Endpoints => "endpoints",
             Resource::ServiceCidrs => "servicecidrs.networking.k8s.io",
+            Resource::PresharedKeys => "secrets",
+        }
+    }
+
+    /// What grants access to it, and no more than that.
+    fn role(self) -> String {
+        match self {
+            Resource::PresharedKeys => format!("Role of the namespace {NAMESPACE}"),
+            _ => "ClusterRole".to_owned(),
         }
     }
 
     /// What a cluster that does not know the resource lacks, and what to do. `None`: every cluster knows it.
     fn missing(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Resource::Nodes | Resource::Events => None,
+            Resource::Nodes | Resource::Events | Resource::PresharedKeys => None,
             // Nothing is amiss in a cluster without them.
             Resource::EndpointSlices | Resource::Endpoints | Resource::ServiceCidrs => None,
             Resource::Peers => {
@@ -129,8 +142,8 @@ fn explain_status(status: &Status, verb: &str, resource: Resource) -> (&'static 
         403 => (
             "Forbidden",
             format!(
-                "may not {verb} {name} ({said}); bind a ClusterRole that allows {verb} on {name} to this user or \
-                 service account"
+                "may not {verb} {name} ({said}); bind a {} that allows {verb} on {name} to this user or service account",
+                resource.role()
             ),
         ),
         404 => match resource.missing().filter(|_| is_of_resource(status)) {

@@ -16,6 +16,7 @@ pub mod object;
 pub mod patch;
 pub mod peer;
 pub mod pod_cidrs;
+pub mod preshared_keys;
 pub mod registration;
 pub mod services;
 pub mod watch;

@@ -46,9 +46,23 @@ pub struct PeerSpec {
     /// A key shared with the peer, in base64; empty = none.
     #[serde(default, skip_serializing_if = "Secret::is_empty")]
     pub preshared_key: Secret,
+    /// The Secret that holds the key shared with the peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preshared_key_secret_ref: Option<PresharedKeySecretRef>,
     /// The peer's WireGuard public key in base64.
     #[serde(default)]
     pub public_key: String,
+}
+
+/// An entry of a Secret in the namespace [`NAMESPACE`](crate::preshared_keys::NAMESPACE).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresharedKeySecretRef {
+    /// The name of the Secret.
+    #[serde(default)]
+    pub name: String,
+    /// The key of the entry in its data; empty = [`DEFAULT_KEY`](crate::preshared_keys::DEFAULT_KEY).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
 }
 
 /// Where a peer listens.
@@ -236,6 +250,28 @@ impl JsonSchema for PeerSpec {
                     "type": "string",
                     "maxLength": 64,
                     "pattern": "^([A-Za-z0-9+/]{43}=\\s*)?$",
+                },
+                "presharedKeySecretRef": {
+                    "description": "Where the key shared with the peer is kept, instead of presharedKey: an entry of a \
+                                    Secret of the type kilo.squat.ai/preshared-key in the namespace \
+                                    kilo-preshared-keys.",
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {
+                            "description": "The name of the Secret.",
+                            "type": "string",
+                            "maxLength": 253,
+                            "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+                        },
+                        "key": {
+                            "description": "The key of the entry in the data of the Secret; presharedKey, the default, \
+                                            if it is left out.",
+                            "type": "string",
+                            "maxLength": 253,
+                            "pattern": "^[-._a-zA-Z0-9]*$",
+                        },
+                    },
                 },
                 "publicKey": {
                     "description": "The peer's WireGuard public key: base64 of 32 bytes, as `wg pubkey` prints it.",

@@ -103,6 +103,11 @@ fn what_agents_would_leave_out_is_refused() {
     let verdict = created(&secret);
     refused(&verdict, &["spec.presharedKey is no key"]);
     assert!(!verdict.faults[0].contains("hunter2"));
+    secret["spec"]["presharedKey"] = json!(PSK);
+    secret["spec"]["presharedKeySecretRef"] = json!({ "name": "laptop" });
+    let verdict = created(&secret);
+    refused(&verdict, &["both presharedKey and presharedKeySecretRef"]);
+    assert!(!verdict.faults[0].contains(PSK));
 }
 
 #[test]

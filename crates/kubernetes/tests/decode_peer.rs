@@ -6,6 +6,7 @@ use kubernetes::{
     PeerObject, decode_peer,
     peer::{Peer, PeerSpec, Secret},
 };
+use mesh::{PresharedKeySource, SecretRef};
 use serde_json::{Value, json};
 
 const KEY: &str = "rEzswSMXSD5vdP615McU88sC0C8vm29cjELTG+RKVK4=";
@@ -52,7 +53,7 @@ fn a_whole_peer() {
     let ips: Vec<_> = peer.allowed_ips.iter().map(ToString::to_string).collect();
     assert_eq!(ips, ["10.5.0.1/32", "10.6.0.7/24", "fd00::/64"]);
     assert_eq!(peer.endpoint.unwrap().to_string(), "192.0.2.7:51821");
-    assert_eq!(peer.preshared_key.unwrap().expose_base64(), PSK);
+    assert_eq!(peer.preshared_key, Some(PresharedKeySource::Inline(PSK.parse().unwrap())));
 }
 
 #[test]
@@ -123,6 +124,39 @@ fn a_wrong_preshared_key_is_left_out_and_not_shown() {
     assert_eq!(peer.unwrap().preshared_key, None);
     assert_eq!(problems[0].reason, "InvalidPresharedKey");
     assert!(!problems[0].message.contains("hunter2"), "{}", problems[0]);
+}
+
+#[test]
+fn a_preshared_key_can_be_in_a_secret() {
+    for (written, key) in
+        [(json!({ "name": "s" }), "presharedKey"), (json!({ "name": "s", "key": "k" }), "k")]
+    {
+        let peer = accept(|spec| spec["presharedKeySecretRef"] = written);
+        assert_eq!(peer.secret(), Some(&SecretRef::new("s", key).unwrap()));
+        assert_eq!(
+            peer.shared_key(&Default::default()),
+            None,
+            "it is not known, which is not the same as none"
+        );
+    }
+    refuse(
+        |spec| spec["presharedKeySecretRef"] = json!({ "name": "../x" }),
+        &["presharedKeySecretRef", "\"../x\""],
+    );
+    refuse(|spec| spec["presharedKeySecretRef"] = json!({ "name": "s", "key": "a/b" }), &["\"a/b\""]);
+    refuse(|spec| spec["presharedKeySecretRef"] = json!({}), &["the name of a Secret is"]);
+}
+
+#[test]
+fn a_reference_takes_precedence_over_a_key_in_the_object() {
+    let (peer, problems) = decode_peer(&object(|spec| {
+        spec["presharedKey"] = json!(PSK);
+        spec["presharedKeySecretRef"] = json!({ "name": "s" });
+    }));
+    assert_eq!(peer.unwrap().secret().unwrap().name(), "s");
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(problem.reason, "AmbiguousPresharedKey");
+    assert!(problem.message.contains("remove presharedKey") && !problem.message.contains(PSK), "{problem}");
 }
 
 #[test]

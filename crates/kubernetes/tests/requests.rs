@@ -11,9 +11,12 @@ use common::{KEY, TestApi, node, peer};
 use kubernetes::{
     Error, PodCidrSource, Reporter,
     encode::{AgentFacts, clean_up, patch},
-    list_nodes, list_peers, patch_node, report,
+    list_nodes, list_peers, patch_node,
+    preshared_keys::{NAMESPACE, SECRET_TYPE, get_preshared_key},
+    report,
 };
-use mesh::{Granularity, Object, Problem};
+use mesh::{Granularity, Object, Problem, SecretRef};
+use serde_json::{Value, json};
 
 const REGION: &str = "topology.kubernetes.io/region";
 
@@ -131,4 +134,67 @@ async fn problems_of_nodes_and_peers_become_events() {
     let error = report(&client, &reporter, &problem).await.unwrap_err();
     assert!(matches!(&error, Error::Request { verb: "create", .. }), "{error:?}");
     assert!(error.to_string().contains("may not create events.events.k8s.io"), "{error}");
+}
+
+const PSK: &str = "X5iEdx2IJEvQ3kYRZ09X33bW1Q4IMvQiaL5X1LuCiqQ=";
+
+fn secret(namespace: &str, name: &str, kind: &str, data: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": namespace },
+        "type": kind, "data": data,
+    })
+}
+
+async fn api_with_namespace() -> TestApi {
+    let api = TestApi::new().await;
+    api.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }));
+    api
+}
+
+fn key_of(name: &str) -> SecretRef {
+    SecretRef::new(name, "presharedKey").unwrap()
+}
+
+#[tokio::test]
+async fn a_preshared_key_is_got_by_itself() {
+    let api = api_with_namespace().await;
+    // Base64 of the text and a line break, as `kubectl create secret --from-file` makes it.
+    let data = json!({ "presharedKey": "WDVpRWR4MklKRXZRM2tZUlowOVgzM2JXMVE0SU12UWlhTDVYMUx1Q2lxUT0K" });
+    api.apply(secret(NAMESPACE, "laptop", SECRET_TYPE, data));
+    let client = api.client().await;
+    assert_eq!(*get_preshared_key(&client, &key_of("laptop")).await.unwrap().expose_base64(), PSK);
+    let requests = api.server.counters().requests;
+    assert_eq!(
+        (requests["get"], requests.get("list"), requests.get("watch")),
+        (1, None, None),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_a_preshared_key_is_named_without_its_content() {
+    let api = api_with_namespace().await;
+    let key = json!({ "presharedKey": "aHVudGVyMg==" });
+    api.apply(secret(NAMESPACE, "wrong", SECRET_TYPE, key.clone()));
+    api.apply(secret(NAMESPACE, "token", "kubernetes.io/service-account-token", key.clone()));
+    // The same name in another namespace is another Secret.
+    api.apply(secret("kube-system", "laptop", SECRET_TYPE, key));
+    let client = api.client().await;
+    for (name, words) in [
+        ("laptop", ["the Secret laptop in the namespace kilo-preshared-keys", "not found"]),
+        (
+            "token",
+            ["the Secret token in the namespace kilo-preshared-keys", "its type is not kilo.squat.ai/"],
+        ),
+        ("wrong", ["presharedKey is no key", "wg genpsk"]),
+    ] {
+        let error = get_preshared_key(&client, &key_of(name)).await.unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("aHVudGVyMg"), "{error}");
+    }
+    api.server.deny(Deny::new("get", "secrets"));
+    let error = get_preshared_key(&client, &key_of("laptop")).await.unwrap_err().to_string();
+    for word in ["may not get secrets (", "bind a Role of the namespace kilo-preshared-keys"] {
+        assert!(error.contains(word) && !error.contains("ClusterRole"), "{error}");
+    }
 }

@@ -43,7 +43,18 @@ fn it_is_the_resource_of_the_go_implementation() {
     let spec = &schema["properties"]["spec"];
     assert_eq!(spec["required"], json!(["allowedIPs", "publicKey"]));
     let fields: Vec<_> = spec["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(fields, ["allowedIPs", "endpoint", "persistentKeepalive", "presharedKey", "publicKey"]);
+    // All but presharedKeySecretRef is Go's.
+    assert_eq!(
+        fields,
+        [
+            "allowedIPs",
+            "endpoint",
+            "persistentKeepalive",
+            "presharedKey",
+            "presharedKeySecretRef",
+            "publicKey"
+        ]
+    );
     assert_eq!(spec["properties"]["endpoint"]["required"], json!(["dnsOrIP", "port"]));
 }
 

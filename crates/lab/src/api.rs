@@ -67,7 +67,7 @@ impl<'a> Api<'a> {
         Ok(nodes)
     }
 
-    /// Creates a Node, a Peer, a CustomResourceDefinition or an object of another CNI, or replaces the one of the same
+    /// Creates a Node, a Peer, a Secret of one, a Namespace, a CustomResourceDefinition or an object of another CNI, or replaces the one of the same
     /// name.
     ///
     /// # Errors
@@ -182,10 +182,14 @@ fn collection(kind: &str) -> Result<&'static str, LabError> {
         "Node" => Ok("/api/v1/nodes"),
         "Peer" => Ok("/apis/kilo.squat.ai/v1alpha1/peers"),
         "CustomResourceDefinition" => Ok("/apis/apiextensions.k8s.io/v1/customresourcedefinitions"),
+        "Namespace" => Ok("/api/v1/namespaces"),
+        // Those of Peers; the lab has no others.
+        "Secret" => Ok("/api/v1/namespaces/kilo-preshared-keys/secrets"),
         "CiliumNode" => Ok("/apis/cilium.io/v2/ciliumnodes"),
         "BlockAffinity" => Ok("/apis/crd.projectcalico.org/v1/blockaffinities"),
         _ => Err(LabError::Spec(format!(
-            "the lab handles Nodes, Peers, CustomResourceDefinitions, CiliumNodes and BlockAffinities, not {kind:?}"
+            "the lab handles Nodes, Peers, Secrets of Peers, Namespaces, CustomResourceDefinitions, CiliumNodes and \
+             BlockAffinities, not {kind:?}"
         ))),
     }
 }

@@ -17,7 +17,7 @@ fn a_peer_reaches_every_pod_and_is_reached() {
     spec.mesh.agent_args.push("--resync-period=3s".into());
     let lab = common::converged(spec);
     let directory = tempfile::tempdir().expect("there is a place for temporary files");
-    let client = Client::connect(&lab, directory.path());
+    let client = Client::connect(&lab, directory.path(), Kept::InThePeer);
     // c1 is behind NAT: neither can call the other, until a1 has told c1 where it sees the client.
     for pod in ["10.42.1.11", "10.42.4.11", "10.42.5.11", "fd42:2::11", "fd42:5::11"] {
         reaches(&lab, "api", pod);
@@ -32,6 +32,31 @@ fn a_peer_reaches_every_pod_and_is_reached() {
         let routes = lab.node("b2")?.read(&["ip", "route", "show", "table", "all", "10.99.0.1"])?;
         Ok((!routes.is_empty()).then_some(routes))
     });
+    client.process.signal(rustix::process::Signal::TERM);
+    no_log_holds_a_secret(&lab, &client.secrets);
+}
+
+/// Leaders read it, kgctl reads it, and while it cannot be read there is no tunnel.
+#[test]
+fn a_peer_whose_key_is_in_a_secret_has_no_tunnel_without_it() {
+    let mut spec = common::with_agents("psk");
+    spec.mesh.log_level = "all".into();
+    let lab = common::converged(spec);
+    let directory = tempfile::tempdir().expect("there is a place for temporary files");
+    let client = Client::connect(&lab, directory.path(), Kept::InASecret);
+    reaches(&lab, "a1-p1", CLIENT[0]);
+    let refer = |name: &str| {
+        let change = json!({"spec": {"presharedKeySecretRef": {"name": name}}});
+        lab.api().patch("Peer", "laptop", &change).expect("the API takes it");
+    };
+    refer("gone");
+    common::eventually("the end of the tunnels", common::patiently(Duration::from_secs(10)), || {
+        let shown = lab.node("a1")?.read(&["wg", "show", kilo_lab::INTERFACE, "allowed-ips"])?;
+        Ok(shown.contains(CLIENT[0]).then_some(shown))
+    });
+    refer("laptop");
+    // The client notices only by what it sends that its session is gone.
+    reaches(&lab, "api", "10.42.1.11");
     client.process.signal(rustix::process::Signal::TERM);
     no_log_holds_a_secret(&lab, &client.secrets);
 }
@@ -99,6 +124,13 @@ fn an_interface_that_exists_is_used_and_left() {
     node.stop_device().unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Where the preshared key of the client is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    InThePeer,
+    InASecret,
+}
+
 /// A WireGuard client beside the API, outside of all sites.
 struct Client {
     process: Running,
@@ -106,7 +138,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect(lab: &Lab, directory: &Path) -> Self {
+    fn connect(lab: &Lab, directory: &Path, kept: Kept) -> Self {
         let interface = format!("cl{}", std::process::id());
         let [private, shared] = [["wg", "genkey"], ["wg", "genpsk"]].map(|command| {
             let output = lab.exec("api", &command).expect("wireguard-tools are installed");
@@ -115,13 +147,20 @@ impl Client {
         let key_file = directory.join("key");
         fs::write(&key_file, &private).expect("the directory can be written");
         let public = run(lab, "api", &format!("wg pubkey < {}", key_file.display()));
-        let peer = json!({
+        let mut peer = json!({
             "apiVersion": "kilo.squat.ai/v1alpha1", "kind": "Peer", "metadata": {"name": "laptop"},
             "spec": {
-                "publicKey": public.trim(), "presharedKey": shared, "persistentKeepalive": 5,
+                "publicKey": public.trim(), "persistentKeepalive": 5,
                 "allowedIPs": [format!("{}/32", CLIENT[0]), format!("{}/128", CLIENT[1])],
             },
         });
+        match kept {
+            Kept::InThePeer => peer["spec"]["presharedKey"] = shared.clone().into(),
+            Kept::InASecret => {
+                keep_in_a_secret(lab, &shared);
+                peer["spec"]["presharedKeySecretRef"] = json!({"name": "laptop"});
+            }
+        }
         lab.api().apply(&peer).expect("the API takes it");
         let kg = kilo_lab::programs::find("kg", None).expect("it is built").display().to_string();
         let place = lab.place("api").expect("every lab has it");
@@ -143,6 +182,20 @@ impl Client {
             run(lab, "api", &format!("ip route add {range} dev {interface} src {source}"));
         }
         Self { process, secrets: vec![private, shared] }
+    }
+}
+
+fn keep_in_a_secret(lab: &Lab, key: &str) {
+    let namespace = "kilo-preshared-keys";
+    let base64 = run(lab, "api", &format!("printf %s '{key}' | base64 -w0"));
+    for object in [
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kilo.squat.ai/preshared-key",
+            "metadata": {"name": "laptop", "namespace": namespace}, "data": {"presharedKey": base64.trim()},
+        }),
+    ] {
+        lab.api().apply(&object).expect("the API takes it");
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::{Endpoint, Peer, Perspective, PresharedKey, PublicKey, Segment, Topology};
+use crate::{Endpoint, Peer, Perspective, PresharedKey, PresharedKeys, PublicKey, Segment, Topology};
 
 /// One `[Peer]` of a WireGuard configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,16 +25,16 @@ pub struct ConfPeer {
 
 impl ConfPeer {
     /// A Peer as its object describes it: with its own keepalive, all its allowed IPs (once each), and without an
-    /// endpoint that somebody discovered.
-    pub fn of_peer(peer: &Peer) -> Self {
-        Self {
+    /// endpoint that somebody discovered. `None` when its preshared key is not among those that are known.
+    pub fn of_peer(peer: &Peer, keys: &PresharedKeys) -> Option<Self> {
+        let conf = Self {
             key: peer.key,
-            preshared_key: peer.preshared_key.clone(),
+            preshared_key: peer.shared_key(keys)?.cloned(),
             endpoint: peer.endpoint.clone(),
             persistent_keepalive: peer.persistent_keepalive,
             allowed_ips: peer.allowed_ips.clone(),
-        }
-        .with_allowed_ips(&[])
+        };
+        Some(conf.with_allowed_ips(&[]))
     }
 
     /// Adds allowed IPs and drops repetitions, keeping the order.
@@ -58,8 +58,9 @@ pub struct Conf {
 
 impl Perspective<'_> {
     /// The peers of the local node's WireGuard when it leads: every other segment, then every Peer. All get the
-    /// local node's keepalive, because it is the local node that may be behind NAT.
-    pub fn conf_peers(&self) -> Vec<ConfPeer> {
+    /// local node's keepalive, because it is the local node that may be behind NAT. A Peer whose preshared key is not
+    /// among those that are known is left out.
+    pub fn conf_peers(&self, keys: &PresharedKeys) -> Vec<ConfPeer> {
         let persistent_keepalive = self.node.persistent_keepalive;
         let segments = self.other_segments().map(|segment| ConfPeer {
             key: segment.key,
@@ -68,12 +69,14 @@ impl Perspective<'_> {
             persistent_keepalive,
             allowed_ips: segment.all_allowed_ips().copied().collect(),
         });
-        let peers = self.topology.peers.iter().map(|peer| ConfPeer {
-            key: peer.key,
-            preshared_key: peer.preshared_key.clone(),
-            endpoint: self.peer_endpoint(peer),
-            persistent_keepalive,
-            allowed_ips: peer.allowed_ips.clone(),
+        let peers = self.topology.peers.iter().filter_map(|peer| {
+            Some(ConfPeer {
+                key: peer.key,
+                preshared_key: peer.shared_key(keys)?.cloned(),
+                endpoint: self.peer_endpoint(peer),
+                persistent_keepalive,
+                allowed_ips: peer.allowed_ips.clone(),
+            })
         });
         segments.chain(peers).collect()
     }
@@ -91,14 +94,16 @@ impl Perspective<'_> {
     }
 
     /// The configuration of the Peer of this name: every segment, then the other Peers. All get this Peer's
-    /// keepalive; segments get its preshared key. `None` when there is no such Peer.
-    pub fn peer_conf(&self, name: &str) -> Option<Conf> {
+    /// keepalive; segments get its preshared key. `None` when there is no such Peer, or its preshared key is not among
+    /// those that are known.
+    pub fn peer_conf(&self, name: &str, keys: &PresharedKeys) -> Option<Conf> {
         let Topology { segments, peers, .. } = self.topology;
         let this = peers.iter().find(|peer| peer.name == name)?;
+        let preshared_key = this.shared_key(keys)?.cloned();
         let persistent_keepalive = this.persistent_keepalive;
         let of_segment = |segment: &Segment| ConfPeer {
             key: segment.key,
-            preshared_key: this.preshared_key.clone(),
+            preshared_key: preshared_key.clone(),
             endpoint: Some(self.segment_endpoint(segment)),
             persistent_keepalive,
             allowed_ips: segment.all_allowed_ips().copied().collect(),
@@ -126,7 +131,7 @@ impl fmt::Display for ConfPeer {
         }
         writeln!(f, "PersistentKeepalive = {}", self.persistent_keepalive)?;
         if let Some(key) = &self.preshared_key {
-            writeln!(f, "PresharedKey = {}", key.expose_base64())?;
+            writeln!(f, "PresharedKey = {}", *key.expose_base64())?;
         }
         writeln!(f, "PublicKey = {}", self.key)
     }

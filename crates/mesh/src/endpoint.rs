@@ -106,7 +106,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// DNS-1123 subdomain as Kubernetes defines it (RFC 1123, lower case only).
-fn is_dns_subdomain(text: &str) -> bool {
+pub fn is_dns_subdomain(text: &str) -> bool {
     let alphanumeric = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let label = |label: &str| {
         let bytes = label.as_bytes();

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use x25519_dalek::{PublicKey as CurvePoint, StaticSecret};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Why a text is not a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,9 +22,11 @@ pub enum KeyError {
     Zero,
 }
 
+/// The buffer may hold a secret key, also when the text turns out to be none.
 fn decode(text: &str) -> Result<[u8; 32], KeyError> {
-    let bytes = STANDARD.decode(text).map_err(|_| KeyError::NotBase64)?;
-    <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| KeyError::Length(bytes.len()))
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+    let length = STANDARD.decode_slice(text, &mut bytes).map_err(|_| KeyError::NotBase64)?;
+    <[u8; 32]>::try_from(&bytes[..length]).map_err(|_| KeyError::Length(length))
 }
 
 /// A WireGuard public key. Never all zeros.
@@ -89,9 +91,9 @@ impl PrivateKey {
         &self.0
     }
 
-    /// The text for the key file. Whoever takes it keeps it secret.
-    pub fn expose_base64(&self) -> String {
-        STANDARD.encode(self.0)
+    /// The text for the key file, overwritten when dropped. Whoever takes it keeps it secret.
+    pub fn expose_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(self.0))
     }
 
     /// The public key that belongs to this one.
@@ -130,9 +132,9 @@ impl PresharedKey {
         &self.0
     }
 
-    /// The text as `wg(8)` writes it. Whoever takes it keeps it secret.
-    pub fn expose_base64(&self) -> String {
-        STANDARD.encode(self.0)
+    /// The text as `wg(8)` writes it, overwritten when dropped. Whoever takes it keeps it secret.
+    pub fn expose_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(self.0))
     }
 }
 

@@ -58,12 +58,15 @@ impl Golden {
     /// allowed IPs, also those that another peer claims.
     fn of_peer(&self, topology: &Topology, name: &str) -> (Printed, Printed) {
         let last = topology.nodes().map(|node| node.name.as_str()).max().unwrap();
-        let Some(conf) = Perspective::of(topology, last).unwrap().peer_conf(name) else {
+        let Some(conf) = Perspective::of(topology, last).unwrap().peer_conf(name, &Default::default()) else {
             return refused(format!("did not find any peer named {name:?} in the cluster"), 1);
         };
         let peers = self.valid_peers();
         let peer = peers.iter().find(|peer| peer.name == name).unwrap();
-        (Printed::Text(conf.to_string()), Printed::Text(ConfPeer::of_peer(peer).to_string()))
+        (
+            Printed::Text(conf.to_string()),
+            Printed::Text(ConfPeer::of_peer(peer, &Default::default()).unwrap().to_string()),
+        )
     }
 }
 
@@ -73,7 +76,8 @@ fn of_node(topology: &Topology, name: &str) -> (Printed, Printed) {
         // The reference says so and ends well.
         Some(node) if node.role == Role::Member => refused(format!("Node {name:?} is not a leader node"), 0),
         Some(node) => {
-            let conf = Conf { listen_port: Some(mesh::DEFAULT_PORT), peers: node.conf_peers() };
+            let conf =
+                Conf { listen_port: Some(mesh::DEFAULT_PORT), peers: node.conf_peers(&Default::default()) };
             (Printed::Text(conf.to_string()), Printed::Text(node.as_peer().to_string()))
         }
     }

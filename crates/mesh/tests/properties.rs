@@ -189,12 +189,12 @@ proptest! {
         prop_assert!(dot.lines().all(|line| line.matches('"').count() % 2 == 0), "{}", dot);
         for node in topology.nodes() {
             let perspective = Perspective::of(&topology, &node.name).unwrap();
-            let peers = perspective.conf_peers();
+            let peers = perspective.conf_peers(&Default::default());
             prop_assert_eq!(peers.len(), topology.segments.len() - 1 + topology.peers.len());
             let text = Conf { listen_port: Some(1), peers }.to_string();
             prop_assert_eq!(text.matches("[Peer]").count(), topology.segments.len() - 1 + topology.peers.len());
             for peer in &topology.peers {
-                prop_assert!(perspective.peer_conf(&peer.name).is_some());
+                prop_assert!(perspective.peer_conf(&peer.name, &Default::default()).is_some());
             }
         }
     }

@@ -16,7 +16,7 @@ use std::{
 
 use hostnet::{Change, HostState, render::client::ClientConfig};
 use ipnet::IpNet;
-use mesh::{Granularity, Problem, Topology};
+use mesh::{Granularity, PresharedKey, Problem, SecretRef, Topology};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Watch,
@@ -49,6 +49,8 @@ pub enum ClientAction {
     Apply(Vec<Change>),
     /// Look a name up: [`Client::handle_resolved`].
     Resolve(String),
+    /// Read a preshared key: [`Client::handle_key`].
+    ReadKey(SecretRef),
     /// Show this. Nothing to report.
     Publish(ClientView),
 }
@@ -168,6 +170,14 @@ impl Client {
         }
     }
 
+    /// The preshared key in a Secret, or why there is none: in which Secret, what is wrong, what to do.
+    pub fn handle_key(&mut self, reference: &SecretRef, answer: Result<PresharedKey, String>, now: Now) {
+        if self.known.handle_key(reference, answer, now) {
+            self.rounds.look_anew(now.instant);
+            self.publish();
+        }
+    }
+
     /// What to do next, if anything.
     pub fn poll_action(&mut self, now: Now) -> Option<ClientAction> {
         if let Some(action) = self.actions.pop_front() {
@@ -176,6 +186,9 @@ impl Client {
         if let Some(name) = self.known.next_name(now) {
             return Some(ClientAction::Resolve(name));
         }
+        if let Some(reference) = self.known.next_key(now) {
+            return Some(ClientAction::ReadKey(reference));
+        }
         (self.known.is_synced() && self.rounds.begin(now.instant)).then_some(ClientAction::Observe)
     }
 
@@ -183,7 +196,7 @@ impl Client {
     /// reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
-        [round, self.known.names_timeout()].into_iter().flatten().min()
+        [round, self.known.lookups_timeout()].into_iter().flatten().min()
     }
 
     /// The changes that remove a client's interface, with all that goes through it, from a host that was last seen as

@@ -84,6 +84,9 @@ impl Reconciler {
         };
         self.last.role = Some(perspective.role);
         self.want_status(status_base, &local, Some(&perspective), now);
+        // A member holds no WireGuard peers, so it needs no keys.
+        let configured = if perspective.role == Role::Leader { topology.peers.as_slice() } else { &[] };
+        self.known.read_keys(configured.iter(), host.wireguard.as_ref());
         let config = self.render_config();
         let last = self.intended.take().and_then(|last| last.still(&topology, &self.last.facts, &config));
         let mut intended =
@@ -209,6 +212,7 @@ impl Reconciler {
     fn render_config(&self) -> RenderConfig {
         let mut config = self.config.render.clone();
         config.resolved = self.known.resolved();
+        config.preshared_keys = self.known.preshared_keys();
         config.lifelines = self.surroundings.lifelines.clone();
         config.api_servers = self.surroundings.api_servers.clone();
         config.withdrawn = self.watchdog.withdrawn();

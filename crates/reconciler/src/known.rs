@@ -11,9 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh::{Endpoint, Host, Node, Object, Peer, Problem, Topology};
+use hostnet::Wireguard;
+use mesh::{Endpoint, Host, Node, Object, Peer, PresharedKey, PresharedKeys, Problem, SecretRef, Topology};
 
-use crate::{NodeUpdate, Now, PeerUpdate, Watch, liveness::Liveness, names::Names, objects::Objects};
+use crate::{
+    NodeUpdate, Now, PeerUpdate, Watch,
+    keys::{self, Keys},
+    liveness::Liveness,
+    names::Names,
+    objects::Objects,
+};
 
 /// What the API and the DNS have told.
 #[derive(Debug)]
@@ -28,6 +35,7 @@ pub struct Known {
     /// Whether everything was seen at least once; before, nothing is changed.
     synced: bool,
     names: Names,
+    keys: Keys,
 }
 
 /// What the state of the connection to the API means for the machine.
@@ -44,6 +52,7 @@ pub enum Heard {
 impl Known {
     /// Nothing is known yet.
     pub fn new(own: Option<String>, liveness_timeout: Duration) -> Self {
+        let salt = own.clone().unwrap_or_default();
         Self {
             own,
             objects: Objects::default(),
@@ -51,7 +60,8 @@ impl Known {
             watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
             access: Vec::new(),
             synced: false,
-            names: Names::default(),
+            names: Names::new(&salt),
+            keys: keys::keys(&salt),
         }
     }
 
@@ -84,10 +94,13 @@ impl Known {
 
     /// A Peer was added or changed, or (`None`) removed. Returns whether the mesh has changed.
     pub fn handle_peer(&mut self, name: &str, update: Option<PeerUpdate>) -> bool {
-        match update {
-            Some(update) => self.objects.set_peer(name, update),
-            None => self.objects.remove_peer(name),
+        let Some(update) = update else { return self.objects.remove_peer(name) };
+        let reference = update.peer.as_ref().and_then(Peer::secret).cloned();
+        let changed = self.objects.set_peer(name, update);
+        if let Some(reference) = reference.filter(|_| changed) {
+            self.keys.hurry(&reference);
         }
+        changed
     }
 
     /// All that is wrong with an object by which another CNI gives pod subnets. Returns whether that is to be shown: at
@@ -175,9 +188,9 @@ impl Known {
         self.names.next(now.instant)
     }
 
-    /// When a name is to be asked for again.
-    pub fn names_timeout(&self) -> Option<Instant> {
-        self.names.timeout()
+    /// When a name or a key is to be asked for again.
+    pub fn lookups_timeout(&self) -> Option<Instant> {
+        [self.names.timeout(), self.keys.timeout()].into_iter().flatten().min()
     }
 
     /// The addresses of names that are known.
@@ -185,9 +198,48 @@ impl Known {
         self.names.resolved()
     }
 
-    /// Whether every name has been answered at least once.
+    /// WireGuard is configured with the keys of these Peers: those in Secrets are read from here on, and no others.
+    /// Until a key was read for the first time, the one that WireGuard has is good enough, so that an agent that starts
+    /// again does not end sessions.
+    pub fn read_keys<'a>(&mut self, peers: impl Iterator<Item = &'a Peer> + Clone, has: Option<&Wireguard>) {
+        self.keys.retain(peers.clone().filter_map(Peer::secret).cloned().collect());
+        let Some(has) = has else { return };
+        for peer in peers {
+            let key = has.peers.get(&peer.key).and_then(|found| found.preshared_key.as_ref());
+            if let (Some(reference), Some(key)) = (peer.secret(), key) {
+                self.keys.lend(reference, key.clone());
+            }
+        }
+    }
+
+    /// A Secret to read. It counts as being read until it is answered.
+    pub fn next_key(&mut self, now: Now) -> Option<SecretRef> {
+        self.keys.next(now.instant)
+    }
+
+    /// The key in a Secret, or why there is none. Returns whether the mesh has changed.
+    pub fn handle_key(
+        &mut self,
+        reference: &SecretRef,
+        answer: Result<PresharedKey, String>,
+        now: Now,
+    ) -> bool {
+        self.keys.answer(reference, answer, now.instant)
+    }
+
+    /// The keys of Secrets that are known.
+    pub fn preshared_keys(&self) -> PresharedKeys {
+        self.keys.values()
+    }
+
+    /// Why the key of a Peer could not be read, if it was tried.
+    pub fn key_error(&self, peer: &Peer) -> Option<&str> {
+        self.keys.error(peer.secret()?)
+    }
+
+    /// Whether every name and every key has been answered at least once.
     pub fn is_all_looked_up(&self) -> bool {
-        self.names.is_all_answered()
+        self.names.is_all_answered() && self.keys.is_all_answered()
     }
 
     /// Everything that is wrong with objects, with the access to them, and in the mesh that was made of them.
@@ -197,8 +249,16 @@ impl Known {
         all.chain(topology.map_or_else(Vec::new, |topology| self.unresolved(topology))).collect()
     }
 
-    /// The endpoints in the mesh that have no fresh address.
+    /// The endpoints in the mesh that have no fresh address, and the Peers that have no fresh key.
     fn unresolved(&self, topology: &Topology) -> Vec<Problem> {
+        let mut problems = self.unresolved_names(topology);
+        if self.keys.any_error() {
+            problems.extend(keys::missing(&self.keys, topology.peers.iter()));
+        }
+        problems
+    }
+
+    fn unresolved_names(&self, topology: &Topology) -> Vec<Problem> {
         if !self.names.any_error() {
             return Vec::new();
         }

@@ -9,7 +9,7 @@ use std::{
 
 use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig};
 use ipnet::IpNet;
-use mesh::{Forced, Node, Problem, PublicKey, Topology, TopologyConfig};
+use mesh::{Forced, Node, PresharedKey, Problem, PublicKey, SecretRef, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Surroundings, Watch,
@@ -77,6 +77,8 @@ pub enum Action {
     Patch(Status),
     /// Look a name up: [`Reconciler::handle_resolved`].
     Resolve(String),
+    /// Read a preshared key: [`Reconciler::handle_key`].
+    ReadKey(SecretRef),
     /// Ask the API server whether it answers, on a connection of its own: [`Reconciler::handle_api_answer`].
     AskApi,
     /// Show this. Nothing to report.
@@ -247,6 +249,15 @@ impl Reconciler {
         }
     }
 
+    /// The preshared key in a Secret, or why there is none: in which Secret, what is wrong, what to do.
+    pub fn handle_key(&mut self, reference: &SecretRef, answer: Result<PresharedKey, String>, now: Now) {
+        if self.known.handle_key(reference, answer, now) {
+            // The mesh is the same, but not what WireGuard is to have.
+            self.rounds.look_anew(now.instant);
+            self.publish();
+        }
+    }
+
     /// The addresses that this host's name resolves to.
     pub fn handle_hostname(&mut self, addresses: Vec<IpAddr>, now: Now) {
         if self.config.discovery.hostname_addresses != addresses {
@@ -263,6 +274,9 @@ impl Reconciler {
         if let Some(name) = self.known.next_name(now) {
             return Some(Action::Resolve(name));
         }
+        if let Some(reference) = self.known.next_key(now) {
+            return Some(Action::ReadKey(reference));
+        }
         if self.watchdog.ask(now.instant) {
             return Some(Action::AskApi);
         }
@@ -276,7 +290,7 @@ impl Reconciler {
     /// been reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
-        let others = [self.telling.timeout(), self.known.names_timeout(), self.watchdog.timeout()];
+        let others = [self.telling.timeout(), self.known.lookups_timeout(), self.watchdog.timeout()];
         others.into_iter().chain([round]).flatten().min()
     }
 

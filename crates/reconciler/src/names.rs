@@ -6,100 +6,73 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A name that was answered is asked for again after this time: dynamic DNS entries usually live as long.
-const REFRESH: Duration = Duration::from_secs(60);
+use crate::lookups::{Lookups, Pace};
 
-/// A name that was not answered is asked for again after this time.
-const RETRY: Duration = Duration::from_secs(10);
+/// Dynamic DNS entries usually live as long as one is kept here.
+const PACE: Pace = Pace {
+    refresh: Duration::from_secs(60),
+    first_retry: Duration::from_secs(10),
+    longest_retry: Duration::from_secs(10),
+    jitter: 0,
+    at_once: usize::MAX,
+};
 
 /// The names in use.
-#[derive(Debug, Default)]
-pub struct Names {
-    names: BTreeMap<String, Entry>,
-    /// Those that are not being asked for, by when they are to be; `None`: at once. It is looked at on every event.
-    due: BTreeSet<(Option<Instant>, String)>,
-    /// How many have no fresh address.
-    errors: usize,
-}
-
-#[derive(Debug, Default)]
-struct Entry {
-    address: Option<IpAddr>,
-    error: Option<String>,
-    next: Option<Instant>,
-}
+#[derive(Debug)]
+pub struct Names(Lookups<String, IpAddr>);
 
 impl Names {
+    /// No names are in use yet. The salt is another one for every agent.
+    pub fn new(salt: &str) -> Self {
+        Self(Lookups::new(PACE, salt))
+    }
+
     /// These names are in use; others are forgotten.
     pub fn retain(&mut self, used: BTreeSet<String>) {
-        self.names.retain(|name, _| used.contains(name));
-        self.due.retain(|(_, name)| used.contains(name));
-        self.errors = self.names.values().filter(|entry| entry.error.is_some()).count();
-        for name in used {
-            if !self.names.contains_key(&name) {
-                self.due.insert((None, name.clone()));
-                self.names.insert(name, Entry::default());
-            }
-        }
+        self.0.retain(used);
     }
 
     /// A name to ask for now. It counts as being asked until it is answered.
     pub fn next(&mut self, now: Instant) -> Option<String> {
-        self.due.first().filter(|(at, _)| at.is_none_or(|at| at <= now))?;
-        self.due.pop_first().map(|(_, name)| name)
+        self.0.next(now)
     }
 
     /// When a name is to be asked for again.
     pub fn timeout(&self) -> Option<Instant> {
-        self.due.first()?.0
+        self.0.timeout()
     }
 
     /// An answer. Of several addresses the one in use stays if it is still among them; else the first IPv4 one, else
     /// the first. Without an answer the last known address stays. Returns whether the address or error changed.
     pub fn answer(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Instant) -> bool {
-        let Some(entry) = self.names.get_mut(name) else { return false };
-        self.due.remove(&(entry.next, name.to_owned()));
-        self.errors -= usize::from(entry.error.is_some());
-        let before = (entry.address, entry.error.take());
-        match answer {
-            Ok(addresses) if !addresses.is_empty() => {
-                entry.next = Some(now + REFRESH);
-                if !entry.address.is_some_and(|address| addresses.contains(&address)) {
-                    entry.address = addresses.iter().find(|ip| ip.is_ipv4()).or(addresses.first()).copied();
-                }
-            }
-            Ok(_) => {
-                entry.next = Some(now + RETRY);
-                entry.error = Some("the name exists but has no address".to_owned());
-            }
-            Err(error) => {
-                entry.next = Some(now + RETRY);
-                entry.error = Some(error);
-            }
-        }
-        self.due.insert((entry.next, name.to_owned()));
-        self.errors += usize::from(entry.error.is_some());
-        before != (entry.address, entry.error.clone())
+        let name = name.to_owned();
+        let answer = answer.and_then(|addresses| {
+            let in_use = self.0.value(&name).copied().filter(|address| addresses.contains(address));
+            let chosen = in_use.or_else(|| addresses.iter().find(|ip| ip.is_ipv4()).copied());
+            let chosen = chosen.or_else(|| addresses.first().copied());
+            chosen.ok_or_else(|| "the name exists but has no address".to_owned())
+        });
+        self.0.answer(&name, answer, now)
     }
 
     /// Whether any name has no fresh address.
     pub fn any_error(&self) -> bool {
-        self.errors > 0
+        self.0.any_error()
     }
 
     /// Whether every name has been answered at least once.
     pub fn is_all_answered(&self) -> bool {
-        self.names.values().all(|entry| entry.address.is_some() || entry.error.is_some())
+        self.0.is_all_answered()
     }
 
     /// The addresses that are known.
     pub fn resolved(&self) -> BTreeMap<String, IpAddr> {
-        self.names.iter().filter_map(|(name, entry)| Some((name.clone(), entry.address?))).collect()
+        self.0.values()
     }
 
     /// Why a name has no fresh address.
     pub fn error(&self, name: &str) -> Option<&str> {
-        self.names.get(name)?.error.as_deref()
+        self.0.error(&name.to_owned())
     }
 }
 
@@ -110,16 +83,16 @@ mod tests {
     #[test]
     fn keeps_the_last_good_address() {
         let now = Instant::now();
-        let mut names = Names::default();
+        let mut names = Names::new("a");
         names.retain(["a.example".to_owned()].into());
         assert_eq!(names.next(now).as_deref(), Some("a.example"));
         assert_eq!(names.next(now), None, "it is being asked already");
         let addresses: Vec<IpAddr> = vec!["2001:db8::1".parse().unwrap(), "192.0.2.1".parse().unwrap()];
         assert!(names.answer("a.example", Ok(addresses), now));
         assert_eq!(names.resolved()["a.example"].to_string(), "192.0.2.1");
-        assert!(names.answer("a.example", Err("timed out".to_owned()), now + REFRESH));
+        assert!(names.answer("a.example", Err("timed out".to_owned()), now + PACE.refresh));
         assert_eq!(names.resolved()["a.example"].to_string(), "192.0.2.1");
         assert_eq!(names.error("a.example"), Some("timed out"));
-        assert_eq!(names.timeout(), Some(now + REFRESH + RETRY));
+        assert_eq!(names.timeout(), Some(now + PACE.refresh + PACE.first_retry));
     }
 }

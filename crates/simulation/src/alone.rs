@@ -105,6 +105,13 @@ impl Alone {
                 Action::Resolve(name) => {
                     self.reconciler.handle_resolved(&name, Err("there is no DNS here".to_owned()), self.now);
                 }
+                Action::ReadKey(reference) => {
+                    self.reconciler.handle_key(
+                        &reference,
+                        Err("there are no Secrets here".to_owned()),
+                        self.now,
+                    );
+                }
                 Action::AskApi => self.reconciler.handle_api_answer(true, self.now),
                 Action::Publish(view) => self.view = *view,
             }

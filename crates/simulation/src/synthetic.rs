@@ -124,6 +124,7 @@ pub fn render_config(private_key: PrivateKey) -> RenderConfig {
         interface_by: Responsible::Kilo,
         mtu: 1420,
         private_key,
+        preshared_keys: Default::default(),
         listen_port: 51820,
         marks: Default::default(),
         encapsulation: Encapsulation::Always,

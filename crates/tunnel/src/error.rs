@@ -55,6 +55,9 @@ pub enum Error {
         /// Why not.
         reason: io::Error,
     },
+    /// The directory of the control socket cannot be used.
+    #[error("no control socket can be made: {0}")]
+    Directory(#[from] files::Error),
     /// The control socket could not be served or reached.
     #[error("cannot {attempt} {path}: {reason}")]
     Socket {

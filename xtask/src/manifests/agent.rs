@@ -100,6 +100,7 @@ pub fn manifest(variant: Variant<'_>) -> Manifest {
     }
     documents.extend(account(network));
     documents.extend(policies::documents());
+    documents.extend(preshared_keys());
     documents.push(daemon_set(variant));
     let cluster = format!("a cluster made with {}", distribution.name);
     let mut about = vec![match network.name() {
@@ -177,6 +178,29 @@ fn account(network: Network) -> [Value; 3] {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "kilo" },
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kilo" },
+            "subjects": [{ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" }],
+        }),
+    ]
+}
+
+/// Where the preshared keys of Peers that refer to Secrets are, and that agents may get them, by name and one by one. There is
+/// nothing else in the namespace, and no Secret of another namespace is for agents.
+fn preshared_keys() -> [Value; 3] {
+    // A test of the agent holds it against the one that the agent reads.
+    const NAMESPACE: &str = "kilo-preshared-keys";
+    let named = json!({ "name": "kilo", "namespace": NAMESPACE });
+    [
+        json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": NAMESPACE, "labels": { "app.kubernetes.io/part-of": "kilo" } },
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": named,
+            "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] }],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": named,
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "kilo" },
             "subjects": [{ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" }],
         }),
     ]

@@ -1,9 +1,8 @@
 //! Netlink attributes (`struct nlattr`): writing them into a buffer, and reading them without trusting their lengths.
 
-use super::constants::{NLA_F_NESTED, NLA_TYPE_MASK};
+use zeroize::Zeroize;
 
-/// The largest attribute, header included: its length is a 16-bit number.
-const LARGEST: usize = u16::MAX as usize;
+use super::constants::{NLA_F_NESTED, NLA_TYPE_MASK};
 
 fn aligned(length: usize) -> usize {
     length.next_multiple_of(4)
@@ -12,12 +11,18 @@ fn aligned(length: usize) -> usize {
 /// Writes the body of a message. Numbers are in host byte order unless the name says otherwise.
 pub struct Writer<'a> {
     buffer: &'a mut Vec<u8>,
+    too_long: bool,
 }
 
 impl<'a> Writer<'a> {
     /// Writes behind what `buffer` holds.
     pub fn new(buffer: &'a mut Vec<u8>) -> Self {
-        Self { buffer }
+        Self { buffer, too_long: false }
+    }
+
+    /// Whether an attribute was longer than one can be, and was left out. What was written means something else then.
+    pub fn is_too_long(&self) -> bool {
+        self.too_long
     }
 
     /// A fixed header, padded to four bytes.
@@ -26,7 +31,8 @@ impl<'a> Writer<'a> {
         self.pad();
     }
 
-    /// An attribute. The payload is shorter than 64 KiB; whoever writes long lists splits them.
+    /// An attribute. The payload is shorter than 64 KiB, because the length of an attribute is a 16-bit number; whoever
+    /// writes long lists splits them.
     pub fn put(&mut self, kind: u16, payload: &[u8]) {
         self.nest_as(kind, |inner| inner.buffer.extend_from_slice(payload));
     }
@@ -72,10 +78,16 @@ impl<'a> Writer<'a> {
     fn nest_as(&mut self, kind: u16, body: impl FnOnce(&mut Writer<'_>)) {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; 4]);
-        body(&mut Writer { buffer: self.buffer });
-        let length = self.buffer.len() - start;
-        assert!(length <= LARGEST, "invariant: long lists are split before they are written");
-        let length = u16::try_from(length).unwrap_or(u16::MAX);
+        let mut inner = Writer::new(self.buffer);
+        body(&mut inner);
+        self.too_long |= inner.too_long;
+        let Ok(length) = u16::try_from(self.buffer.len() - start) else {
+            self.too_long = true;
+            // What is cut off may be a key.
+            self.buffer[start..].zeroize();
+            self.buffer.truncate(start);
+            return;
+        };
         self.buffer[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self.buffer[start + 2..start + 4].copy_from_slice(&kind.to_ne_bytes());
         self.pad();
@@ -181,6 +193,23 @@ mod tests {
         assert_eq!((read.u32(1), read.text(2), read.inside(3).be32(4)), (Some(7), "kilo0", Some(9)));
         assert_eq!(read.count(), 3);
         assert_eq!(buffer.len() % 4, 0);
+    }
+
+    #[test]
+    fn an_attribute_that_is_too_long_is_left_out_and_noticed() {
+        let mut buffer = Vec::new();
+        let mut writer = Writer::new(&mut buffer);
+        writer.put(1, &[7; 65_531]);
+        assert!(!writer.is_too_long());
+        writer.nest(2, |inner| inner.put(3, &[7; 65_532]));
+        writer.put_u32(4, 9);
+        assert!(writer.is_too_long());
+        let read = Attributes::new(&buffer);
+        assert_eq!((read.count(), read.get(1).map(<[u8]>::len), read.u32(4)), (3, Some(65_531), Some(9)));
+        let mut writer = Writer::new(&mut buffer);
+        // Each fits, together they do not.
+        writer.nest(2, |inner| (0..3).for_each(|_| inner.put(3, &[7; 30_000])));
+        assert!(writer.is_too_long());
     }
 
     #[test]

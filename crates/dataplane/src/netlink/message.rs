@@ -1,5 +1,7 @@
 //! Netlink messages (`struct nlmsghdr`): many of them in one buffer, written and read.
 
+use zeroize::Zeroize;
+
 use super::{Attributes, Writer};
 
 const HEADER: usize = 16;
@@ -11,6 +13,8 @@ pub struct Batch {
     /// Where each message begins, and its sequence number.
     pub(super) starts: Vec<(usize, u32)>,
     next: u32,
+    /// The sequence numbers of messages that are too long to be sent, and are not in the batch.
+    pub(super) too_long: Vec<u32>,
 }
 
 impl Batch {
@@ -19,13 +23,22 @@ impl Batch {
         Self { next: first, ..Self::default() }
     }
 
-    /// Adds a message and returns its sequence number. `kind` and `flags` are `nlmsg_type` and `nlmsg_flags`.
+    /// Adds a message and returns its sequence number. One with an attribute of 64 KiB or more cannot be sent, and counts
+    /// as refused. `kind` and `flags` are `nlmsg_type` and `nlmsg_flags`.
     pub fn push(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Writer<'_>)) -> u32 {
         let (start, sequence) = (self.buffer.len(), self.next);
         self.starts.push((start, sequence));
         self.next = self.next.wrapping_add(1);
         self.buffer.extend_from_slice(&[0; HEADER]);
-        body(&mut Writer::new(&mut self.buffer));
+        let mut writer = Writer::new(&mut self.buffer);
+        body(&mut writer);
+        if writer.is_too_long() {
+            self.too_long.push(sequence);
+            self.starts.pop();
+            self.buffer[start..].zeroize();
+            self.buffer.truncate(start);
+            return sequence;
+        }
         let length =
             u32::try_from(self.buffer.len() - start).expect("invariant: a message is far below 4 GiB");
         let header = &mut self.buffer[start..start + HEADER];
@@ -119,6 +132,17 @@ mod tests {
             [(24, 1, 5), (25, 2, 6)]
         );
         assert_eq!((read[0].byte(2), read[1].attributes(0).u32(1)), (3, Some(9)));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_not_in_the_batch() {
+        let mut batch = Batch::from_sequence(5);
+        batch.push(24, 0, |writer| writer.put_u32(1, 9));
+        assert_eq!(batch.push(25, 0, |writer| writer.put(1, &[0; 1 << 16])), 6);
+        batch.push(26, 0, |writer| writer.put_u32(1, 9));
+        assert_eq!(batch.too_long, [6]);
+        let read: Vec<_> = Received::all(&batch.buffer).map(|message| message.sequence).collect();
+        assert_eq!((read, batch.count()), (vec![5, 7], 2));
     }
 
     #[test]

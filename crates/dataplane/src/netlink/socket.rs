@@ -44,6 +44,14 @@ impl Refusal {
         self.error.raw_os_error().unwrap_or_default()
     }
 
+    /// A message was not sent, because an attribute is longer than one can be.
+    fn of_length() -> Self {
+        Self {
+            error: io::Error::from_raw_os_error(libc::EMSGSIZE),
+            message: Some("a list in the request has 64 KiB or more".to_owned()),
+        }
+    }
+
     fn decode(payload: &[u8], flags: u16) -> Option<Self> {
         let code = i32::from_ne_bytes(payload.get(..4)?.try_into().ok()?);
         if code == 0 {
@@ -151,6 +159,7 @@ impl Socket {
         let mut batch = self.batch();
         let sequence = batch.push(kind, NLM_F_REQUEST | NLM_F_ACK, body);
         self.sequence = batch.next_sequence();
+        batch.too_long.iter().try_for_each(|_| Err(Refusal::of_length()))?;
         self.transmit(&batch.buffer)?;
         let (mut answer, mut refusal, mut done) = (None, None, false);
         while !done {
@@ -199,6 +208,7 @@ impl Socket {
         let mut batch = self.batch();
         let sequence = batch.push(kind, NLM_F_REQUEST | NLM_F_DUMP, body);
         self.sequence = batch.next_sequence();
+        batch.too_long.iter().try_for_each(|_| Err(Refusal::of_length()))?;
         self.transmit(&batch.buffer)?;
         let mut found = Vec::new();
         let (mut interrupted, mut done, mut refusal) = (false, false, None);
@@ -244,7 +254,8 @@ impl Socket {
     /// When the socket itself fails; nothing is known about the messages then.
     pub fn send(&mut self, mut batch: Batch) -> Result<Vec<(u32, Refusal)>, Refusal> {
         self.sequence = batch.next_sequence();
-        let mut refused = Vec::new();
+        let mut refused: Vec<_> =
+            batch.too_long.iter().map(|sequence| (*sequence, Refusal::of_length())).collect();
         let mut first = 0;
         while first < batch.starts.len() {
             let (begin, _) = batch.starts[first];
@@ -269,6 +280,9 @@ impl Socket {
     /// The first refusal and the sequence number of its message.
     pub fn transact(&mut self, mut batch: Batch) -> Result<(), (u32, Refusal)> {
         self.sequence = batch.next_sequence();
+        if let Some(sequence) = batch.too_long.first() {
+            return Err((*sequence, Refusal::of_length()));
+        }
         let (first, (start, sequence)) = (batch.starts[0].1, batch.starts[batch.starts.len() - 2]);
         batch.acknowledge(start);
         let _ = sockopt::set_socket_send_buffer_size_force(&self.socket, batch.buffer.len() + 4096);

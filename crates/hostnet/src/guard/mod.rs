@@ -20,6 +20,7 @@ use mesh::{
 
 pub use keep::{Keep, Lifeline};
 pub use report::Report;
+pub(crate) use width::is_private;
 
 use verdict::{Destination, Verdict, is_hole_for_range, of_address, of_own_range, of_pods, of_range};
 

@@ -45,7 +45,7 @@ pub(super) fn is_too_wide(net: &IpNet) -> bool {
 }
 
 /// Whether a range is one of private addresses.
-pub(super) fn is_private(net: &IpNet) -> bool {
+pub(crate) fn is_private(net: &IpNet) -> bool {
     match net {
         IpNet::V4(v4) => PRIVATE_V4.iter().any(|private| private.contains(v4)),
         IpNet::V6(v6) => PRIVATE_V6.contains(v6),

@@ -10,11 +10,12 @@ use std::{
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PrivateKey, Problem, Segment,
+    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Segment,
     conf::ConfPeer,
     prefix::{self, Family},
 };
 
+pub use super::other_peers::OtherPeers;
 use super::{
     Rendered,
     guarded::{claim, of_host, of_nodes},
@@ -37,6 +38,10 @@ pub struct ClientConfig {
     pub mtu: u32,
     /// The private key; the Peer object has the public one.
     pub private_key: PrivateKey,
+    /// The preshared keys of Peers that refer to Secrets, as far as known.
+    pub preshared_keys: PresharedKeys,
+    /// To which other Peers there are tunnels.
+    pub other_peers: OtherPeers,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
     /// The bits of the firewall mark that are ours.
@@ -70,11 +75,14 @@ pub fn alone(config: &ClientConfig) -> HostState {
     }
 }
 
-/// What a client's host should be. `None` when the mesh has no Peer of the client's name. From whose perspective it is
+/// What a client's host should be. `None` when the mesh has no Peer of the client's name, or its preshared key is not
+/// known. From whose perspective it is
 /// looked at does not matter.
 pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientConfig) -> Option<Rendered> {
-    let mut peers = perspective.peer_conf(&config.peer)?.peers;
+    let mut peers = perspective.peer_conf(&config.peer, &config.preshared_keys)?.peers;
+    let not_public = config.other_peers.admit(&mut peers, perspective.topology, &config.allow_host_routes);
     let mut problems = further_ranges(perspective, config, &mut peers);
+    problems.extend(not_public);
     let mut state = alone(config);
     let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
     let mut guarded = Judged::of(perspective, &peers, facts, config);

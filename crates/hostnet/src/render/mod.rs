@@ -8,6 +8,7 @@ pub mod client;
 mod guarded;
 mod local;
 mod nat;
+mod other_peers;
 mod outward;
 mod priority;
 
@@ -18,7 +19,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh::{Endpoint, Host, Object, Perspective, PrivateKey, Problem, Role, prefix::Family};
+use mesh::{Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Role, prefix::Family};
 
 use carrier::Carrier;
 use guarded::Guarded;
@@ -94,6 +95,8 @@ pub struct RenderConfig {
     pub mtu: u32,
     /// The host's private key.
     pub private_key: PrivateKey,
+    /// The preshared keys of Peers that refer to Secrets, as far as known.
+    pub preshared_keys: PresharedKeys,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
     /// The bits of the firewall mark that are ours.
@@ -243,7 +246,7 @@ impl Renderer<'_> {
             };
             (peer.key, wireguard)
         };
-        self.perspective.conf_peers().into_iter().map(peer).collect()
+        self.perspective.conf_peers(&self.config.preshared_keys).into_iter().map(peer).collect()
     }
 
     fn addresses(&mut self) {

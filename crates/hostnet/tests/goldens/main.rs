@@ -118,6 +118,7 @@ impl GoldenHost {
             interface_by: Responsible::Kilo,
             mtu: flag("--mtu").map_or(1420, |mtu| mtu.parse().unwrap()),
             private_key: PrivateKey::from_random([1; 32]),
+            preshared_keys: Default::default(),
             // The Go agent listens on the port of its endpoint, which may be forced.
             listen_port: self.node.endpoint.as_ref().unwrap().port,
             marks: Default::default(),

@@ -84,6 +84,7 @@ impl Fixture {
             interface_by: Responsible::Kilo,
             mtu: 1420,
             private_key: PrivateKey::from_random([1; 32]),
+            preshared_keys: Default::default(),
             listen_port: 51820,
             marks: Default::default(),
             encapsulation,

@@ -20,6 +20,7 @@ use kubernetes::{
     PodCidrSource, registration,
     watch::{Update, WatchConfig, watch},
 };
+use mesh::{PresharedKey, SecretRef};
 use program::{
     Resolver,
     clock::{now, sleep_until},
@@ -37,8 +38,11 @@ const ONCE_WITHIN: Duration = Duration::from_secs(30);
 /// An API that does not answer must not hold up the end for longer.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
 
-/// A name that was looked up, and what came of it.
-type Answer = (String, Result<Vec<IpAddr>, String>);
+/// What was looked up, and what came of it.
+enum Answer {
+    Name(String, Result<Vec<IpAddr>, String>),
+    Key(SecretRef, Result<PresharedKey, String>),
+}
 
 type Lookups = FuturesUnordered<Pin<Box<dyn Future<Output = Answer>>>>;
 
@@ -83,7 +87,10 @@ impl Connection {
                 // What waits is taken in first, so that a burst of events leads to one reconcile.
                 biased;
                 update = updates.next() => take(&mut machine, update),
-                Some((name, answer)) = lookups.next() => machine.handle_resolved(&name, answer, now()),
+                Some(answer) = lookups.next() => match answer {
+                    Answer::Name(name, answer) => machine.handle_resolved(&name, answer, now()),
+                    Answer::Key(reference, answer) => machine.handle_key(&reference, answer, now()),
+                },
                 notice = notices.next() => {
                     let notice = notice.context("the host's network cannot be watched any more")?;
                     if notice.is_of_host_routes() { machine.handle_host_routes(now()) } else { machine.handle_notice(now()) }
@@ -156,7 +163,14 @@ impl Connection {
                         Some(resolver) => resolver.resolve(&name).await,
                         None => Err("this host has no usable /etc/resolv.conf".to_owned()),
                     };
-                    (name, answer)
+                    Answer::Name(name, answer)
+                }));
+            }
+            ClientAction::ReadKey(reference) => {
+                let client = self.client.clone();
+                lookups.push(Box::pin(async move {
+                    let answer = kubernetes::preshared_keys::get_preshared_key(&client, &reference).await;
+                    Answer::Key(reference, answer.map_err(|error| error.to_string()))
                 }));
             }
             ClientAction::Publish(view) => teller.tell(view),

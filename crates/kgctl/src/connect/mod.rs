@@ -10,7 +10,6 @@ mod signals;
 mod tell;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,8 +17,12 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use dataplane::{Backend, DataPlane, WireguardChoice};
+use files::{Audience, read_private};
 use follow::Connection;
-use hostnet::{LinkName, MarkBits, render::client::ClientConfig};
+use hostnet::{
+    LinkName, MarkBits,
+    render::client::{ClientConfig, OtherPeers},
+};
 use identity::{Identity, Known};
 use ipnet::IpNet;
 use kubernetes::{PodCidrSource, registration};
@@ -76,6 +79,10 @@ pub struct Connect {
     /// Configure the host and exit, leaving interface, routes and Peer. Needs WireGuard in the kernel.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     once: bool,
+    /// The other Peers that this host reaches directly: all, none, or their names. Whoever may create Peers decides on
+    /// the ranges of those; what this host has routes to, and public addresses, they do not get.
+    #[arg(long, default_value = "all", value_name = "all|none|PEER,…", value_parser = other_peers)]
+    peers: OtherPeers,
     /// Seconds between keepalives, for a Peer that is created; 0 turns them off.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = number("a keepalive", 0..=u16::MAX))]
     persistent_keepalive: u16,
@@ -125,6 +132,8 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
         interface: flags.interface.clone(),
         mtu: flags.mtu.into(),
         private_key: key,
+        preshared_keys: Default::default(),
+        other_peers: flags.peers.clone(),
         listen_port: global.port,
         marks: flags.mark_bits,
         addresses,
@@ -208,20 +217,19 @@ async fn open(flags: &Connect) -> Result<DataPlane> {
 /// The key in a file, and the file's name.
 fn read_key(file: &Path) -> Result<(PrivateKey, String)> {
     let name = file.display();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the private key {name}"))?;
-    let key = text.trim().parse();
+    let read = read_private(file, Audience::User).context("cannot use the private key")?;
+    let read = read.ok_or_else(|| anyhow!("cannot read the private key {name}: there is no such file"))?;
+    if read.was_open {
+        tracing::warn!(path = %name, "others can read the private key; run: chmod 600 {name}");
+    }
+    let key = read.text.trim().parse();
     let key = key.with_context(|| format!("{name} does not hold a WireGuard private key (see wg genkey)"))?;
     Ok((key, name.to_string()))
 }
 
 /// What the API accepts as the name of an object (RFC 1123, a subdomain).
 fn check_name(name: &str) -> Result<()> {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let label = |label: &str| {
-        let ends = label.bytes().next().is_some_and(inner) && label.bytes().last().is_some_and(inner);
-        ends && label.bytes().all(|byte| inner(byte) || byte == b'-')
-    };
-    if name.len() <= 253 && name.split('.').all(label) {
+    if mesh::endpoint::is_dns_subdomain(name) {
         return Ok(());
     }
     bail!("{name:?} cannot be the name of a Peer: up to 253 lower-case letters, digits, '-' and '.'")
@@ -241,6 +249,22 @@ fn own_address(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
+/// To which other Peers there are tunnels.
+fn other_peers(text: &str) -> Result<OtherPeers, String> {
+    match text {
+        "all" => return Ok(OtherPeers::All),
+        "none" => return Ok(OtherPeers::Named(Default::default())),
+        _ => {}
+    }
+    let names = text.split(',').filter(|name| !name.is_empty()).map(|name| match check_name(name) {
+        Ok(()) => Ok(name.to_owned()),
+        Err(_) => {
+            Err(format!("{name:?} is no name of a Peer; write all, none, or names with commas between"))
+        }
+    });
+    names.collect::<Result<_, _>>().map(OtherPeers::Named)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +278,20 @@ mod tests {
         }
         assert!(own_address("10.1.0.0/24").is_err_and(|error| error.contains("network")));
         assert!(own_address("home").is_err());
+    }
+
+    #[test]
+    fn other_peers_are_all_or_none_or_some() {
+        let named = |names: &[&str]| OtherPeers::Named(names.iter().map(ToString::to_string).collect());
+        for (text, expected) in [
+            ("all", OtherPeers::All),
+            ("none", named(&[])),
+            ("", named(&[])),
+            ("office,printer.home", named(&["office", "printer.home"])),
+        ] {
+            assert_eq!(other_peers(text), Ok(expected), "{text}");
+        }
+        assert!(other_peers("office,A_B").is_err_and(|error| error.contains("all, none, or names")));
     }
 
     #[test]

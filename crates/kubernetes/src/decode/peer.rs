@@ -3,26 +3,36 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use mesh::{Endpoint, Host, Object, Peer, PresharedKey, Problem, PublicKey, key::KeyError};
+use mesh::{
+    Endpoint, Host, Object, Peer, PresharedKey, PresharedKeySource, Problem, PublicKey, SecretRef,
+    key::KeyError,
+};
 
 use super::{Problems, shortened};
 use crate::{
     object::PeerObject,
-    peer::{PeerEndpoint, PeerSpec, Secret},
+    peer::{PeerEndpoint, PeerSpec, PresharedKeySecretRef},
+    preshared_keys::DEFAULT_KEY,
 };
 
 /// Decodes a Peer. One in which anything is wrong gives `None` and one problem that lists all of it, for half a
 /// Peer would route to the wrong place. Only a preshared key that is none is reported and left out, as the Go
-/// implementation leaves it out.
+/// implementation leaves it out; and one beside a reference, which is stricter.
 pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
     let mut problems = Problems::of(Object::Peer(object.name().to_owned()));
     let examined = examine(object);
-    if let Some(why) = examined.preshared_key {
-        let message = format!(
-            "spec.presharedKey is no key and is left out, so the peer has to do without as well: {why}; `wg genpsk` \
-             makes one"
-        );
-        problems.add("InvalidPresharedKey", message);
+    match &examined.preshared_key {
+        Some(PresharedKeyFault::NoKey(why)) => problems.add(
+            "InvalidPresharedKey",
+            format!(
+                "spec.presharedKey is no key and is left out, so the peer has to do without as well: {why}; `wg \
+                 genpsk` makes one"
+            ),
+        ),
+        Some(fault @ PresharedKeyFault::Beside) => {
+            problems.add("AmbiguousPresharedKey", format!("{fault}; the one in the Secret is used"));
+        }
+        None => {}
     }
     if !examined.faults.is_empty() {
         problems.add("InvalidPeer", format!("is left out; {}", examined.faults.join("; ")));
@@ -36,8 +46,19 @@ pub(crate) struct Examined {
     pub peer: Option<Peer>,
     /// What is wrong, each in a sentence with the field, the value and what to write.
     pub faults: Vec<String>,
-    /// Why the preshared key is none.
-    pub preshared_key: Option<String>,
+    /// What is wrong with the preshared key in the object.
+    pub preshared_key: Option<PresharedKeyFault>,
+}
+
+/// What is wrong with a preshared key in an object, which is no reason to leave the peer out. It never shows the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PresharedKeyFault {
+    /// It is none.
+    #[error("spec.presharedKey is no key: {0}; `wg genpsk` makes one")]
+    NoKey(KeyError),
+    /// There is a reference as well.
+    #[error("spec has both presharedKey and presharedKeySecretRef: remove presharedKey")]
+    Beside,
 }
 
 /// The one place that says what is a valid Peer, for agents and for admission.
@@ -49,19 +70,16 @@ pub(crate) fn examine(object: &PeerObject) -> Examined {
             return Examined { peer: None, faults, preshared_key: None };
         }
     };
-    let (preshared_key, why) = match preshared_key(&spec.preshared_key) {
-        Ok(key) => (key, None),
-        Err(error) => (None, Some(error.to_string())),
-    };
     let mut faults = Vec::new();
-    let peer = decode_spec(object.name(), spec, preshared_key, &mut faults);
-    Examined { peer, faults, preshared_key: why }
+    let (source, fault) = preshared_key(spec, &mut faults);
+    let peer = decode_spec(object.name(), spec, source, &mut faults);
+    Examined { peer, faults, preshared_key: fault }
 }
 
 fn decode_spec(
     name: &str,
     spec: &PeerSpec,
-    preshared_key: Option<PresharedKey>,
+    preshared_key: Option<PresharedKeySource>,
     faults: &mut Vec<String>,
 ) -> Option<Peer> {
     let allowed_ips = allowed_ips(&spec.allowed_ips, faults);
@@ -156,11 +174,33 @@ fn decode_endpoint(endpoint: &PeerEndpoint, faults: &mut Vec<String>) -> Option<
     Some(Endpoint { host: dns.or(ip)?, port: port? })
 }
 
-fn preshared_key(text: &Secret) -> Result<Option<PresharedKey>, KeyError> {
-    if text.is_empty() {
-        return Ok(None);
+/// A reference takes precedence: whoever may write Peers but not Secrets cannot replace the key that it leads to.
+fn preshared_key(
+    spec: &PeerSpec,
+    faults: &mut Vec<String>,
+) -> (Option<PresharedKeySource>, Option<PresharedKeyFault>) {
+    let Some(PresharedKeySecretRef { name, key }) = &spec.preshared_key_secret_ref else {
+        return match decode_preshared_key(spec.preshared_key.expose()) {
+            _ if spec.preshared_key.is_empty() => (None, None),
+            Ok(key) => (Some(PresharedKeySource::Inline(key)), None),
+            Err(error) => (None, Some(PresharedKeyFault::NoKey(error))),
+        };
+    };
+    let fault = (!spec.preshared_key.is_empty()).then_some(PresharedKeyFault::Beside);
+    let key = if key.is_empty() { DEFAULT_KEY } else { key };
+    match SecretRef::new(name, key) {
+        Ok(reference) => (Some(PresharedKeySource::Secret(reference)), fault),
+        Err(error) => {
+            let (name, key) = (shortened(name), shortened(key));
+            faults.push(format!("spec.presharedKeySecretRef is {name:?} with the key {key:?}: {error}"));
+            (None, fault)
+        }
     }
-    without_newlines(text.expose()).parse().map(Some)
+}
+
+/// A preshared key as `wg genpsk` prints it.
+pub(crate) fn decode_preshared_key(text: &str) -> Result<PresharedKey, KeyError> {
+    without_newlines(text).parse()
 }
 
 /// Go's base64 reads over line ends, and a YAML block leaves one at the end of a key.

@@ -135,6 +135,13 @@ fn good() -> Vec<Value> {
         with("publicKey", json!(format!("{KEY}\n"))),
         with("presharedKey", json!(KEY)),
         with("presharedKey", json!("")),
+        with("presharedKeySecretRef", json!({ "name": "laptop" })),
+        with("presharedKeySecretRef", json!({ "name": "laptop.example", "key": "psk_1.txt" })),
+        with("presharedKeySecretRef", json!({ "name": "a".repeat(253), "key": "" })),
+        peer(|spec| {
+            spec["presharedKey"] = json!("");
+            spec["presharedKeySecretRef"] = json!({ "name": "laptop" });
+        }),
         with("persistentKeepalive", json!(0)),
         with("persistentKeepalive", json!(65_535)),
         with_endpoint(json!({ "ip": "192.0.2.7" }), 1),
@@ -199,6 +206,11 @@ fn bad() -> Vec<Value> {
     all.extend(keys.iter().skip(1).map(|key| with("presharedKey", json!(key))));
     all.extend([-1, 65_536, i64::MIN, i64::MAX].map(|seconds| with("persistentKeepalive", json!(seconds))));
     all.extend([0, -1, 65_536].map(|port| with_endpoint(json!({ "ip": "192.0.2.7" }), port)));
+    let secrets =
+        ["", "UPPER", "a/b", "..", "../../kube-system/secrets/token", "a b", "-a", "a\n", &"a".repeat(254)];
+    all.extend(secrets.map(|name| with("presharedKeySecretRef", json!({ "name": name }))));
+    let entries = ["a/b", "a b", "ä", "a\n", &"a".repeat(254)];
+    all.extend(entries.map(|key| with("presharedKeySecretRef", json!({ "name": "laptop", "key": key }))));
     let ips =
         ["a.example", "192.0.2.256", "01.2.3.4", "192.0.2.7/32", "fe80::1%eth0", "::ffff:192.0.2.7", "1.2.3"];
     all.extend(ips.map(|ip| with_endpoint(json!({ "ip": ip }), 1)));
@@ -208,6 +220,12 @@ fn bad() -> Vec<Value> {
         with_endpoint(json!({ "dns": "a".repeat(254) }), 1),
         with_endpoint(json!({}), 1),
         with_endpoint(json!({ "dns": "", "ip": "" }), 1),
+        with("presharedKeySecretRef", json!({})),
+        with("presharedKeySecretRef", json!({ "key": "k" })),
+        peer(|spec| {
+            spec["presharedKey"] = json!(KEY);
+            spec["presharedKeySecretRef"] = json!({ "name": "laptop" });
+        }),
         with("endpoint", json!({})),
         with("endpoint", json!({ "port": 1 })),
         with("endpoint", json!({ "dnsOrIP": { "ip": "192.0.2.7" } })),

@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use mesh::{Endpoint, Granularity, Host, Node, Peer, Topology, TopologyConfig, allocation::Subnets};
+use mesh::{
+    Endpoint, Granularity, Host, Node, Peer, PresharedKeySource, Topology, TopologyConfig,
+    allocation::Subnets,
+};
 use serde_json::Value;
 
 /// The prefix of all annotations.
@@ -174,7 +177,7 @@ fn peer(object: &Value) -> Option<Peer> {
     };
     let preshared_key = match spec["presharedKey"].as_str() {
         None | Some("") => None,
-        Some(key) => Some(key.parse().ok()?),
+        Some(key) => Some(PresharedKeySource::Inline(key.parse().ok()?)),
     };
     Some(Peer {
         name: object["metadata"]["name"].as_str()?.to_owned(),

@@ -48,7 +48,12 @@ impl Client {
     fn reconcile(&mut self, observation: &Observation, now: Now) -> Result<(), String> {
         let topology = self.topology()?;
         self.check_peer()?;
-        let config = ClientConfig { resolved: self.known.resolved(), ..self.settings.host.clone() };
+        self.read_key()?;
+        let config = ClientConfig {
+            resolved: self.known.resolved(),
+            preshared_keys: self.known.preshared_keys(),
+            ..self.settings.host.clone()
+        };
         let nobody = || "no node of the mesh has a place in it".to_owned();
         let last = topology.nodes().max_by_key(|node| &node.name).ok_or_else(nobody)?;
         let perspective = Perspective::of(&topology, &last.name).ok_or_else(nobody)?;
@@ -119,6 +124,21 @@ impl Client {
         let subnets = subnets.ok_or("no node has told its WireGuard address yet")?;
         let config = TopologyConfig { granularity, subnets, services: self.settings.services.clone() };
         Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.known.resolved())))
+    }
+
+    /// The key that this host shares with the cluster is known, if its Peer refers to one. Segments have it; other Peers
+    /// have theirs with the cluster, and they are none of this host's business.
+    fn read_key(&mut self) -> Result<(), String> {
+        let name = &self.settings.host.peer;
+        let Some(peer) = self.known.peers().find(|peer| peer.name == *name).cloned() else { return Ok(()) };
+        self.known.read_keys([&peer].into_iter(), None);
+        if peer.shared_key(&self.known.preshared_keys()).is_some() {
+            return Ok(());
+        }
+        Err(match self.known.key_error(&peer) {
+            Some(why) => format!("the preshared key of the Peer {name:?} cannot be read: {why}"),
+            None => format!("the preshared key of the Peer {name:?} has not been read yet"),
+        })
     }
 
     /// The client's Peer object is there and means this host.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hostnet::{HostState, Observation, render::client::ClientConfig};
-use mesh::{Node, Peer};
+use mesh::{Node, Peer, PresharedKeys};
 use reconciler::{Client, ClientAction, ClientSettings, ClientView, NodeUpdate, Now, PeerUpdate, Watch};
 
 use super::{START, apply, key, node};
@@ -19,6 +19,8 @@ pub struct World {
     pub now: Now,
     pub view: ClientView,
     pub names: BTreeMap<String, std::net::IpAddr>,
+    /// Secrets and the preshared keys in them; there are no others.
+    pub secrets: PresharedKeys,
 }
 
 impl World {
@@ -37,6 +39,7 @@ impl World {
             now: Now { instant: Instant::now(), unix: START },
             view: ClientView::default(),
             names: BTreeMap::new(),
+            secrets: PresharedKeys::new(),
         }
     }
 
@@ -87,6 +90,11 @@ impl World {
                     let answer = self.names.get(&name).map(|ip| vec![*ip]).ok_or("no such name".to_owned());
                     self.client.handle_resolved(&name, answer, self.now);
                 }
+                ClientAction::ReadKey(reference) => {
+                    let key =
+                        self.secrets.get(&reference).cloned().ok_or("there is no such Secret".to_owned());
+                    self.client.handle_key(&reference, key, self.now);
+                }
                 ClientAction::Publish(view) => self.view = view,
             }
         }
@@ -128,6 +136,8 @@ pub fn config() -> ClientConfig {
         interface: "kilo0".parse().unwrap(),
         mtu: 1420,
         private_key: key(100),
+        preshared_keys: Default::default(),
+        other_peers: Default::default(),
         listen_port: 51820,
         marks: Default::default(),
         addresses: vec!["10.10.10.10/32".parse().unwrap()],

@@ -19,7 +19,10 @@ use hostnet::{
     Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Leftover, LegacyTable, Observation,
     RenderConfig, Responsible,
 };
-use mesh::{Forced, Granularity, Node, PrivateKey, PublicKey, TopologyConfig, allocation::Subnets};
+use mesh::{
+    Forced, Granularity, Node, PresharedKeys, PrivateKey, PublicKey, SecretRef, TopologyConfig,
+    allocation::Subnets,
+};
 use reconciler::{
     Action, Config, Mtu, NodeUpdate, Now, Reconciler, Status, View, Watch, discovery::DiscoveryConfig,
 };
@@ -44,6 +47,10 @@ pub struct World {
     pub observations: usize,
     /// Names and what they resolve to; others do not resolve.
     pub names: BTreeMap<String, IpAddr>,
+    /// Secrets and the preshared keys in them; there are no others.
+    pub secrets: PresharedKeys,
+    /// The Secrets that were read.
+    pub read: Vec<SecretRef>,
     /// Changes for which this is true fail.
     pub refuse: fn(&Change) -> bool,
     /// Changes for which this is true succeed and do nothing.
@@ -97,6 +104,8 @@ impl World {
             asked: Vec::new(),
             observations: 0,
             names: BTreeMap::new(),
+            secrets: PresharedKeys::new(),
+            read: Vec::new(),
             refuse: |_| false,
             ignore: |_| false,
             api_away: false,
@@ -203,6 +212,11 @@ impl World {
                 self.reconciler.handle_resolved(&name, answer, self.now);
                 self.asked.push(name);
             }
+            Action::ReadKey(reference) => {
+                let key = self.secrets.get(&reference).cloned().ok_or("there is no such Secret".to_owned());
+                self.reconciler.handle_key(&reference, key, self.now);
+                self.read.push(reference);
+            }
             Action::AskApi => self.reconciler.handle_api_answer(!self.api_away, self.now),
             Action::Publish(view) => self.view = *view,
         }
@@ -261,6 +275,7 @@ pub fn config() -> Config {
             interface_by: Responsible::Kilo,
             mtu: 0,
             private_key: key(1),
+            preshared_keys: Default::default(),
             listen_port: 51820,
             marks: Default::default(),
             encapsulation: Encapsulation::Never,

@@ -326,6 +326,9 @@ impl Agent {
             Action::Resolve(name) => {
                 reconciler.handle_resolved(&name, Err("there is no DNS here".to_owned()), now);
             }
+            Action::ReadKey(reference) => {
+                reconciler.handle_key(&reference, Err("there are no Secrets here".to_owned()), now);
+            }
             Action::AskApi => reconciler.handle_api_answer(!(api.away || self.isolated), now),
             Action::Publish(view) => self.view = *view,
         }

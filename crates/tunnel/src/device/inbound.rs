@@ -1,15 +1,17 @@
 //! The thread of one socket: datagrams received in runs, opened in place, joined and written to the interface.
 
 use std::io::IoSlice;
+use std::thread;
 
 use crate::drops::Drop;
 use crate::engine::Datagrams;
 use crate::offload::{Coalescer, HEADER_SIZE, Joins};
 use crate::sys;
 use crate::sys::tun::{Offload, Queue};
-use crate::sys::udp::Receiver;
+use crate::sys::udp::{Receiver, UdpSocket};
 
 use super::Shared;
+use super::failures::{Advice, Failures};
 use super::shared::Sockets;
 
 /// Opened bytes that are written even if more datagrams are waiting: what is in the cache is cheap.
@@ -25,13 +27,35 @@ pub(super) fn run(shared: &Shared, sockets: &Sockets, index: usize) {
         Offload::Tcp => Joins::Tcp,
         Offload::TcpAndUdp => Joins::TcpAndUdp,
     });
+    let mut failures = Failures::default();
     while !sockets.is_stopped() {
-        match receiver.receive(socket) {
-            Ok(()) => take(shared, &mut receiver, &mut coalescer, queue),
-            // A pending error of the socket, as after an ICMP message: the next call goes on.
-            Err(error) => tracing::trace!(%error, "cannot receive"),
+        if receive(&mut receiver, socket, &mut failures) {
+            take(shared, &mut receiver, &mut coalescer, queue);
         }
     }
+}
+
+/// Waits for datagrams. Returns whether any came, after a pause if the socket fails again and again.
+fn receive(receiver: &mut Receiver, socket: &UdpSocket, failures: &mut Failures) -> bool {
+    let error = match receiver.receive(socket) {
+        Ok(()) => {
+            if failures.succeed() {
+                tracing::info!("the UDP socket can be read again");
+            }
+            return true;
+        }
+        Err(error) => error,
+    };
+    // Usually a pending error of the socket, as after an ICMP message: the next call goes on.
+    tracing::trace!(%error, "cannot receive");
+    let Advice { pause, is_news } = failures.fail();
+    if is_news {
+        tracing::error!(%error, "the UDP socket cannot be read; nothing arrives on it, and it is tried again less often");
+    }
+    if !pause.is_zero() {
+        thread::sleep(pause);
+    }
+    false
 }
 
 /// Takes in everything that was received.
@@ -69,4 +93,25 @@ fn write(shared: &Shared, buffer: &[u8], coalescer: &mut Coalescer, queue: &Queu
         }
     }
     coalescer.clear();
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Reading from what is no socket fails for good.
+    #[test]
+    fn a_socket_that_fails_for_good_is_tried_less_and_less_often() {
+        let broken = UdpSocket::of(std::fs::File::open("/dev/null").unwrap().into());
+        let (mut receiver, mut failures) = (Receiver::new(), Failures::default());
+        let (start, mut tries) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_millis(500) {
+            assert!(!receive(&mut receiver, &broken, &mut failures));
+            tries += 1;
+        }
+        assert!((18..40).contains(&tries), "{tries} tries in half a second");
+    }
 }

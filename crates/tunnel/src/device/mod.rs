@@ -4,6 +4,7 @@
 //! one for the UAPI. They are plain threads, so a device works inside any runtime or none.
 
 mod control;
+mod failures;
 mod inbound;
 mod outbound;
 mod shared;

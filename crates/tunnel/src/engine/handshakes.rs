@@ -195,7 +195,8 @@ impl Engine {
         lock(&peer.handshake).cookie.stamp(&peer.macs, &mut message, now.moment);
         tracing::debug!(peer = %peer.key, endpoint = %source.address, "answering a handshake initiation");
         peer.received_bytes.fetch_add(INITIATION_SIZE as u64, Relaxed);
-        self.roam(&peer, &source);
+        // The endpoint stays: after a start no earlier timestamp is known, so this may be a replay from anywhere. The
+        // first packet of the session, which nobody can replay, moves it.
         peer.timers.packet_received(now.moment);
         let session = self.session(index, Role::Responder, &keys, now.moment);
         self.install(&peer, session, (&identity, &secrets), now.moment);

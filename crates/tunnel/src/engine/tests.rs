@@ -7,8 +7,8 @@ use crate::config::{AllowedIpsChange, PeerChange, WhenMissing};
 use crate::key::PresharedKey;
 use crate::message::{DATA_OVERHEAD, INITIATION_SIZE, RESPONSE_SIZE};
 
-use super::Opened;
 use super::world::{Fate, World, packet, private_key, settings};
+use super::{Engine, Opened};
 
 const SECOND: Duration = Duration::from_secs(1);
 const KEEPALIVE_SIZE: usize = DATA_OVERHEAD;
@@ -636,6 +636,40 @@ fn replayed_and_altered_handshakes_are_refused() {
         assert_eq!(world.nodes[1].sent.len(), 1, "the first is answered, replay {replay} is not");
         world.pass(seconds(1));
     }
+}
+
+/// Who has recorded initiations sends them again from elsewhere after the receiver has lost its timestamps.
+#[test]
+fn a_replay_after_a_start_does_not_move_the_endpoint() {
+    let mut world = World::pair();
+    let mut recorded = Vec::new();
+    for _ in 0..2 {
+        let mut out = super::Outbox::new();
+        world.nodes[0].engine.handle_packet(&packet(0, 1, 1), world.now.moment, &mut out);
+        world.nodes[0].engine.handle_jobs(world.now, &mut out);
+        recorded.extend(out.drain(..).map(|(_, datagram)| datagram).filter(|datagram| datagram[0] == 1));
+        world.pass(seconds(200));
+    }
+    assert_eq!(recorded.len(), 2);
+    let home = world.nodes[0].address;
+    world.nodes[1].engine = Engine::new(Some(private_key(2)), 1420, Box::new(|| {}));
+    world.nodes[1].engine.set_port(1000);
+    world.introduce(1, 0);
+    let elsewhere = SocketAddr::from(([203, 0, 113, 66], 6666));
+    for replay in &recorded {
+        world.arrive(1, elsewhere, replay.clone());
+        world.work(1);
+        assert_eq!(world.peer(1).endpoint, Some(home));
+        world.pass(SECOND);
+    }
+    // The peer itself moves it, with the first packet of a session.
+    let moved = SocketAddr::from(([192, 0, 2, 77], 1000));
+    world.nodes[0].address = moved;
+    world.pass(seconds(200));
+    world.send(0, &packet(0, 1, 2));
+    world.pass(seconds(10));
+    assert_eq!(world.peer(1).endpoint, Some(moved));
+    assert!(world.nodes[1].delivered.contains(&packet(0, 1, 2)));
 }
 
 #[test]

@@ -38,6 +38,12 @@ pub(crate) struct UdpSocket {
 }
 
 impl UdpSocket {
+    /// What behaves like this descriptor.
+    #[cfg(test)]
+    pub(crate) fn of(fd: OwnedFd) -> Self {
+        Self { fd, is_v6: false, segments: AtomicBool::new(false) }
+    }
+
     /// Binds to the port on all addresses of the family. The port must be free, unless it is shared with sockets that
     /// [`UdpSocket::share`] it.
     pub(crate) fn bind(is_v6: bool, port: u16, port_use: PortUse, lacks: &[Lack]) -> io::Result<Self> {

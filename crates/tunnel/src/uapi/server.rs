@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,11 +40,8 @@ impl Server {
             let path = path.display().to_string();
             move |reason| Error::Socket { attempt, path, reason }
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(DIRECTORY)
-            .map_err(fail("make the directory of"))?;
+        // Whoever could write there could put another socket in place of this one, and be sent the private key.
+        files::make_directory(Path::new(DIRECTORY), 0o755)?;
         remove_stale(&path)?;
         let listener = listen(&path).map_err(fail("listen on"))?;
         listener.set_nonblocking(true).map_err(fail("set up"))?;

@@ -1,0 +1,42 @@
+//! Preshared keys that are kept in Secrets: which of them are read, and what is kept of them.
+
+use std::time::Duration;
+
+use mesh::{Object, Peer, PresharedKey, Problem, SecretRef};
+
+use crate::lookups::{Lookups, Pace};
+
+/// A key that is replaced in its Secret is noticed within the first time. Who cannot wait changes the Peer's reference,
+/// which all agents hear of at once. Every leader reads the keys of all Peers, so they go easy on the API.
+const PACE: Pace = Pace {
+    refresh: Duration::from_secs(300),
+    first_retry: Duration::from_secs(5),
+    longest_retry: Duration::from_secs(300),
+    jitter: 20,
+    at_once: 4,
+};
+
+/// The keys in use.
+pub type Keys = Lookups<SecretRef, PresharedKey>;
+
+/// No keys are in use yet. The salt is another one for every agent.
+pub fn keys(salt: &str) -> Keys {
+    Keys::new(PACE, salt)
+}
+
+/// The Peers whose keys could not be read last time.
+pub fn missing<'a>(keys: &Keys, peers: impl Iterator<Item = &'a Peer>) -> Vec<Problem> {
+    let problem = |peer: &Peer| {
+        let reference = peer.secret()?;
+        let why = keys.error(reference)?;
+        let meanwhile = if keys.value(reference).is_some() {
+            "the key that was read last stays in use"
+        } else {
+            "until it can be, no tunnel to the peer is configured: without the key it would be less protected than \
+             its object asks for"
+        };
+        let message = format!("the preshared key ({reference}) cannot be read: {why}; {meanwhile}");
+        Some(Problem::new(Object::Peer(peer.name.clone()), "MissingPresharedKey", message))
+    };
+    peers.filter_map(problem).collect()
+}
