@@ -24,44 +24,12 @@ pub fn documents() -> Vec<Value> {
 
 /// An agent writes its own annotations on the Node on which its Pod runs.
 fn of_agents() -> Policy {
-    let foreign = format!(
-        "variables.changed.filter(k, !(k in {}) && !k.startsWith({}))",
-        list(&annotations::OF_AGENT),
-        quoted(annotations::AGENT_PREFIX),
-    );
-    let mut variables = vec![
-        ("node", claim("node-name")),
-        ("pod", claim("pod-name")),
-        ("objectNow", "object == null ? {} : dyn(object)".to_owned()),
-        ("objectBefore", "oldObject == null ? {} : dyn(oldObject)".to_owned()),
-        ("metadataNow", field("variables.objectNow", "metadata")),
-        ("metadataBefore", field("variables.objectBefore", "metadata")),
-        // The API server writes these itself with every change.
-        (
-            "fields",
-            format!(
-                "{} + ({}).map(f, \"metadata.\" + f)",
-                differing(
-                    "variables.objectNow",
-                    "variables.objectBefore",
-                    &["apiVersion", "kind", "metadata"]
-                ),
-                differing(
-                    "variables.metadataNow",
-                    "variables.metadataBefore",
-                    &["annotations", "generation", "managedFields", "resourceVersion"],
-                ),
-            ),
-        ),
-    ];
-    variables.extend(changed_annotations());
-    variables.push(("foreign", foreign));
     Policy {
         name: "agents.kilo.squat.ai",
         matches: NODES,
         operations: &["CREATE", "UPDATE", "DELETE"],
         conditions: vec![by_the_agent()],
-        variables,
+        variables: variables_of_agents(),
         validations: vec![
             Validation::new(
                 r#"request.operation == "UPDATE""#,
@@ -97,6 +65,44 @@ fn of_agents() -> Policy {
             ),
         ],
     }
+}
+
+/// The node and the Pod of the token, and what the request changes: `fields` besides annotations, and annotations that are
+/// `foreign` to agents.
+fn variables_of_agents() -> Vec<(&'static str, String)> {
+    let foreign = format!(
+        "variables.changed.filter(k, !(k in {}) && !k.startsWith({}))",
+        list(&annotations::OF_AGENT),
+        quoted(annotations::AGENT_PREFIX),
+    );
+    let mut variables = vec![
+        ("node", claim("node-name")),
+        ("pod", claim("pod-name")),
+        ("objectNow", "object == null ? {} : dyn(object)".to_owned()),
+        ("objectBefore", "oldObject == null ? {} : dyn(oldObject)".to_owned()),
+        ("metadataNow", field("variables.objectNow", "metadata")),
+        ("metadataBefore", field("variables.objectBefore", "metadata")),
+        // The API server writes these itself with every change.
+        (
+            "fields",
+            format!(
+                "{} + ({}).map(f, \"metadata.\" + f)",
+                differing(
+                    "variables.objectNow",
+                    "variables.objectBefore",
+                    &["apiVersion", "kind", "metadata"]
+                ),
+                differing(
+                    "variables.metadataNow",
+                    "variables.metadataBefore",
+                    &["annotations", "generation", "managedFields", "resourceVersion"],
+                ),
+            ),
+        ),
+    ];
+    variables.extend(changed_annotations());
+    variables.push(("foreign", foreign));
+    variables
 }
 
 /// What an agent reports bears its name and is about objects that it reads.

@@ -110,18 +110,22 @@ pub fn differing(now: &str, before: &str, without: &[&str]) -> String {
     )
 }
 
+/// Words of a message.
 pub fn text(words: &str) -> Part {
     Part::Text(words.to_owned())
 }
 
+/// An expression whose value stands in a message.
 pub fn value(expression: &str) -> Part {
     Part::Value(expression.to_owned())
 }
 
+/// The names of a list, with commas between.
 pub fn joined(names: &str) -> Part {
     value(&format!("{names}.join(\", \")"))
 }
 
+/// A list of texts of CEL.
 pub fn list(words: &[&str]) -> String {
     format!("[{}]", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", "))
 }
