@@ -2,8 +2,12 @@
 //! annotations come from `kubernetes::annotations`. RBAC grants all of a Node or nothing; the policies grant the
 //! agent's annotations of the own Node.
 
+mod expression;
+
 use kubernetes::{annotations, patch};
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use expression::{Policy, Validation, differing, differs, field, joined, list, quoted, text, value};
 
 /// A Node with more annotations is refused unread: an API server's time for one request grows with the square of their
 /// number. It was 60 ms for 1,000, and 10 s for 30,000, which fit into a Node.
@@ -11,92 +15,6 @@ const MOST_ANNOTATIONS: usize = 1000;
 
 /// How API servers name the agents' service account.
 const ACCOUNT: &str = "system:serviceaccount:kube-system:kilo";
-
-/// A policy that is bound for the whole cluster.
-struct Policy {
-    name: &'static str,
-    /// API group, version and resources.
-    matches: (&'static str, &'static str, &'static [&'static str]),
-    operations: &'static [&'static str],
-    /// Name and expression. All have to hold, or the policy says nothing.
-    conditions: Vec<(&'static str, String)>,
-    /// Name and expression.
-    variables: Vec<(&'static str, String)>,
-    validations: Vec<Validation>,
-}
-
-/// The first that does not hold is the one that the API server names.
-struct Validation {
-    expression: String,
-    /// The text of a refusal: words without quotation marks, and expressions whose values stand between them.
-    message: Vec<Part>,
-}
-
-enum Part {
-    Text(String),
-    Value(String),
-}
-
-impl Policy {
-    fn documents(&self) -> [Value; 2] {
-        let (group, version, resources) = self.matches;
-        let named = |list: &[(&str, String)]| {
-            list.iter()
-                .map(|(name, expression)| json!({ "name": name, "expression": expression }))
-                .collect::<Vec<_>>()
-        };
-        let mut spec = json!({
-            // API servers evaluate expressions themselves, so none is ever unavailable. One that fails is a refusal.
-            "failurePolicy": "Fail",
-            "matchConstraints": {
-                "matchPolicy": "Equivalent",
-                "resourceRules": [{
-                    "apiGroups": [group], "apiVersions": [version], "operations": self.operations,
-                    "resources": resources,
-                }],
-            },
-            "matchConditions": named(&self.conditions),
-            "validations": self.validations.iter().map(Validation::document).collect::<Vec<_>>(),
-        });
-        if !self.variables.is_empty() {
-            spec["variables"] = named(&self.variables).into();
-        }
-        let document = |kind: &str, spec: Value| {
-            json!({
-                "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
-                "metadata": { "name": self.name, "labels": { "app.kubernetes.io/name": "kilo" } }, "spec": spec,
-            })
-        };
-        [
-            document("ValidatingAdmissionPolicy", spec),
-            document(
-                "ValidatingAdmissionPolicyBinding",
-                json!({ "policyName": self.name, "validationActions": ["Deny"] }),
-            ),
-        ]
-    }
-}
-
-impl Validation {
-    fn new<const N: usize>(expression: impl Into<String>, message: [Part; N]) -> Self {
-        Self { expression: expression.into(), message: message.into() }
-    }
-
-    fn document(&self) -> Value {
-        let mut document = json!({ "expression": self.expression, "reason": "Forbidden" });
-        match self.message.as_slice() {
-            [Part::Text(text)] => document["message"] = json!(text),
-            parts => {
-                let parts = parts.iter().map(|part| match part {
-                    Part::Text(text) => quoted(text),
-                    Part::Value(expression) => expression.clone(),
-                });
-                document["messageExpression"] = json!(parts.collect::<Vec<_>>().join(" + "));
-            }
-        }
-        document
-    }
-}
 
 /// All of them, with their bindings.
 pub fn documents() -> Vec<Value> {
@@ -106,44 +24,12 @@ pub fn documents() -> Vec<Value> {
 
 /// An agent writes its own annotations on the Node on which its Pod runs.
 fn of_agents() -> Policy {
-    let foreign = format!(
-        "variables.changed.filter(k, !(k in {}) && !k.startsWith({}))",
-        list(&annotations::OF_AGENT),
-        quoted(annotations::AGENT_PREFIX),
-    );
-    let mut variables = vec![
-        ("node", claim("node-name")),
-        ("pod", claim("pod-name")),
-        ("objectNow", "object == null ? {} : dyn(object)".to_owned()),
-        ("objectBefore", "oldObject == null ? {} : dyn(oldObject)".to_owned()),
-        ("metadataNow", field("variables.objectNow", "metadata")),
-        ("metadataBefore", field("variables.objectBefore", "metadata")),
-        // The API server writes these itself with every change.
-        (
-            "fields",
-            format!(
-                "{} + ({}).map(f, \"metadata.\" + f)",
-                differing(
-                    "variables.objectNow",
-                    "variables.objectBefore",
-                    &["apiVersion", "kind", "metadata"]
-                ),
-                differing(
-                    "variables.metadataNow",
-                    "variables.metadataBefore",
-                    &["annotations", "generation", "managedFields", "resourceVersion"],
-                ),
-            ),
-        ),
-    ];
-    variables.extend(changed_annotations());
-    variables.push(("foreign", foreign));
     Policy {
         name: "agents.kilo.squat.ai",
         matches: NODES,
         operations: &["CREATE", "UPDATE", "DELETE"],
         conditions: vec![by_the_agent()],
-        variables,
+        variables: variables_of_agents(),
         validations: vec![
             Validation::new(
                 r#"request.operation == "UPDATE""#,
@@ -179,6 +65,44 @@ fn of_agents() -> Policy {
             ),
         ],
     }
+}
+
+/// The node and the Pod of the token, and what the request changes: `fields` besides annotations, and annotations that are
+/// `foreign` to agents.
+fn variables_of_agents() -> Vec<(&'static str, String)> {
+    let foreign = format!(
+        "variables.changed.filter(k, !(k in {}) && !k.startsWith({}))",
+        list(&annotations::OF_AGENT),
+        quoted(annotations::AGENT_PREFIX),
+    );
+    let mut variables = vec![
+        ("node", claim("node-name")),
+        ("pod", claim("pod-name")),
+        ("objectNow", "object == null ? {} : dyn(object)".to_owned()),
+        ("objectBefore", "oldObject == null ? {} : dyn(oldObject)".to_owned()),
+        ("metadataNow", field("variables.objectNow", "metadata")),
+        ("metadataBefore", field("variables.objectBefore", "metadata")),
+        // The API server writes these itself with every change.
+        (
+            "fields",
+            format!(
+                "{} + ({}).map(f, \"metadata.\" + f)",
+                differing(
+                    "variables.objectNow",
+                    "variables.objectBefore",
+                    &["apiVersion", "kind", "metadata"]
+                ),
+                differing(
+                    "variables.metadataNow",
+                    "variables.metadataBefore",
+                    &["annotations", "generation", "managedFields", "resourceVersion"],
+                ),
+            ),
+        ),
+    ];
+    variables.extend(changed_annotations());
+    variables.push(("foreign", foreign));
+    variables
 }
 
 /// What an agent reports bears its name and is about objects that it reads.
@@ -337,47 +261,4 @@ fn few_annotations() -> Validation {
             "the Node has more than {MOST_ANNOTATIONS} annotations, so neither its agent nor its kubelet may change one: remove some"
         ))],
     )
-}
-
-/// A field of a map, or an empty map.
-fn field(map: &str, name: &str) -> String {
-    format!("{} in {map} ? {map}.{name} : {{}}", quoted(name))
-}
-
-/// Whether a map of the metadata differs from that of the old object. Conditions see no variables.
-fn differs(map: &str) -> String {
-    format!(
-        "(has(object.metadata.{map}) ? dyn(object.metadata.{map}) : {{}}) != \
-         (oldObject != null && has(oldObject.metadata.{map}) ? dyn(oldObject.metadata.{map}) : {{}})"
-    )
-}
-
-/// The keys, without some, that two maps do not both have with the same value.
-fn differing(now: &str, before: &str, without: &[&str]) -> String {
-    let counts = if without.is_empty() { String::new() } else { format!("!(k in {}) && ", list(without)) };
-    format!(
-        "{now}.filter(k, {counts}!(k in {before} && {before}[k] == {now}[k])) + {before}.filter(k, {counts}!(k in {now}))"
-    )
-}
-
-fn text(words: &str) -> Part {
-    Part::Text(words.to_owned())
-}
-
-fn value(expression: &str) -> Part {
-    Part::Value(expression.to_owned())
-}
-
-fn joined(names: &str) -> Part {
-    value(&format!("{names}.join(\", \")"))
-}
-
-fn list(words: &[&str]) -> String {
-    format!("[{}]", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", "))
-}
-
-/// A text of CEL.
-fn quoted(text: &str) -> String {
-    assert!(!text.contains(['"', '\\']), "{text} would have to be escaped");
-    format!("\"{text}\"")
 }
