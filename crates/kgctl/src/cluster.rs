@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
 use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
+use program::print::say;
 
 use crate::{Global, Granularity};
 
@@ -48,7 +49,7 @@ impl Cluster {
         }
         let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
         for problem in problems.iter().chain(&topology.problems) {
-            eprintln!("warning: {problem}");
+            say(format_args!("warning: {problem}"));
         }
         Ok(Self { topology, peers, nodes })
     }

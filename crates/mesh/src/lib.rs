@@ -18,6 +18,7 @@ pub mod perspective;
 pub mod prefix;
 pub mod problem;
 pub mod segment;
+pub mod text;
 pub mod topology;
 
 pub use endpoint::{Endpoint, Host};

@@ -5,7 +5,7 @@ mod kernel;
 mod userspace;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     time::{Duration, SystemTime},
 };
@@ -110,12 +110,18 @@ pub trait WireguardBackend: Send {
 
 /// Which prefixes go to which peer: what a replacement of all allowed IPs of a peer has to name.
 #[derive(Debug, Default)]
-pub struct AllowedIps(BTreeMap<PublicKey, BTreeSet<IpNet>>);
+pub struct AllowedIps {
+    of_peers: BTreeMap<PublicKey, BTreeSet<IpNet>>,
+    owners: HashMap<IpNet, PublicKey>,
+}
 
 impl AllowedIps {
     /// Those of an interface.
     pub fn of(wireguard: &Wireguard) -> Self {
-        Self(wireguard.peers.iter().map(|(key, peer)| (*key, peer.allowed_ips.clone())).collect())
+        let of_peers: BTreeMap<_, _> =
+            wireguard.peers.iter().map(|(key, peer)| (*key, peer.allowed_ips.clone())).collect();
+        let owners = of_peers.iter().flat_map(|(key, nets)| nets.iter().map(|net| (*net, *key))).collect();
+        Self { of_peers, owners }
     }
 
     /// The full list that a peer has to get when some of its prefixes go or it is new; `None` when it is enough to add
@@ -124,8 +130,9 @@ impl AllowedIps {
         if !change.new && change.remove_allowed_ips.is_empty() {
             return None;
         }
-        let kept = self.0.get(key).filter(|_| !change.new).into_iter().flatten();
-        let kept = kept.filter(|net| !change.remove_allowed_ips.contains(net));
+        let removed: BTreeSet<IpNet> = change.remove_allowed_ips.iter().copied().collect();
+        let kept = self.of_peers.get(key).filter(|_| !change.new).into_iter().flatten();
+        let kept = kept.filter(|net| !removed.contains(net));
         Some(kept.chain(&change.add_allowed_ips).copied().collect())
     }
 
@@ -133,20 +140,30 @@ impl AllowedIps {
     pub fn follow(&mut self, edit: &PeerEdit<'_>) {
         match edit {
             PeerEdit::Remove(key) => {
-                self.0.remove(key);
+                for net in self.of_peers.remove(key).into_iter().flatten() {
+                    self.owners.remove(&net);
+                }
             }
             PeerEdit::Set(key, change) => {
-                for net in &change.add_allowed_ips {
-                    self.0.values_mut().for_each(|nets| {
-                        nets.remove(net);
-                    });
+                for net in &change.remove_allowed_ips {
+                    if self.owners.get(net) == Some(*key) {
+                        self.take_away(net);
+                    }
                 }
-                let own = self.0.entry(**key).or_default();
-                change.remove_allowed_ips.iter().for_each(|net| {
-                    own.remove(net);
-                });
-                own.extend(change.add_allowed_ips.iter().copied());
+                for net in &change.add_allowed_ips {
+                    self.take_away(net);
+                    self.owners.insert(*net, **key);
+                }
+                self.of_peers.entry(**key).or_default().extend(&change.add_allowed_ips);
             }
+        }
+    }
+
+    /// From whoever has it.
+    fn take_away(&mut self, net: &IpNet) {
+        let nets = self.owners.remove(net).and_then(|owner| self.of_peers.get_mut(&owner));
+        if let Some(nets) = nets {
+            nets.remove(net);
         }
     }
 }

@@ -14,12 +14,12 @@ mod width;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use mesh::PublicKey;
+use mesh::{PublicKey, overlap::Nets};
 
 pub use keep::{Keep, Lifeline};
 pub use report::Report;
 
-use nets::{Nets, without};
+use nets::without;
 use verdict::{Destination, Verdict, is_hole_for_range, of_address, of_own_range, of_pods, of_range};
 
 /// A range is routed around what it holds of the host as long as there is no more of it than this: every one costs up to
@@ -209,7 +209,7 @@ impl Guard {
             }
             Claim::Address { .. } | Claim::Here => false,
         };
-        let holes = self.kept.inside(destination).map(|(net, keep)| (*net, keep));
+        let holes = self.kept.inside(destination).iter().map(|(net, keep)| (*net, keep));
         let mut holes: Vec<_> = holes.filter(|(net, keep)| is_hole(net, keep)).collect();
         if holes.is_empty() {
             return (Way::Mesh, None);
