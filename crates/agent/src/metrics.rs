@@ -124,11 +124,6 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
-
-    /// In Prometheus' own text format, which the Go agent serves to all who do not ask for another.
-    pub fn text(&self) -> String {
-        classic(&self.open_metrics())
-    }
 }
 
 /// How many problems there are of each object and reason; beyond the first ones, of each reason.
@@ -149,8 +144,9 @@ fn counted<'a>(problems: impl Iterator<Item = &'a Problem>) -> BTreeMap<ProblemL
     counted
 }
 
-/// In the older format a counter is named as its samples are, and the text has no end mark.
-fn classic(open_metrics: &str) -> String {
+/// OpenMetrics in Prometheus' own text format, which the Go agent serves to all who do not ask for another. In this older
+/// one a counter is named as its samples are, and the text has no end mark.
+pub fn classic(open_metrics: &str) -> String {
     let counters: Vec<&str> = open_metrics
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
@@ -190,7 +186,7 @@ mod tests {
     fn whoever_reads_the_go_agents_metrics_reads_these() {
         let metrics = Metrics::new();
         metrics.error("apply");
-        let text = metrics.text();
+        let text = classic(&metrics.open_metrics());
         let expected = [
             "# HELP kilo_errors_total Number of errors that occurred while administering the mesh.",
             "# TYPE kilo_errors_total counter",

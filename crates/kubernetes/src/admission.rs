@@ -22,11 +22,11 @@ pub use surroundings::Surroundings;
 
 use crate::{
     PeerObject,
-    decode::{examine, shortened},
+    decode::{examine, first_faults, shortened},
     peer::PeerSpec,
 };
 
-/// How many faults, and how many conflicts, of one Peer are told. A prefix that is far too wide overlaps everything.
+/// How many of the conflicts of one Peer are told. A prefix that is far too wide overlaps everything.
 const TOLD: usize = 8;
 
 /// What to answer.
@@ -85,12 +85,12 @@ fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) 
         }
     };
     let examined = examine(&peer);
-    let mut faults = first(examined.faults);
+    let mut faults = first_faults(examined.faults);
     if let Some(why) = examined.preshared_key {
         faults.push(format!("spec.presharedKey is no key: {why}; `wg genpsk` makes one"));
     }
     if let Ok(spec) = &peer.spec {
-        faults.extend(first(forms(spec)));
+        faults.extend(first_faults(forms(spec)));
     }
     let mut warnings = Vec::new();
     if let Some(peer) = &examined.peer {
@@ -173,16 +173,6 @@ impl<'a> Earlier<'a> {
         };
         (claimed((!had_key).then_some(peer.key), new), claimed(had_key.then_some(peer.key), known))
     }
-}
-
-/// The first faults, and how many more there are.
-fn first(mut faults: Vec<String>) -> Vec<String> {
-    let more = faults.len().saturating_sub(TOLD);
-    faults.truncate(TOLD);
-    if more > 0 {
-        faults.push(format!("and {more} more of this kind"));
-    }
-    faults
 }
 
 /// Conflicts in words, with what to do.

@@ -22,6 +22,9 @@ use super::{Pages, svg, visitor::Insider};
 /// Layouts are Graphviz' names; there is one of our own, a circle, which the names of circular and radial ones stand for.
 const LAYOUTS: [&str; 7] = ["circo", "dot", "fdp", "neato", "osage", "sfdp", "twopi"];
 
+/// How much of the text is made at a time, in bytes and roughly.
+const PIECE: usize = 32 << 10;
+
 /// The picture of a topology.
 #[derive(Default)]
 pub(super) struct Picture(Mutex<Option<(Arc<Topology>, Bytes)>>);
@@ -85,7 +88,26 @@ async fn picture(picture: &Picture, topology: Arc<Topology>) -> Response {
     }
 }
 
+/// The text, made as fast as it is read.
 fn dot(topology: Arc<Topology>) -> Body {
-    let parts = (0..topology.dot_parts()).map(move |part| Ok::<_, std::io::Error>(topology.dot_part(part)));
-    Body::from_stream(stream::iter(parts))
+    let pieces = stream::try_unfold(0, move |part| {
+        let topology = topology.clone();
+        async move {
+            if part >= topology.dot_parts() {
+                return Ok::<_, tokio::task::JoinError>(None);
+            }
+            tokio::task::spawn_blocking(move || Some(piece(&topology, part))).await
+        }
+    });
+    Body::from_stream(pieces)
+}
+
+/// Parts of the text from one on, and the number of the next one.
+fn piece(topology: &Topology, from: usize) -> (String, usize) {
+    let (mut text, mut part) = (String::new(), from);
+    while part < topology.dot_parts() && text.len() < PIECE {
+        text.push_str(&topology.dot_part(part));
+        part += 1;
+    }
+    (text, part)
 }

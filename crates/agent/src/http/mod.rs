@@ -4,6 +4,7 @@
 
 mod graph;
 mod health;
+mod scrape;
 mod shown;
 mod svg;
 mod visitor;
@@ -12,6 +13,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -32,6 +34,7 @@ pub use shown::Shown;
 struct Pages {
     shown: Arc<Shown>,
     picture: Arc<graph::Picture>,
+    scrape: Arc<scrape::Scrape>,
 }
 
 impl FromRef<Pages> for Arc<Shown> {
@@ -98,7 +101,7 @@ async fn serve(listeners: Vec<std::net::TcpListener>, router: Router) {
 }
 
 fn router(shown: Arc<Shown>) -> Router {
-    let pages = Pages { shown, picture: Arc::default() };
+    let pages = Pages { shown, picture: Arc::default(), scrape: Arc::default() };
     Router::new()
         .route("/", get(index))
         .route("/health", get(health::health))
@@ -107,16 +110,18 @@ fn router(shown: Arc<Shown>) -> Router {
         .with_state(pages)
 }
 
-async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Response {
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     let accepted =
         headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
-    shown.metrics.set_healthy(shown.unhealthy().is_empty());
-    let (kind, text) = if accepted.contains("application/openmetrics-text") {
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", shown.metrics.open_metrics())
-    } else {
-        ("text/plain; version=0.0.4; charset=utf-8", shown.metrics.text())
-    };
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    let text = pages.scrape.get(Instant::now(), || {
+        pages.shown.metrics.set_healthy(pages.shown.unhealthy().is_empty());
+        pages.shown.metrics.open_metrics()
+    });
+    if accepted.contains("application/openmetrics-text") {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        return ([(header::CONTENT_TYPE, kind)], text.open_metrics).into_response();
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.classic).into_response()
 }
 
 /// What there is, for people who open the address, as the Go agent shows it.

@@ -6,7 +6,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::net::sockopt;
 use tokio::net::TcpListener;
+
+/// How much of what a client sends or does not read the kernel keeps, in bytes and each way; it takes twice as much.
+const SOCKET_BUFFER: usize = 128 << 10;
 
 /// Listens; `flag` is what to change when that does not work. A host without IPv6 has no `[::]`, so there it is every IPv4
 /// address.
@@ -20,7 +24,12 @@ pub async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
         }
         bound => bound,
     };
-    bound.with_context(|| format!("cannot listen on {address}; see {flag}"))
+    let listener = bound.with_context(|| format!("cannot listen on {address}; see {flag}"))?;
+    // Connections inherit it. Otherwise the kernel lets those grow to megabytes that are not read.
+    let sized = sockopt::set_socket_send_buffer_size(&listener, SOCKET_BUFFER)
+        .and_then(|()| sockopt::set_socket_recv_buffer_size(&listener, SOCKET_BUFFER));
+    sized.with_context(|| format!("cannot limit the buffers of connections to {address}"))?;
+    Ok(listener)
 }
 
 /// Whether nobody can listen because this host does not have the address.

@@ -96,8 +96,8 @@ impl<'a> Reader<'a> {
         let location = location(self.object, topology_label);
         if location.chars().count() > LONGEST_LOCATION || !location.chars().all(is_plain) {
             let message = format!(
-                "is in the location {:?}, which is taken as it is, and shown with escapes; write up to \
-                 {LONGEST_LOCATION} letters, digits, '-', '_' and '.'",
+                "is in the location {:?}, which is taken as it is; write a name of up to {LONGEST_LOCATION} letters, \
+                 digits, '-', '_' and '.'",
                 super::shortened(location)
             );
             self.problems.add("OddLocation", message);

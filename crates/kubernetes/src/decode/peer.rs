@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mesh::{Endpoint, Host, Object, Peer, PresharedKey, Problem, PublicKey, key::KeyError};
 
-use super::{Problems, shortened};
+use super::{Problems, first_faults, shortened};
 use crate::{
     object::PeerObject,
     peer::{PeerEndpoint, PeerSpec, Secret},
@@ -25,7 +25,7 @@ pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
         problems.add("InvalidPresharedKey", message);
     }
     if !examined.faults.is_empty() {
-        problems.add("InvalidPeer", format!("is left out; {}", examined.faults.join("; ")));
+        problems.add("InvalidPeer", format!("is left out; {}", first_faults(examined.faults).join("; ")));
     }
     (examined.peer, problems.found)
 }
