@@ -3,11 +3,18 @@
 //! A mesh in which two have the same still works, see [`crate::topology`]: one of them goes without. Here it is said
 //! beforehand, when there is still somebody to tell. Whether a conflict is a reason to refuse is not decided here.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use ipnet::IpNet;
 
-use crate::{Node, Object, Peer, PublicKey, overlap::Nets, prefix::host};
+use crate::{
+    Node, Object, Peer, PublicKey,
+    overlap::{Counter, Nets},
+    prefix::host,
+};
 
 /// What somebody has that a Peer's allowed IP overlaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,27 +98,23 @@ pub fn conflicts<'a>(
     most: usize,
 ) -> Conflicts {
     let peers = peers.filter(|other| other.name != new.peer);
-    let mut found = Found { new, most, named: Vec::new(), count: 0 };
+    let mut found = Found::of(new, most);
     if let Some(key) = new.key {
         let of_nodes = nodes.clone().filter(|node| node.key == Some(key)).map(of_node);
         let of_peers = peers.clone().filter(|other| other.key == key).map(of_peer);
         of_nodes.chain(of_peers).for_each(|owner| found.add(0, || Conflict::Key { owner }));
     }
-    let index = Nets::of(new.allowed_ips.iter().enumerate().map(|(position, net)| (*net, position)));
     let mut subnets = BTreeSet::new();
     for node in nodes {
         for (claim, claimed) in claims(node) {
-            let overlaps = index.overlap(claimed);
-            if overlaps && (claim != Claim::WireguardSubnet || subnets.insert(claimed)) {
-                found.add_overlaps(&index, claim, claimed, || of_node(node));
+            if claim != Claim::WireguardSubnet || subnets.insert(claimed) {
+                found.add_overlaps(claim, claimed, || of_node(node));
             }
         }
     }
     for other in peers {
-        for claimed in other.allowed_ips.iter().map(IpNet::trunc) {
-            if index.overlap(claimed) {
-                found.add_overlaps(&index, Claim::AllowedIp, claimed, || of_peer(other));
-            }
+        for claimed in &other.allowed_ips {
+            found.add_overlaps(Claim::AllowedIp, *claimed, || of_peer(other));
         }
     }
     // The sort keeps the order of those with the same position.
@@ -120,15 +123,28 @@ pub fn conflicts<'a>(
     Conflicts { more: found.count - named.len(), named }
 }
 
-/// Conflicts, with the position of the allowed IP behind which each is told.
+/// Conflicts in the making.
 struct Found<'a> {
     new: &'a Claimed<'a>,
+    /// The allowed IPs, for counting, and each with its first position in the list, for naming.
+    counter: Counter,
+    positions: Nets<usize>,
     most: usize,
+    /// Each with the position of the allowed IP, from 1 on; 0 is the key.
     named: Vec<(usize, Conflict)>,
     count: usize,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    fn of(new: &'a Claimed<'a>, most: usize) -> Self {
+        let mut first = BTreeMap::new();
+        for (position, net) in new.allowed_ips.iter().enumerate() {
+            first.entry(net.trunc()).or_insert(position);
+        }
+        let counter = Counter::of(first.keys().copied());
+        Self { new, counter, positions: Nets::of(first.into_iter()), most, named: Vec::new(), count: 0 }
+    }
+
     fn add(&mut self, position: usize, conflict: impl FnOnce() -> Conflict) {
         if self.named.len() < self.most {
             self.named.push((position, conflict()));
@@ -137,20 +153,19 @@ impl Found<'_> {
     }
 
     /// All overlaps of somebody's prefix with what is claimed.
-    fn add_overlaps(
-        &mut self,
-        index: &Nets<usize>,
-        claim: Claim,
-        claimed: IpNet,
-        owner: impl Fn() -> Object,
-    ) {
-        let inside = index.inside(claimed);
-        let to_name = self.most - self.named.len();
-        for (_, position) in index.around(claimed).chain(inside.iter().take(to_name)) {
-            let allowed_ip = self.new.allowed_ips[*position];
-            self.add(position + 1, || Conflict::Overlap { allowed_ip, claim, claimed, owner: owner() });
+    fn add_overlaps(&mut self, claim: Claim, claimed: IpNet, owner: impl Fn() -> Object) {
+        let count = self.counter.overlapping(&claimed);
+        self.count += count;
+        let to_name = count.min(self.most - self.named.len());
+        if to_name == 0 {
+            return;
         }
-        self.count += inside.len().saturating_sub(to_name);
+        let claimed = claimed.trunc();
+        let overlapping = self.positions.around(claimed).chain(self.positions.inside(claimed));
+        self.named.extend(overlapping.take(to_name).map(|(_, position)| {
+            let allowed_ip = self.new.allowed_ips[*position];
+            (position + 1, Conflict::Overlap { allowed_ip, claim, claimed, owner: owner() })
+        }));
     }
 }
 

@@ -67,10 +67,6 @@ impl Desk {
 
     /// The body of a request, with the permission to be large if it is.
     async fn receive(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
-        let announced = hyper::body::Body::size_hint(&body).lower();
-        if announced > LARGEST as u64 {
-            return Err(too_large());
-        }
         let mut stream = body.into_data_stream();
         let mut begin = Vec::new();
         while begin.len() <= SMALL {
