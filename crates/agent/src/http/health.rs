@@ -55,7 +55,7 @@ fn bare(unhealthy: &[String]) -> String {
 }
 
 /// For people.
-fn text(unhealthy: &[String], view: &View) -> String {
+pub(super) fn text(unhealthy: &[String], view: &View) -> String {
     let mut text = String::from(if unhealthy.is_empty() { "healthy\n" } else { "unhealthy\n" });
     // Writing to a String cannot fail.
     for reason in unhealthy {
@@ -74,7 +74,7 @@ fn text(unhealthy: &[String], view: &View) -> String {
 }
 
 /// For programs.
-fn document(unhealthy: &[String], view: &View) -> Value {
+pub(super) fn document(unhealthy: &[String], view: &View) -> Value {
     let problems = view.problems.iter().take(NAMED).map(|problem| {
         json!({
             "object": Plain(&problem.object).to_string(),

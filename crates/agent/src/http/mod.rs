@@ -135,6 +135,9 @@ async fn index() -> Html<&'static str> {
 }
 
 #[cfg(test)]
+mod odd_texts;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

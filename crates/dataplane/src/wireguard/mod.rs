@@ -173,3 +173,47 @@ impl AllowedIps {
 fn age(then: SystemTime) -> Duration {
     SystemTime::now().duration_since(then).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use hostnet::WireguardPeer;
+
+    use super::*;
+
+    fn key(number: u8) -> PublicKey {
+        PublicKey::from_bytes([number; 32]).unwrap()
+    }
+
+    fn nets(text: &str) -> Vec<IpNet> {
+        text.split_whitespace().map(|net| net.parse().unwrap()).collect()
+    }
+
+    fn change(add: &str, remove: &str) -> PeerChange {
+        PeerChange { add_allowed_ips: nets(add), remove_allowed_ips: nets(remove), ..PeerChange::default() }
+    }
+
+    #[test]
+    fn an_allowed_ip_belongs_to_whoever_got_it_last() {
+        let peer =
+            |text| WireguardPeer { allowed_ips: nets(text).into_iter().collect(), ..Default::default() };
+        let peers = [(key(1), peer("10.0.0.1/32 10.0.0.2/32")), (key(2), peer("10.0.0.3/32"))];
+        let mut allowed = AllowedIps::of(&Wireguard { peers: peers.into(), ..Wireguard::default() });
+        let check = |allowed: &AllowedIps, number: u8, expected: &str| {
+            let all = allowed.replacement(&key(number), &change("", "10.9.9.9/32"));
+            assert_eq!(all, Some(nets(expected)), "{number}");
+        };
+        allowed.follow(&PeerEdit::Set(&key(2), &change("10.0.0.1/32", "10.0.0.3/32")));
+        check(&allowed, 1, "10.0.0.2/32");
+        check(&allowed, 2, "10.0.0.1/32");
+        // What somebody else has is not lost by whoever had it before.
+        allowed.follow(&PeerEdit::Set(&key(1), &change("", "10.0.0.1/32")));
+        check(&allowed, 2, "10.0.0.1/32");
+        assert_eq!(allowed.replacement(&key(2), &change("10.0.0.4/32", "")), None);
+        let replaced = change("10.0.0.4/32", "10.0.0.1/32");
+        assert_eq!(allowed.replacement(&key(2), &replaced), Some(nets("10.0.0.4/32")));
+        allowed.follow(&PeerEdit::Remove(&key(2)));
+        allowed.follow(&PeerEdit::Set(&key(1), &change("10.0.0.1/32", "")));
+        check(&allowed, 1, "10.0.0.1/32 10.0.0.2/32");
+        check(&allowed, 2, "");
+    }
+}
