@@ -110,7 +110,8 @@ pub struct Agent {
     /// The kubeconfig file [default: the pod's service account].
     #[arg(long, value_name = "FILE", value_parser = path)]
     pub kubeconfig: Option<PathBuf>,
-    /// Where /health, /metrics and /graph are served: ADDRESS:PORT or :PORT.
+    /// Where /health and /metrics are served: ADDRESS:PORT or :PORT. What is wrong in detail, and /graph, are served to this
+    /// host only, on its loopback addresses.
     #[arg(long, default_value = ":1107", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// How long a node may be silent before its place is taken; half of it is the time between own heartbeats. The

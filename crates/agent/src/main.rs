@@ -15,16 +15,16 @@ mod names;
 mod process;
 mod report;
 mod runtime;
+mod serve;
 mod setup;
 mod surroundings;
-mod svg;
 mod webhook;
 
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use cli::{Cli, Command};
-use program::log;
+use program::{log, print};
 
 fn main() -> ExitCode {
     let cli = Cli::read();
@@ -63,13 +63,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The last line is for whoever started the process; the log may be turned off.
-            eprintln!("kg: {error:#}");
+            print::say(format_args!("kg: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// One thread: the agent mostly waits, and every thread more is memory on every node.
+/// One thread, beside that of `http`: the agent mostly waits, and every thread more is memory on every node.
 #[tokio::main(flavor = "current_thread")]
 async fn run(agent: cli::Agent) -> anyhow::Result<()> {
     runtime::Runtime::start(setup::Setup::of(agent)?).await?.run().await

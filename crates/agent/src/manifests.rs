@@ -224,7 +224,7 @@ fn the_dashboard_and_the_alerts_use_what_is_exported() {
     metrics.error("apply");
     let problem = mesh::Problem { object: mesh::Object::Host, reason: "Test", message: String::new() };
     metrics.update(&reconciler::View { problems: [problem].into(), ..Default::default() });
-    let text = metrics.text();
+    let text = crate::metrics::classic(&metrics.open_metrics());
     let of = |file: &str| {
         documents().into_iter().find(|(name, document)| name == file && !document.is_null()).unwrap().1
     };

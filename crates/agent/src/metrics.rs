@@ -2,8 +2,9 @@
 
 mod wireguard;
 
-use std::sync::atomic::AtomicU64;
+use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 
+use mesh::Problem;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -14,6 +15,11 @@ pub use wireguard::Seen;
 use wireguard::Sessions;
 
 use crate::process::Process;
+
+/// How many pairs of object and reason have series of their own. Whoever writes objects must not fill a database.
+const NAMED_PROBLEMS: usize = 200;
+/// Stands for all other objects.
+const OTHERS: &str = "others";
 
 /// The metrics of an agent.
 pub struct Metrics {
@@ -36,10 +42,10 @@ struct EventLabel {
 }
 
 /// Which object is wrong, and in a word why.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct ProblemLabel {
     object: String,
-    reason: String,
+    reason: &'static str,
 }
 
 impl Metrics {
@@ -99,14 +105,16 @@ impl Metrics {
         self.nodes.set(view.counts.nodes as i64);
         self.peers.set(view.counts.peers as i64);
         self.segments.set(view.counts.segments as i64);
-        self.healthy.set(view.unhealthy.is_empty().into());
         self.reconciles.inc_by(view.reconciles.saturating_sub(self.reconciles.get()));
         self.problems.clear();
-        for problem in &view.problems {
-            let label =
-                ProblemLabel { object: problem.object.to_string(), reason: problem.reason.to_owned() };
-            self.problems.get_or_create(&label).inc();
+        for (label, count) in counted(view.problems.iter()) {
+            self.problems.get_or_create(&label).set(count);
         }
+    }
+
+    /// Whether the agent is healthy now.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.set(healthy.into());
     }
 
     /// As OpenMetrics, for who asks for it.
@@ -116,15 +124,29 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
-
-    /// In Prometheus' own text format, which the Go agent serves to all who do not ask for another.
-    pub fn text(&self) -> String {
-        classic(&self.open_metrics())
-    }
 }
 
-/// In the older format a counter is named as its samples are, and the text has no end mark.
-fn classic(open_metrics: &str) -> String {
+/// How many problems there are of each object and reason; beyond the first ones, of each reason.
+fn counted<'a>(problems: impl Iterator<Item = &'a Problem>) -> BTreeMap<ProblemLabel, i64> {
+    let mut counted: BTreeMap<ProblemLabel, i64> = BTreeMap::new();
+    let mut named = 0;
+    for problem in problems {
+        let label = ProblemLabel { object: problem.object.to_string(), reason: problem.reason };
+        if let Some(count) = counted.get_mut(&label) {
+            *count += 1;
+        } else if named < NAMED_PROBLEMS {
+            named += 1;
+            counted.insert(label, 1);
+        } else {
+            *counted.entry(ProblemLabel { object: OTHERS.to_owned(), ..label }).or_default() += 1;
+        }
+    }
+    counted
+}
+
+/// OpenMetrics in Prometheus' own text format, which the Go agent serves to all who do not ask for another. In this older
+/// one a counter is named as its samples are, and the text has no end mark.
+pub fn classic(open_metrics: &str) -> String {
     let counters: Vec<&str> = open_metrics
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
@@ -147,10 +169,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn many_wrong_objects_have_a_bounded_number_of_series() {
+        let of = |number: usize, reason| {
+            Problem::new(mesh::Object::Peer(format!("p{number:04}")), reason, format!("fault {number}"))
+        };
+        let problems: Vec<_> =
+            (0..500).flat_map(|number| [of(number, "A"), of(number, "A"), of(number, "B")]).collect();
+        let counted = counted(problems.iter());
+        let label = |object: &str, reason| ProblemLabel { object: object.to_owned(), reason };
+        assert_eq!(counted.len(), NAMED_PROBLEMS + 2);
+        assert_eq!(counted[&label("peer p0000", "A")], 2);
+        assert_eq!((counted[&label(OTHERS, "A")], counted[&label(OTHERS, "B")]), (800, 400));
+    }
+
+    #[test]
     fn whoever_reads_the_go_agents_metrics_reads_these() {
         let metrics = Metrics::new();
         metrics.error("apply");
-        let text = metrics.text();
+        let text = classic(&metrics.open_metrics());
         let expected = [
             "# HELP kilo_errors_total Number of errors that occurred while administering the mesh.",
             "# TYPE kilo_errors_total counter",

@@ -106,7 +106,7 @@ impl Runtime {
         let flags = &setup.flags;
         let shown = Arc::new(http::Shown::new());
         if !flags.dry_run {
-            http::serve(flags.listen, shown.clone()).await?;
+            http::start(flags.listen, shown.clone()).await?;
         }
         let dataplane = setup.open_dataplane().await?;
         let notices = dataplane.watch().await.context("cannot watch the host's network")?;
@@ -141,6 +141,7 @@ impl Runtime {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         loop {
+            self.shown.busy();
             while let Some(action) = self.reconciler.poll_action(now()) {
                 if self.setup.flags.dry_run {
                     if let Some(result) = self.rehearse(action).await {
@@ -151,6 +152,7 @@ impl Runtime {
                 }
             }
             let timeout = self.reconciler.poll_timeout();
+            self.shown.waits();
             tokio::select! {
                 // What waits is taken in first, so that a burst of events leads to one reconcile.
                 biased;
@@ -382,7 +384,7 @@ impl Runtime {
             Action::Patch(_) => self.reconciler.handle_patched(Ok(()), now()),
             Action::Apply(changes) => {
                 for change in &changes {
-                    println!("{change}");
+                    println!("{}", mesh::text::PlainLines(change));
                 }
                 return Some(Ok(()));
             }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use kube::Client;
 use kubernetes::{preshared_keys::get_preshared_key, services::service_ranges};
 use mesh::{Node, Peer, Perspective, PresharedKeys, Topology, TopologyConfig, allocation::Subnets};
-use program::flags::all;
+use program::{flags::all, print::say};
 
 use crate::{Global, Granularity};
 
@@ -56,7 +56,7 @@ impl Cluster {
         }
         let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
         for problem in problems.iter().chain(&topology.problems) {
-            eprintln!("warning: {problem}");
+            say(format_args!("warning: {problem}"));
         }
         Ok(Self { topology, peers, nodes, client })
     }

@@ -11,7 +11,10 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use cluster::Cluster;
 use kubernetes::client::{ApiAccess, Credentials};
-use program::flags::{Cidrs, PodCidrSource, boolean, path, port, refuse};
+use program::{
+    flags::{Cidrs, PodCidrSource, boolean, path, port, refuse},
+    print::{out, say},
+};
 
 /// It is printed behind the program's name, as Go's kgctl prints it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
@@ -142,7 +145,7 @@ fn main() -> ExitCode {
     match run(Cli::try_parse().unwrap_or_else(|error| refuse(&error))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            say(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -156,9 +159,9 @@ async fn run(cli: Cli) -> Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "kgctl", &mut std::io::stdout());
             Ok(())
         }
-        Command::Reference => print(&program::reference::markdown(Cli::command())),
+        Command::Reference => Ok(out(program::reference::markdown(Cli::command()))?),
         Command::Connect(flags) => connect::run(&cli.global, &flags).await,
-        Command::Graph => print(&Cluster::read(&cli.global).await?.topology.to_dot()),
+        Command::Graph => Ok(out(Cluster::read(&cli.global).await?.topology.to_dot())?),
         Command::Showconf(request) => {
             let cluster = Cluster::read(&cli.global).await?;
             match &request.of {
@@ -166,15 +169,6 @@ async fn run(cli: Cli) -> Result<()> {
                 ShowConfOf::Peer { name } => showconf::peer(&cluster, name, &request).await,
             }
         }
-    }
-}
-
-/// Writes to standard output. A reader that has gone away (`kgctl graph | head`) is not an error.
-fn print(text: &str) -> Result<()> {
-    use std::io::{ErrorKind, Write};
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
     }
 }
 

@@ -6,6 +6,7 @@
 use anyhow::Result;
 use kubernetes::peer::{PresharedKeySecretRef, Secret};
 use mesh::{Host, SecretRef, conf::ConfPeer};
+use program::print::say;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -68,10 +69,10 @@ pub fn yaml(name: &str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> R
 fn object<'a>(name: &'a str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> Object<'a> {
     let keepalive = u64::from(peer.persistent_keepalive);
     if keepalive != 0 {
-        eprintln!(
+        say(format_args!(
             "warning: persistentKeepalive is printed in nanoseconds, as the Go kgctl does; change it to {keepalive} \
              before you apply the object"
-        );
+        ));
     }
     Object {
         kind: "Peer",
@@ -97,10 +98,10 @@ fn endpoint(endpoint: Option<&mesh::Endpoint>) -> Endpoint {
         None => (None, NO_IP.to_owned(), 0),
         Some(mesh::Endpoint { host: Host::Ip(address), port }) => (None, address.to_string(), *port),
         Some(mesh::Endpoint { host: Host::Dns(name), port }) => {
-            eprintln!(
+            say(format_args!(
                 "warning: the DNS name of the endpoint is not printed, as in the Go kgctl; change dnsOrIP to \
                  {{dns: {name}}} before you apply the object"
-            );
+            ));
             (Some(port.to_string()), NO_IP.to_owned(), *port)
         }
     };

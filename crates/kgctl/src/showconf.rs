@@ -5,23 +5,26 @@ use mesh::{
     Peer, SecretRef,
     conf::{Conf, ConfPeer},
 };
-use program::flags::all;
+use program::{
+    flags::all,
+    print::{out, say},
+};
 
-use crate::{Output, ShowConf, cluster::Cluster, peer_object, print};
+use crate::{Output, ShowConf, cluster::Cluster, peer_object};
 
 /// The configuration of a node: of its interface, or of another interface's peer.
 pub async fn node(cluster: &Cluster, name: &str, request: &ShowConf, port: u16) -> Result<()> {
     let perspective = cluster.perspective(name)?;
     if perspective.segment().leader().name != name {
         // Not an error: the Go kgctl ends with 0 here, and scripts loop over all nodes.
-        eprintln!("Node {name:?} is not a leader node");
+        say(format_args!("Node {name:?} is not a leader node"));
         return Ok(());
     }
     if request.as_peer {
         return show_as_peer(name, perspective.as_peer(), None, request);
     }
     let keys = cluster.preshared_keys(cluster.topology.peers.iter()).await?;
-    print(&Conf { listen_port: Some(port), peers: perspective.conf_peers(&keys) }.to_string())
+    Ok(out(Conf { listen_port: Some(port), peers: perspective.conf_peers(&keys) })?)
 }
 
 /// The configuration of a Peer: its own, or that of another interface's peer.
@@ -40,7 +43,7 @@ pub async fn peer(cluster: &Cluster, name: &str, request: &ShowConf) -> Result<(
         return show_as_peer(name, conf, reference, request);
     }
     let keys = cluster.preshared_keys([peer].into_iter()).await?;
-    print(&cluster.any_perspective()?.peer_conf(name, &keys).ok_or_else(missing)?.to_string())
+    Ok(out(cluster.any_perspective()?.peer_conf(name, &keys).ok_or_else(missing)?)?)
 }
 
 fn show_as_peer(
@@ -52,8 +55,9 @@ fn show_as_peer(
     let more: Vec<_> = all(&request.allowed_ips).iter().map(ipnet::IpNet::trunc).collect();
     let peer = peer.with_allowed_ips(&more);
     match request.output {
-        Output::Wireguard => print(&peer.to_string()),
-        Output::Json => print(&peer_object::json(name, &peer, preshared_key)?),
-        Output::Yaml => print(&peer_object::yaml(name, &peer, preshared_key)?),
+        Output::Wireguard => out(peer)?,
+        Output::Json => out(peer_object::json(name, &peer, preshared_key)?)?,
+        Output::Yaml => out(peer_object::yaml(name, &peer, preshared_key)?)?,
     }
+    Ok(())
 }

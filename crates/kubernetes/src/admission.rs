@@ -8,10 +8,13 @@
 mod review;
 mod surroundings;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr};
 
 use ipnet::IpNet;
-use mesh::{Object, Peer, conflict::Conflict};
+use mesh::{
+    Object, Peer,
+    conflict::{Claimed, Conflict, Conflicts},
+};
 use serde_json::Value;
 
 pub use review::{Operation, Request};
@@ -19,7 +22,7 @@ pub use surroundings::Surroundings;
 
 use crate::{
     PeerObject,
-    decode::{examine, shortened},
+    decode::{examine, first_faults, shortened},
     peer::PeerSpec,
 };
 
@@ -82,18 +85,16 @@ fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) 
         }
     };
     let examined = examine(&peer);
-    let mut faults = examined.faults;
+    let mut faults = first_faults(examined.faults);
     faults.extend(examined.preshared_key.map(|fault| fault.to_string()));
     if let Ok(spec) = &peer.spec {
-        faults.extend(forms(spec));
+        faults.extend(first_faults(forms(spec)));
     }
     let mut warnings = Vec::new();
     if let Some(peer) = &examined.peer {
-        let earlier = Earlier::of(old);
-        let (new, known): (Vec<_>, Vec<_>) = surroundings
-            .conflicts(peer)
-            .into_iter()
-            .partition(|conflict| earlier.lacks(conflict, object, peer));
+        let (new, known) = Earlier::of(old).split(object, peer);
+        let new = surroundings.conflicts(&new, TOLD);
+        let known = surroundings.conflicts(&known, TOLD);
         match surroundings.gap() {
             None => faults.extend(told(&new)),
             // What is known may be outdated, and what is missing is not known: neither is a reason to refuse.
@@ -143,7 +144,7 @@ fn is_mapped(address: &str) -> bool {
 /// What an object had before.
 struct Earlier<'a> {
     key: Option<&'a Value>,
-    allowed_ips: BTreeSet<&'a str>,
+    allowed_ips: HashSet<&'a str>,
 }
 
 impl<'a> Earlier<'a> {
@@ -156,33 +157,32 @@ impl<'a> Earlier<'a> {
         }
     }
 
-    /// Whether what is in conflict was not there before. Texts are compared, as the API stores them.
-    fn lacks(&self, conflict: &Conflict, object: &Value, peer: &Peer) -> bool {
+    /// What a Peer claims that it did not have before, and what it had. Texts are compared, as the API stores them.
+    fn split<'b>(&self, object: &Value, peer: &'b Peer) -> (Claimed<'b>, Claimed<'b>) {
         let spec = &object["spec"];
-        match conflict {
-            Conflict::Key { .. } => self.key != spec.get("publicKey"),
-            Conflict::Overlap { allowed_ip, .. } => {
-                let texts = spec["allowedIPs"].as_array().into_iter().flatten();
-                let mut same = texts.zip(&peer.allowed_ips).filter(|(_, ip)| *ip == allowed_ip);
-                !same.any(|(text, _)| text.as_str().is_some_and(|text| self.allowed_ips.contains(text)))
-            }
-        }
+        let had_key = self.key.is_some() && self.key == spec.get("publicKey");
+        let texts = spec["allowedIPs"].as_array().into_iter().flatten().map(Value::as_str);
+        let had = texts.map(|text| text.is_some_and(|text| self.allowed_ips.contains(text)));
+        let (known, new): (Vec<_>, Vec<_>) = peer.allowed_ips.iter().zip(had).partition(|(_, had)| *had);
+        let claimed = |key, allowed_ips: Vec<(&IpNet, bool)>| Claimed {
+            peer: &peer.name,
+            key,
+            allowed_ips: allowed_ips.into_iter().map(|(net, _)| *net).collect(),
+        };
+        (claimed((!had_key).then_some(peer.key), new), claimed(had_key.then_some(peer.key), known))
     }
 }
 
 /// Conflicts in words, with what to do.
-fn told(conflicts: &[Conflict]) -> Vec<String> {
-    let mut texts: Vec<String> = conflicts
-        .iter()
-        .take(TOLD)
-        .map(|conflict| match conflict {
-            Conflict::Key { owner: Object::Node(_) } => format!("{conflict}; give the peer one of its own"),
-            Conflict::Key { .. } => format!("{conflict}; give each a key of its own"),
-            Conflict::Overlap { .. } => format!("{conflict}; write addresses that nobody has"),
-        })
-        .collect();
-    if conflicts.len() > TOLD {
-        texts.push(format!("and {} more of this kind", conflicts.len() - TOLD));
+fn told(conflicts: &Conflicts) -> Vec<String> {
+    let words = |conflict: &Conflict| match conflict {
+        Conflict::Key { owner: Object::Node(_) } => format!("{conflict}; give the peer one of its own"),
+        Conflict::Key { .. } => format!("{conflict}; give each a key of its own"),
+        Conflict::Overlap { .. } => format!("{conflict}; write addresses that nobody has"),
+    };
+    let mut texts: Vec<String> = conflicts.named.iter().map(words).collect();
+    if conflicts.more > 0 {
+        texts.push(format!("and {} more of this kind", conflicts.more));
     }
     texts
 }

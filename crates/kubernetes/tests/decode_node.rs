@@ -274,3 +274,21 @@ fn pod_subnets_that_another_cni_replaces() {
         assert_eq!(missing_pod_subnet(&node, source).unwrap().reason, "MissingPodCIDR");
     }
 }
+
+/// Go agents take any text, and the order of the names decides addresses: what counts must not change.
+#[test]
+fn an_odd_location_counts_and_is_told() {
+    let longest = "l".repeat(63);
+    for location in ["", "eu-west-1", "Büro 北京", longest.as_str()] {
+        assert_eq!(accept(&[("location", location)]).location, location);
+    }
+    for location in
+        ["eu\n2026 INFO forged", "\u{1b}]0;title\u{7}", "a\u{202e}b", "\u{200b}", &"l".repeat(200_000)]
+    {
+        let (node, problems) = decode(&[("location", location)]);
+        let [problem] = problems.as_slice() else { panic!("{location:?}: {problems:?}") };
+        assert_eq!((node.location.as_str(), problem.reason), (location, "OddLocation"));
+        let shown = problem.to_string();
+        assert!(shown.chars().all(mesh::text::is_plain) && shown.len() < 500, "{shown}");
+    }
+}

@@ -3,11 +3,18 @@
 //! A mesh in which two have the same still works, see [`crate::topology`]: one of them goes without. Here it is said
 //! beforehand, when there is still somebody to tell. Whether a conflict is a reason to refuse is not decided here.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use ipnet::IpNet;
 
-use crate::{Node, Object, Peer, prefix::host};
+use crate::{
+    Node, Object, Peer, PublicKey,
+    overlap::{Counter, Nets},
+    prefix::host,
+};
 
 /// What somebody has that a Peer's allowed IP overlaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,39 +81,106 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// All conflicts of a Peer, those of its key first, then in the order of its allowed IPs.
+/// What is about to be claimed, of a Peer or of a part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed<'a> {
+    /// The name of the Peer. One of the same name is the same Peer, in an earlier version, and no conflict.
+    pub peer: &'a str,
+    /// Its public key, if that is asked about.
+    pub key: Option<PublicKey>,
+    /// Its allowed IPs, as far as they are asked about.
+    pub allowed_ips: Vec<IpNet>,
+}
+
+/// The conflicts of a Peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conflicts {
+    /// Some of them, those of its key first, then in the order of its allowed IPs.
+    pub named: Vec<Conflict>,
+    /// How many there are besides.
+    pub more: usize,
+}
+
+/// The conflicts of a Peer, of which at most `most` are named: a prefix that is far too wide overlaps everything.
 ///
-/// Two prefixes overlap when one holds the other, host bits aside. A Peer of the same name is the same Peer, in an
-/// earlier version, and no conflict. The WireGuard subnet, which all nodes have, is told of the first node only.
+/// Two prefixes overlap when one holds the other, host bits aside. The WireGuard subnet, which all nodes have, counts as
+/// the first node's only. It takes time in proportion to what there is, and not to what of it overlaps.
 pub fn conflicts<'a>(
-    peer: &Peer,
+    new: &Claimed<'_>,
     nodes: impl Iterator<Item = &'a Node> + Clone,
     peers: impl Iterator<Item = &'a Peer> + Clone,
-) -> Vec<Conflict> {
-    let peers = peers.filter(|other| other.name != peer.name);
-    let node_owners = nodes.clone().filter(|node| node.key == Some(peer.key)).map(of_node);
-    let peer_owners = peers.clone().filter(|other| other.key == peer.key).map(of_peer);
-    let mut found: Vec<Conflict> =
-        node_owners.chain(peer_owners).map(|owner| Conflict::Key { owner }).collect();
-    let mut told = BTreeSet::new();
-    for allowed_ip in &peer.allowed_ips {
-        let conflict =
-            |claim, claimed, owner| Conflict::Overlap { allowed_ip: *allowed_ip, claim, claimed, owner };
-        for node in nodes.clone() {
-            for (claim, claimed) in claims(node) {
-                let mut again = || claim == Claim::WireguardSubnet && !told.insert((*allowed_ip, claimed));
-                if overlap(allowed_ip, &claimed) && !again() {
-                    found.push(conflict(claim, claimed, of_node(node)));
-                }
+    most: usize,
+) -> Conflicts {
+    let peers = peers.filter(|other| other.name != new.peer);
+    let mut found = Found::of(new, most);
+    if let Some(key) = new.key {
+        let of_nodes = nodes.clone().filter(|node| node.key == Some(key)).map(of_node);
+        let of_peers = peers.clone().filter(|other| other.key == key).map(of_peer);
+        of_nodes.chain(of_peers).for_each(|owner| found.add(0, || Conflict::Key { owner }));
+    }
+    let mut subnets = BTreeSet::new();
+    for node in nodes {
+        for (claim, claimed) in claims(node) {
+            if claim != Claim::WireguardSubnet || subnets.insert(claimed) {
+                found.add_overlaps(claim, claimed, || of_node(node));
             }
         }
-        for other in peers.clone() {
-            let claimed = other.allowed_ips.iter().map(IpNet::trunc);
-            let overlapping = claimed.filter(|claimed| overlap(allowed_ip, claimed));
-            found.extend(overlapping.map(|claimed| conflict(Claim::AllowedIp, claimed, of_peer(other))));
+    }
+    for other in peers {
+        for claimed in &other.allowed_ips {
+            found.add_overlaps(Claim::AllowedIp, *claimed, || of_peer(other));
         }
     }
-    found
+    // The sort keeps the order of those with the same position.
+    found.named.sort_by_key(|(position, _)| *position);
+    let named: Vec<Conflict> = found.named.into_iter().map(|(_, conflict)| conflict).collect();
+    Conflicts { more: found.count - named.len(), named }
+}
+
+/// Conflicts in the making.
+struct Found<'a> {
+    new: &'a Claimed<'a>,
+    /// The allowed IPs, for counting, and each with its first position in the list, for naming.
+    counter: Counter,
+    positions: Nets<usize>,
+    most: usize,
+    /// Each with the position of the allowed IP, from 1 on; 0 is the key.
+    named: Vec<(usize, Conflict)>,
+    count: usize,
+}
+
+impl<'a> Found<'a> {
+    fn of(new: &'a Claimed<'a>, most: usize) -> Self {
+        let mut first = BTreeMap::new();
+        for (position, net) in new.allowed_ips.iter().enumerate() {
+            first.entry(net.trunc()).or_insert(position);
+        }
+        let counter = Counter::of(first.keys().copied());
+        Self { new, counter, positions: Nets::of(first.into_iter()), most, named: Vec::new(), count: 0 }
+    }
+
+    fn add(&mut self, position: usize, conflict: impl FnOnce() -> Conflict) {
+        if self.named.len() < self.most {
+            self.named.push((position, conflict()));
+        }
+        self.count += 1;
+    }
+
+    /// All overlaps of somebody's prefix with what is claimed.
+    fn add_overlaps(&mut self, claim: Claim, claimed: IpNet, owner: impl Fn() -> Object) {
+        let count = self.counter.overlapping(&claimed);
+        self.count += count;
+        let to_name = count.min(self.most - self.named.len());
+        if to_name == 0 {
+            return;
+        }
+        let claimed = claimed.trunc();
+        let overlapping = self.positions.around(claimed).chain(self.positions.inside(claimed));
+        self.named.extend(overlapping.take(to_name).map(|(_, position)| {
+            let allowed_ip = self.new.allowed_ips[*position];
+            (position + 1, Conflict::Overlap { allowed_ip, claim, claimed, owner: owner() })
+        }));
+    }
 }
 
 /// What a node has.
@@ -115,11 +189,6 @@ pub(crate) fn claims(node: &Node) -> impl Iterator<Item = (Claim, IpNet)> {
     let internal = node.internal_ips.iter().map(|net| (Claim::InternalIp, host(net.addr())));
     let wireguard = node.wireguard_ips.iter().map(|net| (Claim::WireguardSubnet, net.trunc()));
     pods.chain(internal).chain(wireguard)
-}
-
-/// Whether two prefixes have an address in common.
-pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
 }
 
 fn of_node(node: &Node) -> Object {
@@ -133,7 +202,6 @@ fn of_peer(peer: &Peer) -> Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PublicKey;
 
     fn nets(text: &str) -> Vec<IpNet> {
         text.split_whitespace().map(|net| net.parse().unwrap()).collect()
@@ -163,11 +231,20 @@ mod tests {
         node
     }
 
+    fn claimed(peer: &Peer) -> Claimed<'_> {
+        Claimed { peer: &peer.name, key: Some(peer.key), allowed_ips: peer.allowed_ips.clone() }
+    }
+
     fn check(new: &Peer, expect: &[&str]) {
         let nodes = [node("a", 1), node("b", 2)];
         let peers = [peer("p", 11, "10.5.0.1/32 10.6.0.7/24"), peer("q", 12, "fd05::/64")];
-        let found = conflicts(new, nodes.iter(), peers.iter());
-        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expect, "{new:?}");
+        let new = claimed(new);
+        let found = conflicts(&new, nodes.iter(), peers.iter(), 8);
+        assert_eq!(found.named.iter().map(ToString::to_string).collect::<Vec<_>>(), expect, "{new:?}");
+        assert_eq!(found.more, 0);
+        // However few are named, all are counted.
+        let first = conflicts(&new, nodes.iter(), peers.iter(), 1);
+        assert_eq!((first.named.len(), first.named.len() + first.more), (expect.len().min(1), expect.len()));
     }
 
     #[test]

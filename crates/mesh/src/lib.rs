@@ -11,7 +11,6 @@ pub mod endpoint;
 pub mod graph;
 pub mod key;
 pub mod leader;
-pub mod nets;
 pub mod node;
 pub mod overlap;
 pub mod peer;
@@ -20,6 +19,7 @@ pub mod prefix;
 pub mod preshared;
 pub mod problem;
 pub mod segment;
+pub mod text;
 pub mod topology;
 
 pub use endpoint::{Endpoint, Host};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::text::{Plain, plain};
+
 /// The object a problem is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Object {
@@ -25,9 +27,9 @@ pub enum Object {
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Object::Node(name) => write!(f, "node {name}"),
-            Object::Peer(name) => write!(f, "peer {name}"),
-            Object::Foreign { kind, name } => write!(f, "{kind} {name}"),
+            Object::Node(name) => write!(f, "node {}", Plain(name)),
+            Object::Peer(name) => write!(f, "peer {}", Plain(name)),
+            Object::Foreign { kind, name } => write!(f, "{kind} {}", Plain(name)),
             Object::Host => f.write_str("this host"),
             Object::Mesh => f.write_str("the mesh"),
         }
@@ -46,14 +48,14 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of one object.
+    /// A problem of one object. The message may quote it; it is shown in logs, pages, terminals and Events.
     pub fn new(object: Object, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { object, reason, message: message.into() }
+        Self { object, reason, message: plain(message.into()) }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.object, self.message, self.reason)
+        write!(f, "{}: {} ({})", self.object, Plain(&self.message), self.reason)
     }
 }

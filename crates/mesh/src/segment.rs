@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{Endpoint, Granularity, Node, PublicKey};
+use crate::{Endpoint, Granularity, Node, PublicKey, text::Plain};
 
 /// What a segment is called. The order of the names (as text) decides the order of the WireGuard addresses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,8 +38,8 @@ impl SegmentName {
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Location(name) => write!(f, "location:{name}"),
-            Self::Node(name) => write!(f, "node:{name}"),
+            Self::Location(name) => write!(f, "location:{}", Plain(name)),
+            Self::Node(name) => write!(f, "node:{}", Plain(name)),
         }
     }
 }

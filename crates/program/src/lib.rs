@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod flags;
 pub mod log;
+pub mod print;
 pub mod reference;
 mod resolver;
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hostnet::{Handshake, Observation};
-use mesh::{PublicKey, Topology};
+use mesh::{PublicKey, Topology, text::Plain};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet},
@@ -48,7 +48,7 @@ impl Seen {
     fn named(&self) -> BTreeMap<String, &Handshake> {
         let Some(topology) = &self.topology else { return BTreeMap::new() };
         let segments = topology.segments.iter().map(|segment| (segment.key, segment.name.to_string()));
-        let peers = topology.peers.iter().map(|peer| (peer.key, format!("peer:{}", peer.name)));
+        let peers = topology.peers.iter().map(|peer| (peer.key, format!("peer:{}", Plain(&peer.name))));
         let all: BTreeMap<_, _> = segments
             .chain(peers)
             .filter_map(|(key, name)| Some((name, self.handshakes.get(&key)?)))

@@ -2,24 +2,25 @@
 //!
 //! Which Peers are good is not known here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
-    body::to_bytes,
     extract::{Request as HttpRequest, State},
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
-use kubernetes::admission::{Request, judge};
+use mesh::text::Plain;
 
 use super::{Webhook, metrics};
 
-/// The largest request, in bytes. An API server sends an object twice, and takes none of more than 3 MiB.
-const LARGEST: usize = 8 << 20;
-/// How long a request may take to arrive. API servers wait for 30 s at most.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a review may take. API servers wait for 5 s, as the ValidatingWebhookConfiguration says, and an answer says
+/// more than silence.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What API servers ask.
 pub fn reviews(webhook: Arc<Webhook>) -> Router {
@@ -43,17 +44,10 @@ async fn review(webhook: &Webhook, request: HttpRequest) -> Result<String, (Stat
         let text = format!("received Content-Type={}, expected application/json", kind.unwrap_or_default());
         return Err((StatusCode::BAD_REQUEST, text));
     }
-    let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), LARGEST)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) => return Err(unreadable(&error)),
-        Err(_) => {
-            let text = format!("the request did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            return Err((StatusCode::REQUEST_TIMEOUT, text));
-        }
-    };
-    let bad = |error: kubernetes::Error| (StatusCode::BAD_REQUEST, error.to_string());
-    let review = Request::decode(&body).map_err(bad)?;
-    let verdict = judge(&review, &webhook.cluster.surroundings()).map_err(bad)?;
+    let deadline = Instant::now() + PATIENCE;
+    let cluster = webhook.cluster.clone();
+    let surroundings = move || cluster.surroundings();
+    let (review, verdict, answer) = webhook.desk.judge(request.into_body(), surroundings, deadline).await?;
     let response = if verdict.is_allowed() { metrics::Response::Allowed } else { metrics::Response::Denied };
     webhook.metrics.review(review.operation.name(), response);
     tracing::debug!(
@@ -64,20 +58,7 @@ async fn review(webhook: &Webhook, request: HttpRequest) -> Result<String, (Stat
         warnings = ?verdict.warnings,
         "judged"
     );
-    Ok(review.answer(&verdict).to_string())
-}
-
-/// A body that is too large, or a connection that broke.
-fn unreadable(error: &axum::Error) -> (StatusCode, String) {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.to_string().contains("length limit exceeded") {
-            let text = format!("the request has more than {LARGEST} bytes, which no Peer needs");
-            return (StatusCode::PAYLOAD_TOO_LARGE, text);
-        }
-        cause = error.source();
-    }
-    (StatusCode::BAD_REQUEST, format!("the request could not be read: {error}"))
+    Ok(answer)
 }
 
 async fn validate(State(webhook): State<Arc<Webhook>>, request: HttpRequest) -> Response {
@@ -86,7 +67,9 @@ async fn validate(State(webhook): State<Arc<Webhook>>, request: HttpRequest) -> 
         Ok(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
         Err((status, text)) => {
             webhook.metrics.error();
-            tracing::warn!(status = status.as_u16(), "a request could not be answered: {text}");
+            webhook.failures.tell(|more| {
+                tracing::warn!(status = status.as_u16(), "a request could not be answered: {text}{more}");
+            });
             (status, format!("{text}\n")).into_response()
         }
     }
@@ -99,10 +82,10 @@ async fn health(State(webhook): State<Arc<Webhook>>) -> Response {
     let status = if trouble.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut text = match trouble {
         None => format!("healthy\nthe certificate is valid until {}\n", webhook.certificate.not_after()),
-        Some(trouble) => format!("unhealthy\n- {trouble}\n"),
+        Some(trouble) => format!("unhealthy\n- {}\n", Plain(trouble)),
     };
     if let Some(gap) = webhook.cluster.surroundings().gap() {
-        text.push_str(&format!("overlaps with nodes and other Peers are not checked: {gap}\n"));
+        text.push_str(&format!("overlaps with nodes and other Peers are not checked: {}\n", Plain(gap)));
     }
     (status, text).into_response()
 }

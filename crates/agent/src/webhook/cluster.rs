@@ -3,7 +3,7 @@
 //! Without an API there is still the shape of Peers to judge, as the Go implementation does, which needs no credentials.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,8 @@ const FIRST_LIST: Duration = Duration::from_secs(5);
 
 /// The nodes and peers of the cluster.
 pub struct Cluster {
-    surroundings: Mutex<Surroundings>,
+    /// Whoever judges by it takes a share and goes on with that, so nobody waits for anybody.
+    surroundings: Mutex<Arc<Surroundings>>,
     /// Told when it is known for the first time whether the cluster can be read.
     settled: Notify,
     pod_cidr_source: PodCidrSource,
@@ -31,12 +32,17 @@ impl Cluster {
     /// Nothing is known yet.
     pub fn new(pod_cidr_source: PodCidrSource) -> Self {
         let surroundings = Surroundings::unknown("Nodes and Peers have not been read yet");
-        Self { surroundings: Mutex::new(surroundings), settled: Notify::new(), pod_cidr_source }
+        Self { surroundings: Mutex::new(Arc::new(surroundings)), settled: Notify::new(), pod_cidr_source }
     }
 
     /// What is known now.
-    pub fn surroundings(&self) -> MutexGuard<'_, Surroundings> {
-        self.surroundings.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn surroundings(&self) -> Arc<Surroundings> {
+        self.surroundings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Surroundings)) {
+        let mut shared = self.surroundings.lock().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut shared));
     }
 
     /// Begins to follow the cluster, until `tasks` is dropped.
@@ -57,7 +63,7 @@ impl Cluster {
             }
             Err(error) if access.credentials == Credentials::ServiceAccount => {
                 tracing::warn!("overlaps with nodes and other Peers are not checked: {error}");
-                *self.surroundings() = Surroundings::unknown(error.to_string());
+                self.change(|surroundings| *surroundings = Surroundings::unknown(error.to_string()));
                 self.settled.notify_one();
                 Ok(())
             }
@@ -78,7 +84,7 @@ impl Cluster {
         let mut told = self.gap();
         loop {
             let update = updates.next().await;
-            self.surroundings().take(update);
+            self.change(|surroundings| surroundings.take(update));
             let gap = self.gap();
             if gap == told {
                 continue;

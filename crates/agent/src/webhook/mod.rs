@@ -6,7 +6,7 @@
 mod answers;
 mod certificate;
 mod cluster;
-mod connections;
+mod desk;
 mod metrics;
 
 use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
@@ -20,8 +20,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::cli::listen_address;
+use crate::{
+    cli::listen_address,
+    serve::{Limits, Seldom, Server, listen},
+};
 use cluster::Cluster;
+use desk::Desk;
 use metrics::Metrics;
 
 /// The flags of `kg webhook`.
@@ -54,7 +58,10 @@ pub struct Flags {
 struct Webhook {
     certificate: certificate::Shown,
     cluster: Arc<Cluster>,
+    desk: Desk,
     metrics: Metrics,
+    /// Requests that could not be answered. Anybody can make many.
+    failures: Seldom,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -67,7 +74,9 @@ pub async fn run(flags: Flags) -> Result<()> {
     let webhook = Arc::new(Webhook {
         certificate: certificate::Shown::start(files)?,
         cluster: Arc::new(Cluster::new(flags.pod_cidr_source.named().unwrap_or_default())),
+        desk: Desk::default(),
         metrics: Metrics::new(),
+        failures: Seldom::default(),
     });
     webhook.show_certificate();
     let user_agent = concat!("kg-webhook/", env!("CARGO_PKG_VERSION"));
@@ -78,19 +87,19 @@ pub async fn run(flags: Flags) -> Result<()> {
         () = &mut end => return Ok(()),
         () = webhook.cluster.settled() => {}
     }
-    let listener = connections::listen(flags.listen, "--listen").await?;
-    let metrics_listener = connections::listen(flags.listen_metrics, "--listen-metrics").await?;
-    let tls = connections::acceptor(webhook.clone())?;
+    let listener = listen(flags.listen, "--listen").await?;
+    let metrics_listener = listen(flags.listen_metrics, "--listen-metrics").await?;
+    let reviews = Server::tls(answers::reviews(webhook.clone()), Limits::default(), webhook.clone())?;
+    let measurements = Server::plain(answers::measurements(webhook.clone()), Limits::default());
     tracing::info!(
         address = %listener.local_addr()?,
         metrics = %metrics_listener.local_addr()?,
         not_after = %webhook.certificate.not_after(),
         "the webhook listens"
     );
-    let measurements = axum::serve(metrics_listener, answers::measurements(webhook.clone()));
     tokio::select! {
-        () = connections::serve(listener, tls, answers::reviews(webhook.clone()), end) => {}
-        served = measurements => served.context("the HTTP server has ended")?,
+        () = reviews.serve(listener, end) => {}
+        () = measurements.serve(metrics_listener, std::future::pending()) => {}
         () = webhook.certificate.follow(|| webhook.show_certificate()) => {}
     }
     tracing::info!("ended");

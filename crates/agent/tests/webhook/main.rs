@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod crowds;
 mod support;
 
 use std::{fs, os::unix::fs::symlink};

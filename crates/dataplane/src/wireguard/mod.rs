@@ -5,7 +5,7 @@ mod kernel;
 mod userspace;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     time::{Duration, SystemTime},
 };
@@ -110,12 +110,18 @@ pub trait WireguardBackend: Send {
 
 /// Which prefixes go to which peer: what a replacement of all allowed IPs of a peer has to name.
 #[derive(Debug, Default)]
-pub struct AllowedIps(BTreeMap<PublicKey, BTreeSet<IpNet>>);
+pub struct AllowedIps {
+    of_peers: BTreeMap<PublicKey, BTreeSet<IpNet>>,
+    owners: HashMap<IpNet, PublicKey>,
+}
 
 impl AllowedIps {
     /// Those of an interface.
     pub fn of(wireguard: &Wireguard) -> Self {
-        Self(wireguard.peers.iter().map(|(key, peer)| (*key, peer.allowed_ips.clone())).collect())
+        let of_peers: BTreeMap<_, _> =
+            wireguard.peers.iter().map(|(key, peer)| (*key, peer.allowed_ips.clone())).collect();
+        let owners = of_peers.iter().flat_map(|(key, nets)| nets.iter().map(|net| (*net, *key))).collect();
+        Self { of_peers, owners }
     }
 
     /// The full list that a peer has to get when some of its prefixes go or it is new; `None` when it is enough to add
@@ -124,8 +130,9 @@ impl AllowedIps {
         if !change.new && change.remove_allowed_ips.is_empty() {
             return None;
         }
-        let kept = self.0.get(key).filter(|_| !change.new).into_iter().flatten();
-        let kept = kept.filter(|net| !change.remove_allowed_ips.contains(net));
+        let removed: BTreeSet<IpNet> = change.remove_allowed_ips.iter().copied().collect();
+        let kept = self.of_peers.get(key).filter(|_| !change.new).into_iter().flatten();
+        let kept = kept.filter(|net| !removed.contains(net));
         Some(kept.chain(&change.add_allowed_ips).copied().collect())
     }
 
@@ -133,20 +140,30 @@ impl AllowedIps {
     pub fn follow(&mut self, edit: &PeerEdit<'_>) {
         match edit {
             PeerEdit::Remove(key) => {
-                self.0.remove(key);
+                for net in self.of_peers.remove(key).into_iter().flatten() {
+                    self.owners.remove(&net);
+                }
             }
             PeerEdit::Set(key, change) => {
-                for net in &change.add_allowed_ips {
-                    self.0.values_mut().for_each(|nets| {
-                        nets.remove(net);
-                    });
+                for net in &change.remove_allowed_ips {
+                    if self.owners.get(net) == Some(*key) {
+                        self.take_away(net);
+                    }
                 }
-                let own = self.0.entry(**key).or_default();
-                change.remove_allowed_ips.iter().for_each(|net| {
-                    own.remove(net);
-                });
-                own.extend(change.add_allowed_ips.iter().copied());
+                for net in &change.add_allowed_ips {
+                    self.take_away(net);
+                    self.owners.insert(*net, **key);
+                }
+                self.of_peers.entry(**key).or_default().extend(&change.add_allowed_ips);
             }
+        }
+    }
+
+    /// From whoever has it.
+    fn take_away(&mut self, net: &IpNet) {
+        let nets = self.owners.remove(net).and_then(|owner| self.of_peers.get_mut(&owner));
+        if let Some(nets) = nets {
+            nets.remove(net);
         }
     }
 }
@@ -155,4 +172,48 @@ impl AllowedIps {
 /// gives zero.
 fn age(then: SystemTime) -> Duration {
     SystemTime::now().duration_since(then).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use hostnet::WireguardPeer;
+
+    use super::*;
+
+    fn key(number: u8) -> PublicKey {
+        PublicKey::from_bytes([number; 32]).unwrap()
+    }
+
+    fn nets(text: &str) -> Vec<IpNet> {
+        text.split_whitespace().map(|net| net.parse().unwrap()).collect()
+    }
+
+    fn change(add: &str, remove: &str) -> PeerChange {
+        PeerChange { add_allowed_ips: nets(add), remove_allowed_ips: nets(remove), ..PeerChange::default() }
+    }
+
+    #[test]
+    fn an_allowed_ip_belongs_to_whoever_got_it_last() {
+        let peer =
+            |text| WireguardPeer { allowed_ips: nets(text).into_iter().collect(), ..Default::default() };
+        let peers = [(key(1), peer("10.0.0.1/32 10.0.0.2/32")), (key(2), peer("10.0.0.3/32"))];
+        let mut allowed = AllowedIps::of(&Wireguard { peers: peers.into(), ..Wireguard::default() });
+        let check = |allowed: &AllowedIps, number: u8, expected: &str| {
+            let all = allowed.replacement(&key(number), &change("", "10.9.9.9/32"));
+            assert_eq!(all, Some(nets(expected)), "{number}");
+        };
+        allowed.follow(&PeerEdit::Set(&key(2), &change("10.0.0.1/32", "10.0.0.3/32")));
+        check(&allowed, 1, "10.0.0.2/32");
+        check(&allowed, 2, "10.0.0.1/32");
+        // What somebody else has is not lost by whoever had it before.
+        allowed.follow(&PeerEdit::Set(&key(1), &change("", "10.0.0.1/32")));
+        check(&allowed, 2, "10.0.0.1/32");
+        assert_eq!(allowed.replacement(&key(2), &change("10.0.0.4/32", "")), None);
+        let replaced = change("10.0.0.4/32", "10.0.0.1/32");
+        assert_eq!(allowed.replacement(&key(2), &replaced), Some(nets("10.0.0.4/32")));
+        allowed.follow(&PeerEdit::Remove(&key(2)));
+        allowed.follow(&PeerEdit::Set(&key(1), &change("10.0.0.1/32", "")));
+        check(&allowed, 1, "10.0.0.1/32 10.0.0.2/32");
+        check(&allowed, 2, "");
+    }
 }

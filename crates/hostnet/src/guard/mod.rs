@@ -6,6 +6,7 @@
 //! and lets the rest through. Agents and clients ask the same guard.
 
 mod keep;
+mod nets;
 mod report;
 mod verdict;
 mod width;
@@ -13,15 +14,13 @@ mod width;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use mesh::{
-    PublicKey,
-    nets::{Nets, without},
-};
+use mesh::{PublicKey, overlap::Nets};
 
 pub use keep::{Keep, Lifeline};
 pub use report::Report;
 pub(crate) use width::is_private;
 
+use nets::without;
 use verdict::{Destination, Verdict, is_hole_for_range, of_address, of_own_range, of_pods, of_range};
 
 /// A range is routed around what it holds of the host as long as there is no more of it than this: every one costs up to
@@ -211,7 +210,7 @@ impl Guard {
             }
             Claim::Address { .. } | Claim::Here => false,
         };
-        let holes = self.kept.inside(destination).map(|(net, keep)| (*net, keep));
+        let holes = self.kept.inside(destination).iter().map(|(net, keep)| (*net, keep));
         let mut holes: Vec<_> = holes.filter(|(net, keep)| is_hole(net, keep)).collect();
         if holes.is_empty() {
             return (Way::Mesh, None);

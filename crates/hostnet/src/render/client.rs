@@ -4,13 +4,13 @@
 //! routes nothing for others, so it has no firewall, and nothing but its own interface is its business.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Segment,
+    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, PublicKey, Segment,
     conf::ConfPeer,
     prefix::{self, Family},
 };
@@ -18,7 +18,7 @@ use mesh::{
 pub use super::other_peers::OtherPeers;
 use super::{
     Rendered,
-    guarded::{claim, of_host, of_nodes},
+    guarded::{Holdings, of_host, of_nodes},
     priority,
 };
 use crate::{
@@ -86,10 +86,12 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     let mut state = alone(config);
     let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
     let mut guarded = Judged::of(perspective, &peers, facts, config);
+    let segments: HashMap<PublicKey, &Segment> =
+        perspective.topology.segments.iter().map(|segment| (segment.key, segment)).collect();
     for peer in &peers {
-        let segment = perspective.topology.segments.iter().find(|segment| segment.key == peer.key);
+        let claims = Claims::of(peer, segments.get(&peer.key).copied());
         for destination in peer.allowed_ips.iter().map(IpNet::trunc) {
-            let routed = guarded.routed(destination, claim_of(segment, peer, destination));
+            let routed = guarded.routed(destination, claims.claim(destination));
             state.routes.extend(routed.into_iter().filter_map(|destination| route(destination, config)));
         }
     }
@@ -187,11 +189,13 @@ impl Judged {
         facts: &HostFacts,
         config: &ClientConfig,
     ) -> Self {
+        let segments = perspective.topology.segments.iter();
+        let leaders: HashMap<PublicKey, &str> =
+            segments.map(|segment| (segment.key, segment.leader().name.as_str())).collect();
         let endpoint = |peer: &ConfPeer| {
             let at = prefix::host(resolve(peer.endpoint.as_ref()?, config)?.ip());
-            let mut segments = perspective.topology.segments.iter();
-            Some(match segments.find(|segment| segment.key == peer.key) {
-                Some(segment) => (at, Keep::Endpoint(peer.key, segment.leader().name.clone())),
+            Some(match leaders.get(&peer.key) {
+                Some(leader) => (at, Keep::Endpoint(peer.key, (*leader).to_owned())),
                 None => (at, Keep::PeerEndpoint(peer.key, String::new())),
             })
         };
@@ -223,12 +227,25 @@ impl Judged {
     }
 }
 
-/// What a destination is. A client is in no location, so none of the nodes is its neighbour.
-fn claim_of(segment: Option<&Segment>, peer: &ConfPeer, destination: IpNet) -> Claim {
-    let allowed = |segment: &&Segment| segment.allowed_ips.iter().any(|net| net.trunc() == destination);
-    match segment.filter(allowed) {
-        Some(segment) => claim(segment, destination, |_| false).0,
-        None => Claim::Range(peer.key),
+/// What the allowed IPs of a peer are. A client is in no location, so none of the nodes is its neighbour.
+struct Claims<'a> {
+    key: PublicKey,
+    /// What the peer is as a segment.
+    segment: Option<(BTreeSet<IpNet>, Holdings<'a>)>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(peer: &ConfPeer, segment: Option<&'a Segment>) -> Self {
+        let allowed = |segment: &Segment| segment.allowed_ips.iter().map(IpNet::trunc).collect();
+        let segment = segment.map(|segment| (allowed(segment), Holdings::of(segment)));
+        Self { key: peer.key, segment }
+    }
+
+    fn claim(&self, destination: IpNet) -> Claim {
+        match self.segment.as_ref().filter(|(allowed, _)| allowed.contains(&destination)) {
+            Some((_, holdings)) => holdings.claim(destination, |_| false).0,
+            None => Claim::Range(self.key),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What of the mesh this host follows: the guard's verdicts on all destinations of the mesh.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
@@ -84,9 +85,10 @@ struct Court<'a> {
 impl Court<'_> {
     fn judge_mesh(&mut self, perspective: &Perspective<'_>) {
         for segment in perspective.other_segments() {
+            let holdings = Holdings::of(segment);
             for destination in segment.allowed_ips.iter().map(IpNet::trunc) {
                 self.judge(destination, Origin::Mesh, || {
-                    claim(segment, destination, |node| node.location == perspective.node.location)
+                    holdings.claim(destination, |node| node.location == perspective.node.location)
                 });
             }
             self.judge_location(segment, Claim::Range(segment.key));
@@ -187,21 +189,39 @@ enum Origin {
     Written,
 }
 
-/// What an allowed IP of a segment is, and whose. `near`: whether a node is in the location of this host.
-pub(super) fn claim(segment: &Segment, destination: IpNet, near: impl Fn(&Node) -> bool) -> (Claim, Object) {
-    let holds = |nets: &[IpNet], host: bool| {
-        nets.iter().any(|net| {
-            if host { prefix::host(net.addr()) == destination } else { net.trunc() == destination }
-        })
-    };
-    let nodes = &segment.nodes;
-    if let Some(node) = nodes.iter().find(|node| holds(&node.pod_subnets, false)) {
-        return (Claim::Pods, Object::Node(node.name.clone()));
+/// What the allowed IPs of a segment are, and whose. A node may have tens of thousands, and hardly any is asked about.
+pub(super) struct Holdings<'a> {
+    segment: &'a Segment,
+    found: OnceCell<HashMap<IpNet, (bool, &'a Node)>>,
+}
+
+impl<'a> Holdings<'a> {
+    pub fn of(segment: &'a Segment) -> Self {
+        Self { segment, found: OnceCell::new() }
     }
-    // A WireGuard address is the leader's.
-    let node: &Node =
-        nodes.iter().find(|node| holds(&node.internal_ips, true)).map_or(segment.leader(), Arc::as_ref);
-    (Claim::Address { near: near(node), tunnel: segment.key }, Object::Node(node.name.clone()))
+
+    /// What an allowed IP is, and whose. `near`: whether a node is in the location of this host.
+    pub fn claim(&self, destination: IpNet, near: impl Fn(&Node) -> bool) -> (Claim, Object) {
+        let found = self.found.get_or_init(|| self.look());
+        // A WireGuard address is the leader's.
+        let (pods, node) = found.get(&destination).copied().unwrap_or((false, self.segment.leader()));
+        let address = || Claim::Address { near: near(node), tunnel: self.segment.key };
+        (if pods { Claim::Pods } else { address() }, Object::Node(node.name.clone()))
+    }
+
+    /// What several nodes have is the first one's, and pods go before addresses.
+    fn look(&self) -> HashMap<IpNet, (bool, &'a Node)> {
+        let nodes = || self.segment.nodes.iter().map(Arc::as_ref);
+        let pods = nodes().flat_map(|node| node.pod_subnets.iter().map(move |net| (net.trunc(), true, node)));
+        let internal = nodes().flat_map(|node| {
+            node.internal_ips.iter().map(move |net| (prefix::host(net.addr()), false, node))
+        });
+        let mut found = HashMap::new();
+        for (net, pods, node) in pods.chain(internal) {
+            found.entry(net).or_insert((pods, node));
+        }
+        found
+    }
 }
 
 /// The ranges that objects ask for, of other locations and of Peers.

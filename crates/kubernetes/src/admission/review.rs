@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use mesh::text::{Plain, plain};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -130,12 +131,15 @@ impl Request {
     pub fn answer(&self, verdict: &Verdict) -> Value {
         let mut response = json!({ "uid": self.uid, "allowed": verdict.is_allowed() });
         if !verdict.is_allowed() {
+            // It is shown in the terminal of whoever asked for the Peer to be stored.
             let message = format!("peer {} cannot be used: {}", self.name(), verdict.faults.join("; "));
+            let message = plain(message);
             response["status"] =
                 json!({ "status": "Failure", "reason": "Invalid", "code": 422, "message": message });
         }
         if !verdict.warnings.is_empty() {
-            response["warnings"] = verdict.warnings.iter().map(|warning| cut(warning)).collect();
+            response["warnings"] =
+                verdict.warnings.iter().map(|warning| cut(&Plain(warning).to_string())).collect();
         }
         json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response })
     }

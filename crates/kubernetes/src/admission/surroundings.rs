@@ -2,15 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mesh::{Node, Peer, conflict::Conflict};
+use mesh::{
+    Node, Peer,
+    conflict::{Claimed, Conflicts, conflicts},
+};
 
 use crate::Update;
 
-/// The nodes and peers that a new Peer must not collide with.
-#[derive(Debug)]
+/// The nodes and peers that a new Peer must not collide with. A clone is cheap: it shares them.
+#[derive(Debug, Clone)]
 pub struct Surroundings {
     nodes: BTreeMap<String, Arc<Node>>,
-    peers: BTreeMap<String, Peer>,
+    peers: BTreeMap<String, Arc<Peer>>,
     /// Why not all Nodes are known as they are now.
     broken: Option<String>,
     /// Why something cannot be read.
@@ -34,7 +37,7 @@ impl Surroundings {
             }
             Update::Peer(name, watched) => match watched.and_then(|watched| watched.peer) {
                 Some(peer) => {
-                    self.peers.insert(name, peer);
+                    self.peers.insert(name, Arc::new(peer));
                 }
                 None => {
                     self.peers.remove(&name);
@@ -55,8 +58,8 @@ impl Surroundings {
         self.access.as_deref().or(self.broken.as_deref())
     }
 
-    /// What a Peer has that somebody known has, too.
-    pub fn conflicts(&self, peer: &Peer) -> Vec<Conflict> {
-        mesh::conflict::conflicts(peer, self.nodes.values().map(AsRef::as_ref), self.peers.values())
+    /// What a Peer has that somebody known has, too; at most `most` of it is named.
+    pub fn conflicts(&self, new: &Claimed<'_>, most: usize) -> Conflicts {
+        conflicts(new, self.nodes.values().map(AsRef::as_ref), self.peers.values().map(AsRef::as_ref), most)
     }
 }

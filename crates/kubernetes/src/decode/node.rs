@@ -1,9 +1,12 @@
 //! A Node object as [`mesh::Node`].
 
-use std::{net::IpAddr, str::FromStr};
+use std::{collections::HashSet, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
-use mesh::{DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey, prefix::Family};
+use mesh::{
+    DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey, prefix::Family,
+    text::is_plain,
+};
 
 use super::{Problems, discovered::decode_discovered_endpoints};
 use crate::{PodCidrSource, annotations as name, object::NodeObject};
@@ -20,7 +23,7 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
     let node = Node {
         name: object.name().to_owned(),
         created: object.created(),
-        location: location(object, topology_label).to_owned(),
+        location: reader.location(topology_label),
         leader: object.annotation(name::LEADER).is_some(),
         endpoint: reader.endpoint(),
         key: reader.key(),
@@ -65,6 +68,9 @@ fn location<'a>(object: &'a NodeObject, topology_label: &str) -> &'a str {
         .unwrap_or_default()
 }
 
+/// The longest value of a label, which a location is where no annotation says otherwise, in characters.
+const LONGEST_LOCATION: usize = 63;
+
 struct Reader<'a> {
     object: &'a NodeObject,
     problems: Problems,
@@ -84,6 +90,20 @@ impl<'a> Reader<'a> {
             self.problems.annotation(reason, key, value, instead);
         }
         parsed
+    }
+
+    /// Any text is a location for a Go agent, and all agents have to agree, so an odd one counts as well.
+    fn location(&mut self, topology_label: &str) -> String {
+        let location = location(self.object, topology_label);
+        if location.chars().count() > LONGEST_LOCATION || !location.chars().all(is_plain) {
+            let message = format!(
+                "is in the location {:?}, which is taken as it is; write a name of up to {LONGEST_LOCATION} letters, \
+                 digits, '-', '_' and '.'",
+                super::shortened(location)
+            );
+            self.problems.add("OddLocation", message);
+        }
+        location.to_owned()
     }
 
     fn endpoint(&mut self) -> Option<Endpoint> {
@@ -187,11 +207,11 @@ impl<'a> Reader<'a> {
     /// Blanks around are allowed: no Go agent reads the list.
     fn annotated_pod_subnets(&mut self) -> Vec<IpNet> {
         let Some(value) = self.filled(name::POD_CIDRS) else { return Vec::new() };
-        let mut subnets: Vec<IpNet> = Vec::new();
+        let (mut subnets, mut seen) = (Vec::new(), HashSet::new());
         for entry in value.split(',') {
             match entry.trim().parse::<IpNet>().map(|subnet| subnet.trunc()) {
-                Ok(subnet) if subnets.contains(&subnet) => {}
-                Ok(subnet) => subnets.push(subnet),
+                Ok(subnet) if seen.insert(subnet) => subnets.push(subnet),
+                Ok(_) => {}
                 Err(_) => self.problems.annotation(
                     "InvalidPodCIDR",
                     name::POD_CIDRS,

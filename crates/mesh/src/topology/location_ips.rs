@@ -8,8 +8,7 @@ use super::{TopologyConfig, addresses::Foreign};
 use crate::{
     Node, Object, Peer, Problem, Segment,
     conflict::{Claim, claims},
-    nets::Nets,
-    overlap::Covers,
+    overlap::{Covers, Nets},
     prefix,
 };
 
@@ -113,7 +112,7 @@ impl<'a> Taken<'a> {
     fn owner(&self, wanted: &Wanted<'_>) -> Option<String> {
         let range = &wanted.range;
         let around_address = self.0.around(prefix::host(range.addr()));
-        let mut inside = self.0.inside(range.trunc());
+        let mut inside = self.0.inside(range.trunc()).iter();
         let mut takes = around_address.filter(|(net, (claim, owner))| match claim {
             Claim::WireguardSubnet | Claim::Services => range.prefix_len() >= net.prefix_len(),
             Claim::InternalIp => net == range || !owner.is_younger_than(wanted.node),

@@ -5,10 +5,10 @@
 use ipnet::IpNet;
 
 use crate::{
-    Node, Object, Peer, Problem, Segment,
+    Object, Peer, Problem, Segment,
     allocation::Subnets,
-    conflict::{Claim, Conflict, claims, overlap},
-    overlap::Covers,
+    conflict::{Claim, Conflict, claims},
+    overlap::{Covers, Nets},
 };
 
 /// Tells of every peer, for each of its allowed IPs, the first one that it shares addresses with.
@@ -21,35 +21,18 @@ pub(super) fn report_nested_ranges(
     if peers.is_empty() {
         return;
     }
-    let allowed_ips = || peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
-    let covers = Covers::of(allowed_ips());
-    let nodes = segments.iter().flat_map(|segment| &segment.nodes);
-    let shared: Vec<(&Node, Claim, IpNet)> = nodes
-        .flat_map(|node| claims(node).map(|(claim, claimed)| (&**node, claim, claimed)))
-        // What a node says of the WireGuard subnet is what its agent was told; here it is known.
-        .filter(|(_, claim, claimed)| *claim != Claim::WireguardSubnet && covers.overlaps(claimed))
-        .collect();
-    let contested = Covers::contested(allowed_ips());
-    for (index, peer) in peers.iter().enumerate() {
+    let held = Held::of(segments, subnets, peers);
+    for (peer, earlier) in peers.iter().zip(&held.before_peer) {
         for allowed_ip in &peer.allowed_ips {
-            let of_nodes = shared
-                .iter()
-                .filter(|(_, _, claimed)| overlap(allowed_ip, claimed))
-                .map(|(node, claim, claimed)| (Object::Node(node.name.clone()), *claim, *claimed));
-            let of_mesh = subnets
-                .iter()
-                .filter(|subnet| overlap(allowed_ip, subnet))
-                .map(|subnet| (Object::Mesh, Claim::WireguardSubnet, *subnet));
-            // The later one is told of the earlier one.
-            let earlier = if contested.overlaps(allowed_ip) { &peers[..index] } else { &[] };
-            let of_peers = earlier.iter().flat_map(|other| {
-                let shared = other.allowed_ips.iter().filter(|other| overlap(allowed_ip, other));
-                shared.map(|claimed| (Object::Peer(other.name.clone()), Claim::AllowedIp, claimed.trunc()))
-            });
-            let mut all = of_nodes.chain(of_mesh).chain(of_peers);
-            let Some((owner, claim, claimed)) = all.next() else { continue };
-            let conflict = Conflict::Overlap { allowed_ip: *allowed_ip, claim, claimed, owner };
-            let more = match all.count() {
+            let Some((first, count)) = held.overlapping(*allowed_ip, *earlier) else { continue };
+            let (claim, owner, claimed) = &held.holders[first];
+            let conflict = Conflict::Overlap {
+                allowed_ip: *allowed_ip,
+                claim: *claim,
+                claimed: claimed.trunc(),
+                owner: owner.object(),
+            };
+            let more = match count - 1 {
                 0 => String::new(),
                 more => format!(", and {more} more"),
             };
@@ -61,5 +44,70 @@ pub(super) fn report_nested_ranges(
                 ),
             ));
         }
+    }
+}
+
+/// Who has a range.
+enum Owner<'a> {
+    Node(&'a str),
+    Mesh,
+    Peer(&'a str),
+}
+
+impl Owner<'_> {
+    fn object(&self) -> Object {
+        match self {
+            Self::Node(name) => Object::Node((*name).to_owned()),
+            Self::Mesh => Object::Mesh,
+            Self::Peer(name) => Object::Peer((*name).to_owned()),
+        }
+    }
+}
+
+/// The ranges that share addresses with one of a peer, or may do so; nearly always none.
+struct Held<'a> {
+    /// Each with the number of its holder.
+    ranges: Nets<usize>,
+    /// What holds a range, in the order of precedence: nodes, the mesh, peers.
+    holders: Vec<(Claim, Owner<'a>, IpNet)>,
+    /// How many holders there are before each peer: the later one is told of the earlier one.
+    before_peer: Vec<usize>,
+}
+
+impl<'a> Held<'a> {
+    fn of(segments: &'a [Segment], subnets: &Subnets, peers: &'a [Peer]) -> Self {
+        let allowed_ips = || peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+        let (covers, contested) = (Covers::of(allowed_ips()), Covers::contested(allowed_ips()));
+        let mut holders = Vec::new();
+        for node in segments.iter().flat_map(|segment| &segment.nodes) {
+            // What a node says of the WireGuard subnet is what its agent was told; here it is known.
+            let shared =
+                claims(node).filter(|(claim, net)| *claim != Claim::WireguardSubnet && covers.overlaps(net));
+            holders.extend(shared.map(|(claim, net)| (claim, Owner::Node(&node.name), net)));
+        }
+        holders.extend(subnets.iter().map(|net| (Claim::WireguardSubnet, Owner::Mesh, *net)));
+        let mut before_peer = Vec::with_capacity(peers.len());
+        for peer in peers {
+            before_peer.push(holders.len());
+            let shared = peer.allowed_ips.iter().filter(|net| contested.overlaps(net));
+            holders.extend(shared.map(|net| (Claim::AllowedIp, Owner::Peer(&peer.name), *net)));
+        }
+        let ranges = Nets::of(holders.iter().enumerate().map(|(holder, (.., net))| (*net, holder)));
+        Self { ranges, holders, before_peer }
+    }
+
+    /// The first of the earlier holders whose range overlaps one, and how many there are.
+    fn overlapping(&self, net: IpNet, earlier: usize) -> Option<(usize, usize)> {
+        let net = net.trunc();
+        if !self.ranges.overlap(net) {
+            return None;
+        }
+        // A range lies in at most 129 others, so of all peers together no more than that many times their ranges are
+        // looked at.
+        let all = self.ranges.around(net).chain(self.ranges.inside(net)).map(|(_, holder)| *holder);
+        let earlier = all.filter(|holder| *holder < earlier);
+        let (first, count) =
+            earlier.fold((usize::MAX, 0), |(first, count), holder| (first.min(holder), count + 1));
+        (count > 0).then_some((first, count))
     }
 }

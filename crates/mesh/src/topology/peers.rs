@@ -12,8 +12,7 @@ use super::TopologyConfig;
 use crate::{
     Node, Object, Peer, Problem, PublicKey, Segment,
     conflict::{Claim, claims},
-    nets::Nets,
-    overlap::Covers,
+    overlap::{Covers, Nets},
     prefix,
 };
 

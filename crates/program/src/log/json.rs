@@ -1,8 +1,9 @@
 //! Log lines as JSON objects with the keys that the Go programs use: `ts`, `level` and `msg`. Whatever else a line tells
 //! are further keys. Who reads the lines of a Go agent by these reads ours.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
+use mesh::text::is_plain;
 use serde_json::{Map, Value};
 use tracing::{
     Event, Subscriber,
@@ -33,8 +34,24 @@ where
     ) -> fmt::Result {
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
-        writeln!(writer, "{}", line(time, event))
+        writeln!(writer, "{}", escaped(&line(time, event).to_string()))
     }
+}
+
+/// JSON escapes C0 only. Outside of its strings there is nothing to escape.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_plain(character) {
+            out.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
 }
 
 fn line(time: String, event: &Event<'_>) -> Value {
@@ -82,38 +99,15 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        sync::{Arc, Mutex},
-    };
-
-    use tracing_subscriber::layer::SubscriberExt;
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::log::tests::written;
 
     #[test]
     fn a_line_has_the_keys_of_a_go_agents() {
-        let kept = Kept::default();
-        let writer = kept.clone();
-        let layer = tracing_subscriber::fmt::layer().event_format(Lines).with_writer(move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            let error = io::Error::other("a \"reason\"");
+        let text = written(super::super::Format::Json, || {
+            let error = std::io::Error::other("a \"reason\"");
             tracing::warn!(%error, node = "a1", changes = 3, last = ?Some(1), "it did not {}", "work");
         });
-        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         let mut line: Value = serde_json::from_str(&text).unwrap();
         let time = line["ts"].take();
         assert!(time.as_str().is_some_and(|time| time.ends_with('Z') && time.len() > 20), "{text}");
@@ -123,5 +117,13 @@ mod tests {
         });
         assert_eq!(line, expected);
         assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_line_says_what_was_said() {
+        let odd = "a\n\u{1b}[31m\u{202e}\u{e0041}\u{7f}";
+        let text = written(super::super::Format::Json, || tracing::warn!(odd, "{odd}"));
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["msg"], &line["odd"]), (&odd.into(), &odd.into()));
     }
 }

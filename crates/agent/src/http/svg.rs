@@ -2,13 +2,24 @@
 //!
 //! An agent starts no processes, so it does not ask Graphviz; `kgctl graph` gives the text for those who want to.
 
-use std::{f64::consts::TAU, fmt::Write};
+use std::{
+    f64::consts::TAU,
+    fmt::{self, Write},
+};
 
-use mesh::{Segment, Topology};
+use mesh::{Segment, Topology, text::Plain};
 
 const LINE: f64 = 15.0;
 const WIDTH: f64 = 190.0;
 const GAP: f64 = 40.0;
+
+/// A picture of more segments or peers than this shows nothing.
+const MOST_SEGMENTS: usize = 200;
+const MOST_PEERS: usize = 1000;
+/// Lines between boxes: every pair of leaders, and every leader with every peer.
+const MOST_LINES: usize = 40_000;
+/// How many nodes or allowed IPs a box names.
+const NAMED: usize = 20;
 
 /// A box with lines of text.
 struct Box {
@@ -24,6 +35,14 @@ impl Box {
     }
 }
 
+/// What there is too much of for a picture; `None`: it can be drawn.
+pub fn too_large(topology: &Topology) -> Option<String> {
+    let (segments, peers) = (topology.segments.len(), topology.peers.len());
+    let lines = segments.saturating_mul(segments / 2 + peers);
+    let large = segments > MOST_SEGMENTS || peers > MOST_PEERS || lines > MOST_LINES;
+    large.then(|| format!("{segments} segments and {peers} peers"))
+}
+
 /// Draws the topology.
 pub fn draw(topology: &Topology) -> String {
     let segments: Vec<Vec<String>> = topology.segments.iter().map(segment_lines).collect();
@@ -31,8 +50,9 @@ pub fn draw(topology: &Topology) -> String {
         .peers
         .iter()
         .map(|peer| {
-            let ips = peer.allowed_ips.iter().map(ToString::to_string);
-            std::iter::once(peer.name.clone()).chain(ips).collect()
+            let mut lines = vec![peer.name.clone()];
+            push_named(&mut lines, peer.allowed_ips.iter());
+            lines
         })
         .collect();
     let tallest = segments.iter().chain(&peers).map(Vec::len).max().unwrap_or(1) as f64 * LINE + GAP;
@@ -61,14 +81,23 @@ fn segment_lines(segment: &Segment) -> Vec<String> {
     let mut lines = vec![segment.name.to_string()];
     lines.extend(segment.wireguard_ips.iter().map(ToString::to_string));
     lines.push(segment.endpoint.to_string());
-    for node in &segment.nodes {
-        let mark = if node.name == segment.leader().name { "★" } else { "·" };
-        lines.push(format!("{mark} {}", node.name));
-    }
+    let leader = &segment.leader().name;
+    let marked = |mark: &str, name: &str| format!("{mark} {name}");
+    lines.push(marked("★", leader));
+    let others = segment.nodes.iter().filter(|node| node.name != *leader);
+    push_named(&mut lines, others.map(|node| marked("·", &node.name)));
     lines
 }
 
-fn write_svg(out: &mut String, size: f64, segments: &[Box], peers: &[Box]) -> std::fmt::Result {
+/// Adds the first ones, and how many more there are.
+fn push_named(lines: &mut Vec<String>, mut all: impl Iterator<Item = impl fmt::Display>) {
+    lines.extend(all.by_ref().take(NAMED).map(|item| item.to_string()));
+    if let more @ 1.. = all.count() {
+        lines.push(format!("and {more} more"));
+    }
+}
+
+fn write_svg(out: &mut String, size: f64, segments: &[Box], peers: &[Box]) -> fmt::Result {
     writeln!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {size:.0} {size:.0}\" font-family=\"sans-serif\" \
@@ -107,6 +136,7 @@ fn write_svg(out: &mut String, size: f64, segments: &[Box], peers: &[Box]) -> st
     out.write_str("</svg>\n")
 }
 
+/// Without what XML takes for markup, or does not allow at all.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    Plain(text).to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

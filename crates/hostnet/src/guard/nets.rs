@@ -1,55 +1,7 @@
-//! Sets of prefixes: what lies inside of one, what one lies in, and what is left of one without others.
+//! What is left of a prefix without others.
 
-use crate::{overlap::Covers, prefix::Family};
 use ipnet::IpNet;
-
-/// Prefixes with a value each, sorted. A prefix comes after those that hold it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nets<T> {
-    sorted: Vec<(IpNet, T)>,
-    /// The widest of them: every other one lies in one of these. Nearly everything that is asked for overlaps none, and
-    /// that is found by looking for two neighbours.
-    covers: Covers,
-    /// The lengths that occur, per family: what holds a prefix is looked for by these only.
-    lengths: [Vec<u8>; 2],
-}
-
-impl<T: Ord> Nets<T> {
-    /// These prefixes; host bits are dropped. A prefix may occur with several values.
-    pub fn of(nets: impl Iterator<Item = (IpNet, T)>) -> Self {
-        let mut sorted: Vec<_> = nets.map(|(net, value)| (net.trunc(), value)).collect();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let mut found = [[false; 129]; 2];
-        for (net, _) in &sorted {
-            found[Family::of_prefix(net) as usize][usize::from(net.prefix_len())] = true;
-        }
-        let lengths = found.map(|found| (0..=128).filter(|length| found[usize::from(*length)]).collect());
-        let covers = Covers::of(sorted.iter().map(|(net, _)| *net));
-        Self { sorted, covers, lengths }
-    }
-
-    /// Whether any of them has an address in common with a prefix.
-    pub fn overlap(&self, net: IpNet) -> bool {
-        self.covers.overlaps(&net)
-    }
-
-    /// Those that hold a prefix or are equal to it.
-    pub fn around(&self, net: IpNet) -> impl Iterator<Item = &(IpNet, T)> {
-        let lengths = self.lengths[Family::of_prefix(&net) as usize].iter();
-        lengths.take_while(move |length| **length <= net.prefix_len()).flat_map(move |length| {
-            let wider = IpNet::new(net.addr(), *length).map_or(net, |wider| wider.trunc());
-            let first = self.sorted.partition_point(|(other, _)| *other < wider);
-            self.sorted[first..].iter().take_while(move |(other, _)| *other == wider)
-        })
-    }
-
-    /// Those inside of a prefix, without the prefix itself.
-    pub fn inside(&self, net: IpNet) -> impl Iterator<Item = &(IpNet, T)> {
-        let first = self.sorted.partition_point(|(other, _)| *other <= net);
-        self.sorted[first..].iter().take_while(move |(other, _)| net.contains(other))
-    }
-}
+use mesh::overlap::Covers;
 
 /// What is left of a prefix without these inside of it, as few prefixes as possible, sorted; `None` when these are more
 /// than `most` even where those that lie in others are not counted.
@@ -114,23 +66,6 @@ mod tests {
         );
         let many = nets("10.0.0.0/32 10.0.0.2/32 10.0.0.4/32 10.0.0.6/32 10.0.0.8/32");
         assert_eq!(without("10.0.0.0/8".parse().unwrap(), many.into_iter(), 4), None);
-    }
-
-    #[test]
-    fn around_and_inside() {
-        let all = "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24 10.1.2.3/32 10.2.0.0/16 fd00::/8 fd00:1::/64 ::/0";
-        let all = Nets::of(nets(all).into_iter().map(|net| (net, ())));
-        let check = |net: &str, around: &str, inside: &str| {
-            let net: IpNet = net.parse().unwrap();
-            assert_eq!(text(all.around(net).map(|(net, ())| net)), around, "around {net}");
-            assert_eq!(text(all.inside(net).map(|(net, ())| net)), inside, "inside of {net}");
-            assert_eq!(all.overlap(net), !around.is_empty() || !inside.is_empty(), "{net}");
-        };
-        check("10.1.2.0/24", "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24", "10.1.2.3/32");
-        check("10.1.2.3/32", "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24 10.1.2.3/32", "");
-        check("10.0.0.0/7", "", "10.0.0.0/8 10.1.0.0/16 10.1.2.0/24 10.1.2.3/32 10.2.0.0/16");
-        check("fd00:1::5/128", "::/0 fd00::/8 fd00:1::/64", "");
-        check("192.168.0.0/16", "", "");
     }
 
     proptest! {
