@@ -76,7 +76,7 @@ pub async fn report(client: &Client, reporter: &Reporter, problem: &Problem) -> 
         action: Some("Reconcile".to_owned()),
         reason: Some(problem.reason.to_owned()),
         regarding: Some(regarding),
-        note: Some(note(&problem.message)),
+        note: Some(note(&problem.text())),
         type_: Some("Warning".to_owned()),
         ..Event::default()
     };

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use crate::{
-    Granularity, Node, Object, Peer, Problem, Segment, SegmentName, allocation::Subnets, leader, prefix,
+    Granularity, Node, Object, Peer, Problem, Problems, Segment, SegmentName, allocation::Subnets, leader, prefix,
 };
 
 /// What the operator decides for the whole mesh. Every agent has to be given the same.
@@ -34,7 +34,7 @@ pub struct Topology {
     pub segments: Vec<Segment>,
     /// The peers, sorted by name, with the allowed IPs that nobody before them claimed.
     pub peers: Vec<Peer>,
-    /// What had to be left out, and why. The rest works.
+    /// What had to be left out, and why, one for each object and reason. The rest works.
     pub problems: Vec<Problem>,
 }
 
@@ -58,7 +58,7 @@ impl Topology {
         peers: impl IntoIterator<Item = Peer>,
         resolved: &BTreeMap<String, IpAddr>,
     ) -> Self {
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         let nodes = claims::without_conflicts(nodes, &mut problems);
         let mut segments = group(&config, &nodes, resolved);
         if let Some(first_without) = address(&config.subnets, &mut segments) {
@@ -78,7 +78,7 @@ impl Topology {
         location_ips::filter_location_ips(&mut segments, &peers, &mut problems);
         claims::claim_allowed_ips(&mut segments, &mut peers, &mut problems);
         nested::report_nested_ranges(&segments, &config.subnets, &peers, &mut problems);
-        Self { config, segments, peers, problems }
+        Self { config, segments, peers, problems: problems.into() }
     }
 
     /// The segment of a node, if the node is part of the mesh.

@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    Node, Object, Peer, Problem, PublicKey, Segment,
+    Node, Object, Peer, Problem, Problems, PublicKey, Segment,
     conflict::{Claim, claims},
     overlap::{Covers, repeated},
 };
@@ -20,7 +20,7 @@ use crate::{
 /// Sorts the nodes by name and leaves out what an earlier node already claims: a key, a pod subnet.
 pub(super) fn without_conflicts(
     nodes: impl IntoIterator<Item = Arc<Node>>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) -> Vec<Arc<Node>> {
     let sorted = sorted_by_name(nodes.into_iter().filter(|node| node.lacks().is_empty()));
     let contested_keys = repeated(sorted.iter().filter_map(|node| node.key));
@@ -73,7 +73,7 @@ struct Claims(BTreeMap<IpNet, String>);
 
 impl Claims {
     /// The pod subnets of a node that overlap nothing claimed before. They are now claimed.
-    fn claim(&mut self, node: &Node, problems: &mut Vec<Problem>) -> Vec<IpNet> {
+    fn claim(&mut self, node: &Node, problems: &mut Problems) -> Vec<IpNet> {
         let mut subnets = Vec::with_capacity(node.pod_subnets.len());
         for subnet in &node.pod_subnets {
             match self.overlapping(subnet) {
@@ -107,7 +107,7 @@ impl Claims {
 
 /// Inside of a segment nodes are next hops by their internal addresses: of two with the same one, the pods of one
 /// cannot be reached. Which one is decided by the private network, so both stay.
-pub(super) fn report_shared_addresses(segments: &[Segment], problems: &mut Vec<Problem>) {
+pub(super) fn report_shared_addresses(segments: &[Segment], problems: &mut Problems) {
     for segment in segments {
         let addresses = || segment.nodes.iter().flat_map(|node| node.internal_ips.iter().map(IpNet::addr));
         let shared = repeated(addresses());
@@ -154,7 +154,7 @@ impl fmt::Display for KeyOwner {
 pub(super) fn without_key_conflicts(
     segments: &[Segment],
     peers: impl IntoIterator<Item = Peer>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) -> Vec<Peer> {
     let sorted: BTreeMap<String, Peer> = peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
     if sorted.is_empty() {
@@ -198,7 +198,7 @@ pub(super) fn without_key_conflicts(
 
 /// Makes every prefix belong to one segment or peer: WireGuard gives an allowed IP to whoever asked last, so two
 /// claimants would take it from each other for ever. The first segment in the order of the topology keeps it.
-pub(super) fn claim_allowed_ips(segments: &mut [Segment], peers: &mut [Peer], problems: &mut Vec<Problem>) {
+pub(super) fn claim_allowed_ips(segments: &mut [Segment], peers: &mut [Peer], problems: &mut Problems) {
     let of_segments = segments.iter().flat_map(Segment::all_allowed_ips);
     let of_peers = peers.iter().flat_map(|peer| &peer.allowed_ips);
     let contested = repeated(of_segments.chain(of_peers).map(IpNet::trunc));

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::{
-    Object, Peer, Problem, Segment,
+    Object, Peer, Problem, Problems, Segment,
     overlap::Covers,
     prefix::{self, intersects},
 };
@@ -13,7 +13,7 @@ use crate::{
 /// The order of evaluation is the Go implementation's, so that both come to the same result in one mesh: segment by
 /// segment, where those before are already filtered and those after are not, and where those after do not have
 /// their WireGuard addresses yet.
-pub(super) fn filter_location_ips(segments: &mut [Segment], peers: &[Peer], problems: &mut Vec<Problem>) {
+pub(super) fn filter_location_ips(segments: &mut [Segment], peers: &[Peer], problems: &mut Problems) {
     if segments.iter().all(|segment| segment.allowed_location_ips.is_empty()) {
         return append_wireguard_ips(segments);
     }
