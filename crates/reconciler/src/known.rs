@@ -5,15 +5,15 @@
 //! has changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use mesh::{Endpoint, Host, Node, Object, Peer, Problem, Topology};
+use mesh::{Endpoint, Host, Node, Object, Peer, Problem, Problems, Topology};
 
-use crate::{NodeUpdate, Now, PeerUpdate, Watch, liveness::Liveness, names::Names, objects::Objects};
+use crate::{NodeUpdate, Now, PeerUpdate, Watch, liveness::Liveness, names::{Answered, Names, Owner}, objects::Objects};
 
 /// What the API and the DNS have told.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Known {
     /// Whether everything was seen at least once; before, nothing is changed.
     synced: bool,
     names: Names,
+    /// Grows with every change of what is wrong with the access.
+    revision: u64,
 }
 
 /// What the state of the connection to the API means for the machine.
@@ -42,8 +44,8 @@ pub enum Heard {
 }
 
 impl Known {
-    /// Nothing is known yet.
-    pub fn new(own: Option<String>, liveness_timeout: Duration) -> Self {
+    /// Nothing is known yet. What the seed is does not matter, as long as no other host has the same.
+    pub fn new(own: Option<String>, liveness_timeout: Duration, seed: &[u8]) -> Self {
         Self {
             own,
             objects: Objects::default(),
@@ -51,7 +53,8 @@ impl Known {
             watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
             access: Vec::new(),
             synced: false,
-            names: Names::default(),
+            names: Names::new(seed),
+            revision: 0,
         }
     }
 
@@ -118,11 +121,12 @@ impl Known {
 
     /// All that is wrong with the access to the API.
     pub fn handle_access(&mut self, problems: Vec<Problem>) {
+        self.revision += u64::from(self.access != problems);
         self.access = problems;
     }
 
-    /// The addresses of a name, or why there are none. Returns whether the mesh has changed.
-    pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) -> bool {
+    /// The addresses of a name, or why there are none. Returns what that changes.
+    pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) -> Answered {
         self.names.answer(name, answer, now.instant)
     }
 
@@ -162,12 +166,15 @@ impl Known {
         self.objects.peers()
     }
 
-    /// The mesh is computed from these: their names are looked up from here on, and no others. Nodes that do not lead count
-    /// as well, because addresses matter when leaders are chosen.
-    pub fn look_up(&mut self, nodes: &[Arc<Node>], peers: &[Peer]) {
+    /// The mesh is made of these: their names are looked up from here on, and no others. Nodes that do not lead count as
+    /// well, because addresses matter when leaders are chosen. Peers matter where there are tunnels to them.
+    pub fn look_up<'a>(&mut self, nodes: &[Arc<Node>], peers: impl IntoIterator<Item = &'a Peer>) {
+        let peers = peers.into_iter().filter_map(|peer| peer.endpoint.as_ref());
+        let peers = peers.filter_map(dns_name).map(|name| (name.clone(), Owner::Peer));
         let nodes = nodes.iter().filter_map(|node| node.endpoint.as_ref());
-        let peers = peers.iter().filter_map(|peer| peer.endpoint.as_ref());
-        self.names.retain(nodes.chain(peers).filter_map(dns_name).cloned().collect());
+        let nodes = nodes.filter_map(dns_name).map(|name| (name.clone(), Owner::Node));
+        // Of two owners of a name the last one counts here.
+        self.names.retain(peers.chain(nodes).collect());
     }
 
     /// A name to ask for. It counts as being asked until it is answered.
@@ -190,8 +197,13 @@ impl Known {
         self.names.is_all_answered()
     }
 
+    /// Grows whenever [`Known::problems`] may give others for the same mesh.
+    pub fn revision(&self) -> u64 {
+        self.revision + self.objects.revision() + self.names.revision()
+    }
+
     /// Everything that is wrong with objects, with the access to them, and in the mesh that was made of them.
-    pub fn problems(&self, topology: Option<&Topology>) -> BTreeSet<Problem> {
+    pub fn problems(&self, topology: Option<&Topology>) -> Problems {
         let of_mesh = topology.into_iter().flat_map(|topology| &topology.problems);
         let all = self.objects.problems().chain(&self.access).chain(of_mesh).cloned();
         all.chain(topology.map_or_else(Vec::new, |topology| self.unresolved(topology))).collect()

@@ -19,7 +19,9 @@ use crate::{
     known::{Heard, Known},
     nat::BehindNat,
     rounds::Rounds,
+    names::Answered,
     sessions::Sessions,
+    shown::Shown,
     telling::Telling,
     view::View,
     watchdog::Watchdog,
@@ -93,7 +95,10 @@ pub struct Reconciler {
     pub(crate) forced: Forced,
     /// The own node as it went into the topology.
     pub(crate) local: Option<Arc<Node>>,
+    /// As it was last computed.
     pub(crate) topology: Option<Arc<Topology>>,
+    /// Whether it is to be computed again. Until then the last one is shown: what is wrong with it has not gone.
+    pub(crate) outdated: bool,
     pub(crate) intended: Option<Intended>,
     pub(crate) behind_nat: BehindNat,
     pub(crate) endpoints: Endpoints,
@@ -105,6 +110,11 @@ pub struct Reconciler {
     pub(crate) watchdog: Watchdog,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) published: Option<View>,
+    pub(crate) shown: Shown,
+    /// When the next view is due although nothing else is.
+    pub(crate) show_at: Option<Instant>,
+    /// What of the status a policy of the cluster refuses.
+    pub(crate) refused: Option<Problem>,
 }
 
 /// How the last reconcile ended.
@@ -125,16 +135,18 @@ pub(crate) struct Outcome {
 impl Reconciler {
     /// A machine that knows nothing yet.
     pub fn new(config: Config) -> Self {
+        let key = config.render.private_key.public_key();
         let mut machine = Self {
-            known: Known::new(Some(config.node.clone()), config.liveness_timeout),
+            known: Known::new(Some(config.node.clone()), config.liveness_timeout, key.as_bytes()),
             rounds: Rounds::new(config.resync_period),
-            telling: Telling::new(config.liveness_timeout / 2),
-            key: config.render.private_key.public_key(),
+            telling: Telling::new(config.liveness_timeout / 2, key.as_bytes()),
+            key,
             surroundings: config.surroundings.clone(),
             config,
             forced: Forced::default(),
             local: None,
             topology: None,
+            outdated: true,
             intended: None,
             behind_nat: BehindNat::default(),
             endpoints: Endpoints::default(),
@@ -143,6 +155,9 @@ impl Reconciler {
             watchdog: Watchdog::default(),
             actions: VecDeque::new(),
             published: None,
+            shown: Shown::default(),
+            show_at: None,
+            refused: None,
         };
         machine.publish();
         machine
@@ -182,15 +197,19 @@ impl Reconciler {
     }
 
     /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing.
-    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>) {
+    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>, now: Now) {
         if self.known.handle_subnet_object(name, problems) {
-            self.publish();
+            self.publish_soon(now);
         }
     }
 
     /// The connection to the API is there, or has broken.
     pub fn handle_watch(&mut self, watch: Watch, now: Now) {
-        match self.known.handle_watch(watch, now) {
+        let heard = self.known.handle_watch(watch, now);
+        if self.known.deaf().is_none() {
+            self.telling.heard(now.instant);
+        }
+        match heard {
             Heard::First => {
                 let own = self.known.node(&self.config.node);
                 self.sessions.start(own.is_none_or(|node| node.key == Some(self.key)));
@@ -236,9 +255,13 @@ impl Reconciler {
 
     /// The addresses of a name, or why there are none.
     pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
-        if self.known.handle_resolved(name, answer, now) {
-            self.mesh_changed(now);
-            self.publish();
+        match self.known.handle_resolved(name, answer, now) {
+            Answered::Address => {
+                self.mesh_changed(now);
+                self.publish_soon(now);
+            }
+            Answered::Error => self.publish_soon(now),
+            Answered::Nothing => {}
         }
     }
 
@@ -254,6 +277,10 @@ impl Reconciler {
     pub fn poll_action(&mut self, now: Now) -> Option<Action> {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
+        }
+        if self.show_at.is_some_and(|at| at <= now.instant) {
+            self.publish();
+            return self.poll_action(now);
         }
         if let Some(name) = self.known.next_name(now) {
             return Some(Action::Resolve(name));
@@ -271,7 +298,8 @@ impl Reconciler {
     /// been reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
-        let others = [self.telling.timeout(), self.known.names_timeout(), self.watchdog.timeout()];
+        let others =
+            [self.telling.timeout(), self.known.names_timeout(), self.watchdog.timeout(), self.show_at];
         others.into_iter().chain([round]).flatten().min()
     }
 
@@ -309,7 +337,7 @@ impl Reconciler {
             let all: BTreeSet<IpNet> = written.map(IpNet::trunc).chain(addresses).collect();
             self.watchdog.forget(|range| all.contains(range));
         }
-        self.topology = None;
+        self.outdated = true;
         self.behind_nat.expect();
         self.rounds.look_anew(now.instant);
     }
