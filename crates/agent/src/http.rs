@@ -73,7 +73,7 @@ async fn health(State(shown): State<Arc<Shown>>) -> Response {
     }
     if !view.problems.is_empty() {
         text.push_str("objects that are left out, or parts of them:\n");
-        for problem in &view.problems {
+        for problem in view.problems.iter() {
             text.push_str(&format!("- {problem}\n"));
         }
     }

@@ -2,7 +2,7 @@
 
 mod wireguard;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -24,12 +24,14 @@ pub struct Metrics {
     peers: Gauge,
     segments: Gauge,
     problems: Family<ProblemLabel, Gauge>,
+    /// The problems that these are about.
+    shown: Mutex<Arc<[mesh::Problem]>>,
     reconciles: Counter<u64, AtomicU64>,
     healthy: Gauge,
     sessions: Sessions,
 }
 
-/// What an error was about: `apply`, `patch`, `observe`, `resolve`, `watch`.
+/// What an error was about: `apply`, `event`, `patch`, `observe`, `resolve`, `watch`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabel {
     event: String,
@@ -53,6 +55,7 @@ impl Metrics {
             peers: Gauge::default(),
             segments: Gauge::default(),
             problems: Family::default(),
+            shown: Mutex::default(),
             reconciles: Counter::default(),
             healthy: Gauge::default(),
             sessions: Sessions::default(),
@@ -101,11 +104,16 @@ impl Metrics {
         self.segments.set(view.counts.segments as i64);
         self.healthy.set(view.unhealthy.is_empty().into());
         self.reconciles.inc_by(view.reconciles.saturating_sub(self.reconciles.get()));
+        let mut before = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&before, &view.problems) {
+            return;
+        }
+        before.clone_from(&view.problems);
         self.problems.clear();
-        for problem in &view.problems {
+        for problem in view.problems.iter() {
             let label =
                 ProblemLabel { object: problem.object.to_string(), reason: problem.reason.to_owned() };
-            self.problems.get_or_create(&label).inc();
+            self.problems.get_or_create(&label).set(problem.further.saturating_add(1) as i64);
         }
     }
 

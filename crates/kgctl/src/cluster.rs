@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
-use mesh::{Node, Peer, Perspective, Topology, TopologyConfig, allocation::Subnets};
+use mesh::{Node, Peer, Perspective, Problems, Topology, TopologyConfig, allocation::Subnets};
 
 use crate::{Global, Granularity};
 
@@ -47,7 +47,8 @@ impl Cluster {
             bail!("did not find any valid Kilo nodes in the cluster");
         }
         let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
-        for problem in problems.iter().chain(&topology.problems) {
+        let problems: Problems = problems.into_iter().chain(topology.problems.iter().cloned()).collect();
+        for problem in problems.iter() {
             eprintln!("warning: {problem}");
         }
         Ok(Self { topology, peers, nodes })

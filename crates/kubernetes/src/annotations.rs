@@ -67,6 +67,9 @@ pub const OF_AGENT: [&str; 12] = [
     WIREGUARD_IPS,
 ];
 
+/// Those of them that Go agents do not know.
+pub const NOT_OF_GO: [&str; 4] = [CNI_COMPATIBILITY_IPS, INTERNAL_IPS, POD_CIDR_SOURCE, WIREGUARD_IPS];
+
 /// The label that gives the location unless told otherwise.
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 /// What [`REGION_LABEL`] was called before Kubernetes 1.17.

@@ -221,8 +221,12 @@ mod tests {
         let mut all = Problems::default();
         all.push(problem("b", "Bad", "x7 is no CIDR"));
         all.extend(Vec::from(problems));
-        let sorted: Vec<_> = all.into_sorted().iter().map(|one| (one.object.to_string(), one.further)).collect();
-        assert_eq!(sorted, [("node a".to_owned(), 0), ("node b".to_owned(), 20_000), ("node b".to_owned(), 0)]);
+        let sorted: Vec<_> =
+            all.into_sorted().iter().map(|one| (one.object.to_string(), one.further)).collect();
+        assert_eq!(
+            sorted,
+            [("node a".to_owned(), 0), ("node b".to_owned(), 20_000), ("node b".to_owned(), 0)]
+        );
     }
 
     #[test]
@@ -230,7 +234,10 @@ mod tests {
         let long = problem("a", "Long", &"ä".repeat(200_000));
         assert_eq!(long.message.chars().count(), LONGEST_MESSAGE + 1);
         assert!(long.message.ends_with('…') && long.message.capacity() < 4096);
-        assert_eq!(problem("a", "Short", &"ä".repeat(LONGEST_MESSAGE)).message.chars().count(), LONGEST_MESSAGE);
+        assert_eq!(
+            problem("a", "Short", &"ä".repeat(LONGEST_MESSAGE)).message.chars().count(),
+            LONGEST_MESSAGE
+        );
     }
 
     #[test]

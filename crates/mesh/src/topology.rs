@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use crate::{
-    Granularity, Node, Object, Peer, Problem, Problems, Segment, SegmentName, allocation::Subnets, leader, prefix,
+    Granularity, Node, Object, Peer, Problem, Problems, Segment, SegmentName, allocation::Subnets, leader,
+    prefix,
 };
 
 /// What the operator decides for the whole mesh. Every agent has to be given the same.

@@ -215,7 +215,8 @@ fn ranges_inside_of_each_other_stay_and_are_told() {
     let said: Vec<_> = said.iter().map(ToString::to_string).collect();
     let narrower = "; what both hold belongs to the narrower one, and is not reached at the other";
     let expected = [
-        "peer f1: the allowed IP 10.6.1.0/24 belongs to peer e1 and is left out, and 2 more like it".to_owned(),
+        "peer f1: the allowed IP 10.6.1.0/24 belongs to peer e1 and is left out, and 2 more like it"
+            .to_owned(),
         format!(
             "peer d1: the allowed IP 10.2.0.0/16 overlaps the pod subnet 10.2.1.0/24 of node n1, and 1 \
              more{narrower}, and 1 more like it"

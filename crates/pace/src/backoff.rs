@@ -70,7 +70,7 @@ mod tests {
         #[test]
         fn what_is_asked_for_is_kept_within_reason(asked in 0u64..100_000, failures in 0u32..100, seed: u64) {
             let mut backoff = Backoff::new(SECOND, 30 * SECOND, Jitter::of(&seed.to_le_bytes()));
-            (0..failures).for_each(|_| drop(backoff.pause()));
+            (0..failures).for_each(|_| _ = backoff.pause());
             let pause = backoff.pause_as_asked(Some(Duration::from_secs(asked)));
             prop_assert!(pause >= Duration::from_secs(asked.min(300)));
             prop_assert!(pause <= Duration::from_secs(asked.min(300)).mul_f64(1.25).max(30 * SECOND));

@@ -1,6 +1,9 @@
 //! How many of a kind in a time.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// A token bucket: some at once, and then one in a time. It is kept as the moment at which it is full again (the generic
 /// cell rate algorithm), so it costs two words and nothing ticks.
@@ -40,6 +43,38 @@ impl Bucket {
     }
 }
 
+/// Limits something that comes from many sources: for each source, so that one does not hide the others, and for all of
+/// them together. It is as large as what it lets through.
+#[derive(Debug, Clone)]
+pub struct Filter<K> {
+    all: Bucket,
+    each: Bucket,
+    sources: BTreeMap<K, Bucket>,
+}
+
+impl<K: Ord + Clone> Filter<K> {
+    /// As full buckets: one for all, and one like `each` for each source.
+    pub const fn new(all: Bucket, each: Bucket) -> Self {
+        Self { all, each, sources: BTreeMap::new() }
+    }
+
+    /// Lets one of a source through, or not.
+    pub fn take(&mut self, source: &K, now: Instant) -> bool {
+        if self.all.next(now) > now {
+            return false;
+        }
+        let bucket = self.sources.entry(source.clone()).or_insert_with(|| self.each.clone());
+        let passes = bucket.take(now) && self.all.take(now);
+        self.sources.retain(|_, bucket| !bucket.is_full(now));
+        passes
+    }
+
+    /// When one of a source that has not come before is let through: now, or later.
+    pub fn next(&self, now: Instant) -> Instant {
+        self.all.next(now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -57,6 +92,19 @@ mod tests {
         assert!(bucket.take(start + MINUTE) && !bucket.take(start + MINUTE));
         assert!(bucket.is_full(start + 26 * MINUTE));
         assert_eq!((0..100).filter(|_| bucket.take(start + 90 * MINUTE)).count(), 25, "no more than a burst");
+    }
+
+    #[test]
+    fn one_source_does_not_hide_the_others() {
+        let second = Duration::from_secs(1);
+        let mut filter = Filter::new(Bucket::new(10, second), Bucket::new(3, MINUTE));
+        let start = Instant::now();
+        assert_eq!((0..100).filter(|_| filter.take(&"a", start)).count(), 3);
+        assert_eq!((0..100).filter(|_| filter.take(&"b", start)).count(), 3);
+        let many: Vec<String> = (0..1000).map(|index| index.to_string()).collect();
+        assert_eq!(many.iter().filter(|source| filter.take(&source.as_str(), start)).count(), 4);
+        assert_eq!((filter.next(start), filter.sources.len()), (start + second, 6));
+        assert!(filter.take(&"c", start + MINUTE * 9) && filter.sources.len() == 1);
     }
 
     proptest! {

@@ -10,9 +10,9 @@ impl Jitter {
     /// The sequence of a seed: a random number, or something that only one host has, such as its public key.
     pub fn of(seed: &[u8]) -> Self {
         // FNV-1a; the steps below mix it.
-        let hash = seed
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+        let hash = seed.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        });
         Self(hash)
     }
 

@@ -8,5 +8,5 @@ mod bucket;
 mod jitter;
 
 pub use backoff::Backoff;
-pub use bucket::Bucket;
+pub use bucket::{Bucket, Filter};
 pub use jitter::Jitter;

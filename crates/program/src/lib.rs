@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod flags;
 pub mod log;
+pub mod problem_lines;
 pub mod reference;
 mod resolver;
 

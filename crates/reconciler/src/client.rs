@@ -182,7 +182,7 @@ impl Client {
             Answered::Error => {
                 self.publish_soon(now);
                 // Nothing is left to wait for.
-                if self.known.is_all_looked_up() {
+                if !self.settled && self.known.is_all_looked_up() {
                     self.rounds.look_soon(now.instant);
                 }
             }

@@ -153,8 +153,7 @@ impl Reconciler {
         let nodes: Vec<_> = self.known.alive().chain([&local]).cloned().collect();
         let peers: Vec<_> = self.known.peers().cloned().collect();
         let resolved = self.known.resolved();
-        let topology =
-            Topology::with_resolved(self.config.topology.clone(), nodes.clone(), peers, &resolved);
+        let topology = Topology::with_resolved(self.config.topology.clone(), nodes.clone(), peers, &resolved);
         // A member has no tunnels to Peers.
         let leads = Perspective::of(&topology, &self.config.node)
             .is_some_and(|perspective| perspective.role == Role::Leader);

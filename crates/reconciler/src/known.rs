@@ -13,7 +13,12 @@ use std::{
 
 use mesh::{Endpoint, Host, Node, Object, Peer, Problem, Problems, Topology};
 
-use crate::{NodeUpdate, Now, PeerUpdate, Watch, liveness::Liveness, names::{Answered, Names, Owner}, objects::Objects};
+use crate::{
+    NodeUpdate, Now, PeerUpdate, Watch,
+    liveness::Liveness,
+    names::{Answered, Names, Owner},
+    objects::Objects,
+};
 
 /// What the API and the DNS have told.
 #[derive(Debug)]

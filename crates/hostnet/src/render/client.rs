@@ -136,11 +136,7 @@ fn owned((name, link): (&LinkName, &Link)) -> (LinkName, Link) {
 
 /// Gives the further ranges to the segment of the first node, as the Go implementation does: that any node takes them
 /// is all that is known of them.
-fn further_ranges(
-    perspective: &Perspective<'_>,
-    config: &ClientConfig,
-    peers: &mut [ConfPeer],
-) -> Problems {
+fn further_ranges(perspective: &Perspective<'_>, config: &ClientConfig, peers: &mut [ConfPeer]) -> Problems {
     let mut problems = Problems::default();
     let first = perspective.topology.nodes().min_by_key(|node| &node.name);
     let Some(segment) = first.and_then(|node| perspective.topology.segment_of(&node.name)) else {

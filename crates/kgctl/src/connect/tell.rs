@@ -1,16 +1,15 @@
 //! Tells whoever reads the log what is new about the connection, once.
 
-use std::collections::BTreeSet;
+use std::time::Instant;
 
-use mesh::Problem;
+use program::problem_lines::{Line, ProblemLines};
 use reconciler::ClientView;
 
 /// What was told.
 #[derive(Default)]
 pub struct Teller {
     view: ClientView,
-    /// Problems that were told; each is told again only after it was gone.
-    told: BTreeSet<Problem>,
+    problems: ProblemLines,
     /// The last size of the mesh that was told, in nodes and segments.
     size: Option<(usize, usize)>,
 }
@@ -18,10 +17,13 @@ pub struct Teller {
 impl Teller {
     /// Tells what is new.
     pub fn tell(&mut self, view: ClientView) {
-        for problem in view.problems.difference(&self.told) {
-            tracing::warn!("{problem}");
+        for line in self.problems.update(&view.problems, Instant::now()) {
+            match line {
+                Line::New(problem) => tracing::warn!("{problem}"),
+                Line::Gone(problem) => tracing::debug!("no longer a problem: {problem}"),
+                Line::LeftOut(count) => tracing::warn!("{count} more lines about problems are left out"),
+            }
         }
-        self.told.clone_from(&view.problems);
         for reason in view.unhealthy.iter().filter(|reason| !self.view.unhealthy.contains(reason)) {
             tracing::error!("{reason}");
         }

@@ -187,8 +187,7 @@ impl World {
             }
             Action::Patch(status) if self.api_slow => self.patches.push(status),
             Action::Patch(status) => {
-                let result =
-                    if self.api_away { Err("connection refused".to_owned().into()) } else { Ok(()) };
+                let result = if self.api_away { Err("connection refused".to_owned().into()) } else { Ok(()) };
                 let heard = result.is_ok();
                 self.reconciler.handle_patched(result, self.now);
                 if heard {
