@@ -15,7 +15,7 @@ use crate::{Now, PatchFailure, Status};
 
 /// How long after somebody else has changed what this node told it is told again, the first time. Two that contradict
 /// each other must not keep the API busy, so the pauses double.
-const INSIST: Duration = Duration::from_secs(2);
+const INSIST: Duration = Duration::from_secs(1);
 
 /// How long after a failure the others are told again, the first time.
 const RETRY: Duration = Duration::from_secs(1);
@@ -31,8 +31,8 @@ pub struct Telling {
     jitter: Jitter,
     retry: Backoff,
     insist: Backoff,
-    /// Whether it is to be told again because somebody else has changed it.
-    insisting: bool,
+    /// When it is, or was last, to be told again because somebody else has changed it.
+    insisted: Option<Instant>,
     sent: Option<Status>,
     wanted: Option<Status>,
     /// Whether an answer is waited for.
@@ -53,7 +53,7 @@ impl Telling {
             retry: Backoff::new(RETRY, heartbeat, jitter.clone()),
             insist: Backoff::new(INSIST, heartbeat, jitter.clone()),
             jitter,
-            insisting: false,
+            insisted: None,
             sent: None,
             wanted: None,
             patching: false,
@@ -81,11 +81,13 @@ impl Telling {
             && told.internal_ips == sent.internal_ips;
         // What was told before the last time may arrive late.
         let late = told.key == Some(sent.key) && told.last_seen != sent.last_seen;
-        if same {
+        // What is there for a moment only, somebody changes again and again.
+        let long_ago = self.insisted.is_none_or(|at| at + self.heartbeat <= now);
+        if same && long_ago {
             self.insist.succeed();
-        } else if !late && !self.insisting {
-            self.insisting = true;
+        } else if !same && !late && self.insisted.is_none_or(|at| at < now) {
             let at = now + self.insist.pause();
+            self.insisted = Some(at);
             self.due(at);
         }
     }
@@ -114,7 +116,6 @@ impl Telling {
         let wanted = self.wanted.as_mut()?;
         wanted.last_seen = now.unix;
         self.patching = true;
-        self.insisting = false;
         self.next = None;
         self.sent = Some(wanted.clone());
         self.sent.clone()
