@@ -64,7 +64,7 @@ pub async fn tell(
     let mut attempts = permission.attempts(encode::changed(current, facts), Instant::now());
     let mut latest = None;
     let mut failure = None;
-    while let Some(group) = attempts.next() {
+    while let Some(group) = attempts.next_group() {
         match patch_node(client, name, &encode::annotations_patch(group)).await {
             Ok(object) => {
                 attempts.accepted();

@@ -88,7 +88,7 @@ pub struct Attempts<'a> {
 
 impl Attempts<'_> {
     /// What to write next; [`Attempts::accepted`] or [`Attempts::refused`] is waited for.
-    pub fn next(&mut self) -> Option<&Annotations> {
+    pub fn next_group(&mut self) -> Option<&Annotations> {
         self.under_way = self.waiting.pop_front()?;
         Some(&self.under_way)
     }
@@ -178,7 +178,7 @@ mod tests {
     ) -> (BTreeSet<&'static str>, usize) {
         let (mut written, mut requests) = (BTreeSet::new(), 0);
         let mut attempts = permission.attempts(changed, now);
-        while let Some(group) = attempts.next() {
+        while let Some(group) = attempts.next_group() {
             requests += 1;
             if group.keys().any(|key| policy.contains(key)) {
                 attempts.refused(POLICY);

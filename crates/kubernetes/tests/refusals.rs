@@ -176,7 +176,7 @@ async fn server_that_says(answer: &'static str) -> ApiAccess {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut read = vec![0; 4096];
-            stream.read(&mut read).await.unwrap();
+            assert!(stream.read(&mut read).await.unwrap() > 0);
             stream.write_all(answer.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         }

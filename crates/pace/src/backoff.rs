@@ -28,7 +28,7 @@ impl Backoff {
     pub fn pause(&mut self) -> Duration {
         let doubled = self.first.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
-        doubled.min(self.longest).mul_f64(0.5 + self.jitter.next()).min(self.longest)
+        doubled.min(self.longest).mul_f64(0.5 + self.jitter.number()).min(self.longest)
     }
 
     /// The pause when whoever has answered asks for one (`Retry-After`): never shorter than that, and at most a quarter
@@ -36,7 +36,7 @@ impl Backoff {
     pub fn pause_as_asked(&mut self, asked: Option<Duration>) -> Duration {
         let own = self.pause();
         let Some(asked) = asked.map(|asked| asked.min(MOST_ASKED_FOR)) else { return own };
-        own.max(asked.mul_f64(1.0 + self.jitter.next() / 4.0))
+        own.max(asked.mul_f64(1.0 + self.jitter.number() / 4.0))
     }
 
     /// An attempt has succeeded.

@@ -17,7 +17,7 @@ impl Jitter {
     }
 
     /// The next number, from 0 to less than 1 (SplitMix64).
-    pub fn next(&mut self) -> f64 {
+    pub fn number(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -26,7 +26,7 @@ impl Jitter {
 
     /// A duration from `least` to less than `most`.
     pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
-        least + most.saturating_sub(least).mul_f64(self.next())
+        least + most.saturating_sub(least).mul_f64(self.number())
     }
 }
 
@@ -36,11 +36,11 @@ mod tests {
 
     #[test]
     fn neighbours_have_unrelated_sequences_over_the_whole_range() {
-        let mut all: Vec<f64> = (0..1000u32).map(|seed| Jitter::of(&seed.to_le_bytes()).next()).collect();
+        let mut all: Vec<f64> = (0..1000u32).map(|seed| Jitter::of(&seed.to_le_bytes()).number()).collect();
         all.sort_by(f64::total_cmp);
         assert!(all.iter().all(|number| (0.0..1.0).contains(number)));
         let widest = all.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
         assert!(widest < 0.02, "a gap of {widest}");
-        assert_eq!(Jitter::of(b"a").next(), Jitter::of(b"a").next());
+        assert_eq!(Jitter::of(b"a").number(), Jitter::of(b"a").number());
     }
 }
