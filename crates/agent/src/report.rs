@@ -5,19 +5,13 @@ mod events;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 pub use events::Events;
 use mesh::{Object, Problem};
 use pace::Bucket;
-use program::problem_lines::{Change, Line, ProblemLines, changes};
+use program::problem_lines::{Change, HEALTH_LINES, Line, ProblemLines, changes};
 use reconciler::View;
-
-/// How many lines about the agent's own health and role there are at once, and the time for one more.
-const OWN_LINES: Bucket = Bucket::new(20, Duration::from_secs(15));
 
 /// What has been told already.
 pub struct Reporter {
@@ -39,7 +33,7 @@ impl Default for Reporter {
             problems: Arc::default(),
             unhealthy: None,
             role: None,
-            own_lines: OWN_LINES,
+            own_lines: HEALTH_LINES,
         }
     }
 }

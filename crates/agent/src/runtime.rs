@@ -308,7 +308,10 @@ impl Runtime {
         if !own || subnets.is_empty() || *subnets == self.cni_subnets || self.setup.flags.dry_run {
             return;
         }
-        match cni::set_subnets(path, subnets) {
+        let outcome = cni::set_subnets(path, subnets);
+        match outcome {
+            // Somebody who writes the annotation `pod-cidrs` decides how often.
+            _ if !self.change_lines.take(Instant::now()) => {}
             Ok(Some(true)) => {
                 tracing::info!(path = %path.display(), ?subnets, "set the pod subnets of the CNI")
             }

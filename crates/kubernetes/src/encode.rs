@@ -89,10 +89,10 @@ pub fn patch(current: &BTreeMap<String, String>, facts: &AgentFacts) -> Option<V
     (!changed.is_empty()).then(|| annotations_patch(&changed))
 }
 
-/// The merge patch that removes everything an agent writes, for the shutdown of an agent that leaves for good. The
+/// What removes everything an agent writes, for the shutdown of an agent that leaves for good. The
 /// Go agent leaves `cni-compatibility-ip` behind; nobody reads it of a node without a key.
-pub fn clean_up() -> Value {
-    annotations_patch(&name::OF_AGENT.map(|key| (key, None)).into())
+pub fn cleared() -> Annotations {
+    name::OF_AGENT.map(|key| (key, None)).into()
 }
 
 pub(crate) fn annotations_patch(changed: &Annotations) -> Value {

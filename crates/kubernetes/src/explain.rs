@@ -139,7 +139,7 @@ fn explain_status(status: &Status, verb: &str, resource: Resource) -> (&'static 
                 "the API server does not accept the credentials ({said}); renew the token or the kubeconfig"
             ),
         ),
-        400 | 403 | 422 if is_writing(verb) && !is_of_access(status) => (REFUSED, said.clone()),
+        400 | 403 | 422 if is_writing(verb) && !is_of_access(status, verb) => (REFUSED, said.clone()),
         403 => (
             "Forbidden",
             format!(
@@ -161,8 +161,8 @@ fn is_writing(verb: &str) -> bool {
 
 /// Whether nobody gave the user leave for such requests, whatever they contain. Policies and webhooks begin their refusal
 /// with the same words.
-fn is_of_access(status: &Status) -> bool {
-    status.code == 403 && status.message.contains(" cannot ") && status.message.contains("User ")
+fn is_of_access(status: &Status, verb: &str) -> bool {
+    status.code == 403 && status.message.contains(&format!(" cannot {verb} resource "))
 }
 
 /// A 404 is about one object or about the whole resource; only of an object is there a name.

@@ -25,7 +25,7 @@ use crate::{
     encode::{self, AgentFacts},
     explain::{Explanation, Resource, explain},
     object::{BlockAffinityObject, CiliumNodeObject},
-    permission::Permission,
+    permission::{Annotations, Permission},
     pod_cidrs::{BLOCK_AFFINITY, CILIUM_NODE},
 };
 
@@ -61,7 +61,26 @@ pub async fn tell(
     facts: &AgentFacts,
     permission: &mut Permission,
 ) -> Told {
-    let mut attempts = permission.attempts(encode::changed(current, facts), Instant::now());
+    let latest = write(client, name, encode::changed(current, facts), permission).await?;
+    Ok(latest.unwrap_or_else(|| current.clone()))
+}
+
+/// Takes back everything that an agent has written to its Node, as far as the API lets it.
+///
+/// # Errors
+/// As those of [`tell`].
+pub async fn take_back(client: &Client, name: &str, permission: &mut Permission) -> Result<(), Error> {
+    write(client, name, encode::cleared(), permission).await.map(|_| ())
+}
+
+/// Writes annotations, in as many requests as it takes. Gives those that are there after the last one.
+async fn write(
+    client: &Client,
+    name: &str,
+    changed: Annotations,
+    permission: &mut Permission,
+) -> Result<Option<BTreeMap<String, String>>, Error> {
+    let mut attempts = permission.attempts(changed, Instant::now());
     let mut latest = None;
     let mut failure = None;
     while let Some(group) = attempts.next_group() {
@@ -83,7 +102,7 @@ pub async fn tell(
     }
     match (attempts.finish(), failure) {
         (Some(_), Some(refused)) => Err(refused),
-        _ => Ok(latest.unwrap_or_else(|| current.clone())),
+        _ => Ok(latest),
     }
 }
 

@@ -22,6 +22,9 @@ const SUMMARY: Duration = Duration::from_secs(60);
 /// How often changes of the host have a line: whoever writes objects decides how many there are.
 pub const CHANGE_LINES: Bucket = Bucket::new(30, Duration::from_secs(6));
 
+/// How many lines about a program's own health there are at once, and the time for one more.
+pub const HEALTH_LINES: Bucket = Bucket::new(20, Duration::from_secs(15));
+
 /// A line to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Line {

@@ -2,22 +2,35 @@
 
 use std::time::Instant;
 
-use program::problem_lines::{Line, ProblemLines};
+use pace::Bucket;
+use program::problem_lines::{HEALTH_LINES, Line, ProblemLines};
 use reconciler::ClientView;
 
 /// What was told.
-#[derive(Default)]
 pub struct Teller {
     view: ClientView,
     problems: ProblemLines,
     /// The last size of the mesh that was told, in nodes and segments.
     size: Option<(usize, usize)>,
+    health_lines: Bucket,
+}
+
+impl Default for Teller {
+    fn default() -> Self {
+        Self {
+            view: ClientView::default(),
+            problems: ProblemLines::default(),
+            size: None,
+            health_lines: HEALTH_LINES,
+        }
+    }
 }
 
 impl Teller {
     /// Tells what is new.
     pub fn tell(&mut self, view: ClientView) {
-        for line in self.problems.update(&view.problems, Instant::now()) {
+        let now = Instant::now();
+        for line in self.problems.update(&view.problems, now) {
             match line {
                 Line::New(problem) => tracing::warn!("{problem}"),
                 Line::Gone(problem) => tracing::debug!("no longer a problem: {problem}"),
@@ -25,12 +38,19 @@ impl Teller {
             }
         }
         for reason in view.unhealthy.iter().filter(|reason| !self.view.unhealthy.contains(reason)) {
-            tracing::error!("{reason}");
+            if self.health_lines.take(now) {
+                tracing::error!("{reason}");
+            } else {
+                tracing::debug!("{reason}");
+            }
         }
-        if view.settled && (self.size != Some((view.nodes, view.segments)) || !self.view.unhealthy.is_empty())
+        let size = Some((view.nodes, view.segments));
+        if view.settled
+            && (self.size != size || !self.view.unhealthy.is_empty())
+            && self.health_lines.take(now)
         {
             tracing::info!(nodes = view.nodes, tunnels = view.segments, "connected");
-            self.size = Some((view.nodes, view.segments));
+            self.size = size;
         }
         self.view = view;
     }
