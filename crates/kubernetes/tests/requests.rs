@@ -18,6 +18,7 @@ use kubernetes::{
     report,
 };
 use mesh::{Granularity, Object, Problem};
+use serde_json::json;
 
 const REGION: &str = "topology.kubernetes.io/region";
 
