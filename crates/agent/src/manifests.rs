@@ -222,7 +222,7 @@ fn the_dashboard_and_the_alerts_use_what_is_exported() {
     let metrics = Metrics::new();
     // Families without a member are not shown.
     metrics.error("apply");
-    let problem = mesh::Problem { object: mesh::Object::Host, reason: "Test", message: String::new() };
+    let problem = mesh::Problem::new(mesh::Object::Host, "Test", "");
     metrics.update(&reconciler::View { problems: [problem].into(), ..Default::default() });
     let text = crate::metrics::classic(&metrics.open_metrics());
     let of = |file: &str| {

@@ -2,7 +2,10 @@
 
 mod wireguard;
 
-use std::{collections::BTreeMap, sync::atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use mesh::Problem;
 use prometheus_client::{
@@ -30,12 +33,14 @@ pub struct Metrics {
     peers: Gauge,
     segments: Gauge,
     problems: Family<ProblemLabel, Gauge>,
+    /// The problems that these are about.
+    shown: Mutex<Arc<[mesh::Problem]>>,
     reconciles: Counter<u64, AtomicU64>,
     healthy: Gauge,
     sessions: Sessions,
 }
 
-/// What an error was about: `apply`, `patch`, `observe`, `resolve`, `watch`.
+/// What an error was about: `apply`, `event`, `patch`, `observe`, `resolve`, `watch`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabel {
     event: String,
@@ -59,6 +64,7 @@ impl Metrics {
             peers: Gauge::default(),
             segments: Gauge::default(),
             problems: Family::default(),
+            shown: Mutex::default(),
             reconciles: Counter::default(),
             healthy: Gauge::default(),
             sessions: Sessions::default(),
@@ -106,6 +112,11 @@ impl Metrics {
         self.peers.set(view.counts.peers as i64);
         self.segments.set(view.counts.segments as i64);
         self.reconciles.inc_by(view.reconciles.saturating_sub(self.reconciles.get()));
+        let mut before = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&before, &view.problems) {
+            return;
+        }
+        before.clone_from(&view.problems);
         self.problems.clear();
         for (label, count) in counted(view.problems.iter()) {
             self.problems.get_or_create(&label).set(count);
@@ -132,13 +143,14 @@ fn counted<'a>(problems: impl Iterator<Item = &'a Problem>) -> BTreeMap<ProblemL
     let mut named = 0;
     for problem in problems {
         let label = ProblemLabel { object: problem.object.to_string(), reason: problem.reason };
+        let found = problem.further.saturating_add(1) as i64;
         if let Some(count) = counted.get_mut(&label) {
-            *count += 1;
+            *count += found;
         } else if named < NAMED_PROBLEMS {
             named += 1;
-            counted.insert(label, 1);
+            counted.insert(label, found);
         } else {
-            *counted.entry(ProblemLabel { object: OTHERS.to_owned(), ..label }).or_default() += 1;
+            *counted.entry(ProblemLabel { object: OTHERS.to_owned(), ..label }).or_default() += found;
         }
     }
     counted

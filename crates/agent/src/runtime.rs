@@ -1,6 +1,7 @@
 //! The agent's loop: hands events to the reconciler, carries out its actions, hands back what came of them.
 
 mod ending;
+mod telling;
 
 use std::{
     collections::BTreeMap,
@@ -17,15 +18,17 @@ use hostnet::Change;
 use kube::Client;
 use kubernetes::{
     client::ApiAccess,
-    encode::AgentFacts,
+    permission::Permission,
     watch::{Update, Updates, WatchConfig, watch},
 };
 use mesh::{PresharedKey, SecretRef};
+use pace::Bucket;
 use program::{
     Resolver,
     clock::{now, sleep_until},
+    problem_lines::CHANGE_LINES,
 };
-use reconciler::{Action, NodeUpdate, PeerUpdate, Reconciler, Status, View, Watch};
+use reconciler::{Action, NodeUpdate, PatchFailure, PeerUpdate, Reconciler, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 use underlay::Underlay;
 
@@ -41,7 +44,7 @@ const API_ANSWER: Duration = Duration::from_secs(3);
 
 /// What a task in the background came to.
 enum Done {
-    Patched(Result<BTreeMap<String, String>, String>),
+    Patched(kubernetes::patch::Told, Permission),
     Resolved(String, Result<Vec<std::net::IpAddr>, String>),
     Read(SecretRef, Result<PresharedKey, String>),
     Named(Vec<std::net::IpAddr>),
@@ -68,8 +71,12 @@ pub struct Runtime {
     tasks: FuturesUnordered<Task>,
     /// Kilo's annotations of the own Node as the API last told them.
     annotations: BTreeMap<String, String>,
+    /// Which of them the API lets the agent write.
+    permission: Permission,
     /// What the CNI configuration was last told.
     cni_subnets: Vec<ipnet::IpNet>,
+    /// How often changes of the host are logged.
+    change_lines: Bucket,
 }
 
 impl Runtime {
@@ -118,6 +125,7 @@ impl Runtime {
                 pod_cidr_source: setup.pod_cidr_source,
             },
         );
+        let key = setup.reconciler.render.private_key.public_key();
         Ok(Self {
             reconciler: Reconciler::new(setup.reconciler.clone()),
             setup,
@@ -132,7 +140,9 @@ impl Runtime {
             reporter: report::Reporter::default(),
             tasks,
             annotations: BTreeMap::new(),
+            permission: Permission::new(key.as_bytes()),
             cni_subnets: Vec::new(),
+            change_lines: CHANGE_LINES,
         })
     }
 
@@ -151,7 +161,9 @@ impl Runtime {
                     self.carry_out(action).await;
                 }
             }
-            let timeout = self.reconciler.poll_timeout();
+            self.write_event();
+            let event = self.reporter.events.timeout(Instant::now());
+            let timeout = self.reconciler.poll_timeout().into_iter().chain(event).min();
             self.shown.waits();
             tokio::select! {
                 // What waits is taken in first, so that a burst of events leads to one reconcile.
@@ -193,7 +205,9 @@ impl Runtime {
                 let update = peer.map(|peer| PeerUpdate { peer: peer.peer, problems: peer.problems });
                 self.reconciler.handle_peer(&name, update, now);
             }
-            Update::SubnetObject(name, problems) => self.reconciler.handle_subnet_object(&name, problems),
+            Update::SubnetObject(name, problems) => {
+                self.reconciler.handle_subnet_object(&name, problems, now);
+            }
             Update::Synced => self.reconciler.handle_watch(Watch::Synced, now),
             Update::Broken(problem) => {
                 self.shown.metrics.error("watch");
@@ -205,8 +219,14 @@ impl Runtime {
 
     fn take_done(&mut self, done: Done) {
         match done {
-            Done::Patched(result) => {
+            Done::Patched(result, permission) => {
+                self.permission = permission;
+                self.reconciler.handle_refusal(self.permission.problem(&self.setup.reconciler.node));
                 let result = result.map(|annotations| self.annotations = annotations);
+                let result = result.map_err(|error| PatchFailure {
+                    why: error.to_string(),
+                    retry_after: error.retry_after(),
+                });
                 if result.is_err() {
                     self.shown.metrics.error("patch");
                 }
@@ -226,7 +246,7 @@ impl Runtime {
             }
             Done::Named(addresses) => self.reconciler.handle_hostname(addresses, now()),
             Done::Asked(answers) => self.reconciler.handle_api_answer(answers, now()),
-            Done::Reported => {}
+            Done::Reported => self.reporter.events.done(),
         }
     }
 
@@ -263,42 +283,12 @@ impl Runtime {
         }
         let failures = self.dataplane.apply(changes).await;
         let milliseconds = start.elapsed().as_millis() as u64;
-        tracing::info!(
-            changes = changes.len(),
-            failed = failures.len(),
-            milliseconds,
-            "changed the host's network"
-        );
+        self.say_changed(changes.len(), failures.len(), milliseconds);
         let failures = failures.into_iter().map(|failure| {
             self.shown.metrics.error("apply");
             failure.to_string()
         });
         self.reconciler.handle_applied(failures.collect(), now());
-    }
-
-    fn patch(&mut self, status: Status) {
-        let facts = AgentFacts {
-            endpoint: status.endpoint,
-            internal_ips: status.internal_ips,
-            key: status.key,
-            wireguard_ips: status.wireguard_ips,
-            granularity: status.granularity,
-            last_seen: status.last_seen,
-            discovered_endpoints: status.discovered_endpoints,
-            cni_compatibility_ips: status.cni_compatibility_ips,
-            pod_cidr_source: self.setup.pod_cidr_source,
-        };
-        let patch = kubernetes::encode::patch(&self.annotations, &facts);
-        let (client, node) = (self.client.clone(), self.setup.reconciler.node.clone());
-        let annotations = self.annotations.clone();
-        self.tasks.push(Box::pin(async move {
-            let Some(patch) = patch else { return Done::Patched(Ok(annotations)) };
-            let outcome = kubernetes::patch::patch_node(&client, &node, &patch).await;
-            Done::Patched(match outcome {
-                Ok(object) => Ok(object.metadata.annotations.unwrap_or_default()),
-                Err(error) => Err(error.to_string()),
-            })
-        }));
     }
 
     fn ask_api(&mut self) {
@@ -329,29 +319,6 @@ impl Runtime {
         }));
     }
 
-    fn publish(&mut self, view: View) {
-        for problem in self.reporter.tell(&view, &self.setup.reconciler.node) {
-            let client = self.client.clone();
-            let node = self.setup.reconciler.node.clone();
-            // A problem of this host is shown at its Node.
-            let problem = match problem.object {
-                mesh::Object::Host => mesh::Problem { object: mesh::Object::Node(node.clone()), ..problem },
-                _ => problem,
-            };
-            let reporter = kubernetes::patch::Reporter {
-                controller: kubernetes::patch::CONTROLLER.to_owned(),
-                instance: node,
-            };
-            self.tasks.push(Box::pin(async move {
-                if let Err(error) = kubernetes::patch::report(&client, &reporter, &problem).await {
-                    tracing::debug!(%error, "an Event could not be written");
-                }
-                Done::Reported
-            }));
-        }
-        self.shown.set(view);
-    }
-
     /// Tells the CNI configuration the own pod subnets when they have changed.
     fn set_cni(&mut self, update: &NodeUpdate) {
         let Some(path) = &self.setup.cni_path else { return };
@@ -360,7 +327,10 @@ impl Runtime {
         if !own || subnets.is_empty() || *subnets == self.cni_subnets || self.setup.flags.dry_run {
             return;
         }
-        match cni::set_subnets(path, subnets) {
+        let outcome = cni::set_subnets(path, subnets);
+        match outcome {
+            // Somebody who writes the annotation `pod-cidrs` decides how often.
+            _ if !self.change_lines.take(Instant::now()) => {}
             Ok(Some(true)) => {
                 tracing::info!(path = %path.display(), ?subnets, "set the pod subnets of the CNI")
             }
@@ -389,7 +359,7 @@ impl Runtime {
                 return Some(Ok(()));
             }
             Action::Publish(view) => {
-                self.reporter.tell(&view, "");
+                self.reporter.tell(&view, "", Instant::now());
                 if view.reconciles > 0 {
                     println!("nothing to change");
                     return Some(Ok(()));

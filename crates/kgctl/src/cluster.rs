@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use kube::Client;
 use kubernetes::{preshared_keys::get_preshared_key, services::service_ranges};
-use mesh::{Node, Peer, Perspective, PresharedKeys, Topology, TopologyConfig, allocation::Subnets};
+use mesh::{Node, Peer, Perspective, PresharedKeys, Problems, Topology, TopologyConfig, allocation::Subnets};
 use program::{flags::all, print::say};
 
 use crate::{Global, Granularity};
@@ -55,7 +55,8 @@ impl Cluster {
             bail!("did not find any valid Kilo nodes in the cluster");
         }
         let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
-        for problem in problems.iter().chain(&topology.problems) {
+        let problems: Problems = problems.into_iter().chain(topology.problems.iter().cloned()).collect();
+        for problem in problems.iter() {
             say(format_args!("warning: {problem}"));
         }
         Ok(Self { topology, peers, nodes, client })

@@ -12,7 +12,7 @@ use std::{collections::HashSet, net::IpAddr};
 
 use ipnet::IpNet;
 use mesh::{
-    Object, Peer,
+    Excerpt, Object, Peer,
     conflict::{Claimed, Conflict, Conflicts},
 };
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub use surroundings::Surroundings;
 
 use crate::{
     PeerObject,
-    decode::{examine, first_faults, shortened},
+    decode::{MOST_NAMED, examine, first_faults, shortened},
     peer::PeerSpec,
 };
 
@@ -115,20 +115,20 @@ fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) 
 /// Forms that agents read, but that mean something else to other programs or, as IPv4 addresses in the clothes of
 /// IPv6, match no packet. They are told apart here only, so that what is stored in them is still read.
 fn forms(spec: &PeerSpec) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut wrong = Excerpt::of(MOST_NAMED);
     for text in &spec.allowed_ips {
         let (Some((address, length)), Ok(_)) = (text.split_once('/'), text.parse::<IpNet>()) else {
             continue;
         };
         if is_mapped(address) {
-            faults.push(format!("spec.allowedIPs holds {:?}: write it as IPv4", shortened(text)));
+            wrong.push(|| format!("spec.allowedIPs holds {:?}: write it as IPv4", shortened(text)));
         } else if length.len() > 1 && length.starts_with('0') {
-            faults.push(format!(
-                "spec.allowedIPs holds {:?}: write its length without a leading 0",
-                shortened(text)
-            ));
+            wrong.push(|| {
+                format!("spec.allowedIPs holds {:?}: write its length without a leading 0", shortened(text))
+            });
         }
     }
+    let mut faults = wrong.into_texts();
     if let Some(endpoint) = spec.endpoint.as_ref().filter(|endpoint| is_mapped(&endpoint.dns_or_ip.ip)) {
         let ip = shortened(&endpoint.dns_or_ip.ip);
         faults.push(format!("spec.endpoint.dnsOrIP.ip is {ip:?}: write it as IPv4"));

@@ -83,6 +83,8 @@ pub const OF_OPERATOR: [&str; 8] = [
 /// The policies of the manifests allow it, so that a later agent works in a cluster that still has the policies of
 /// this version. The names of [`OF_AGENT`] keep [`PREFIX`]: Go agents read them.
 pub const AGENT_PREFIX: &str = "agent.kilo.squat.ai/";
+/// Those of them that Go agents do not know.
+pub const NOT_OF_GO: [&str; 4] = [CNI_COMPATIBILITY_IPS, INTERNAL_IPS, POD_CIDR_SOURCE, WIREGUARD_IPS];
 
 /// The label that gives the location unless told otherwise.
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";

@@ -3,6 +3,7 @@
 //! Nothing is asked of the API here but whether it [answers]; else that is seen by whoever uses the client.
 
 mod connector;
+mod retry_after;
 mod stack;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

@@ -14,17 +14,20 @@ use mesh::{Object, Problem};
 pub use grant::{decode_block_affinity, decode_cilium_node};
 pub use node::{decode_forced, decode_node};
 pub use peer::decode_peer;
-pub(crate) use peer::{decode_preshared_key, examine};
+pub(crate) use peer::{MOST_NAMED, decode_preshared_key, examine};
+
+/// The most entries of a list in an annotation that count: a node has a handful of them.
+pub(crate) const MOST_ENTRIES: usize = 1024;
 
 /// Collects what is wrong with one object.
 struct Problems {
     object: Object,
-    found: Vec<Problem>,
+    found: mesh::Problems,
 }
 
 impl Problems {
     fn of(object: Object) -> Self {
-        Self { object, found: Vec::new() }
+        Self { object, found: mesh::Problems::default() }
     }
 
     fn add(&mut self, reason: &'static str, message: String) {
@@ -34,6 +37,18 @@ impl Problems {
     /// An annotation whose value makes no sense. `instead` says what has to be there.
     fn annotation(&mut self, reason: &'static str, key: &str, value: &str, instead: &str) {
         self.add(reason, format!("the annotation {key} is {:?}: {instead}", shortened(value)));
+    }
+
+    /// The entries of a comma list in an annotation that count.
+    fn entries<'a>(&mut self, key: &str, value: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
+        if value.split(',').nth(MOST_ENTRIES).is_some() {
+            let instead = format!(
+                "only the first {MOST_ENTRIES} of its entries count; join neighbouring ranges to wider ones, or spread \
+                 them over several nodes"
+            );
+            self.annotation("TooManyEntries", key, value, &instead);
+        }
+        value.split(',').take(MOST_ENTRIES)
     }
 }
 
@@ -51,8 +66,9 @@ pub(crate) fn first_faults(mut faults: Vec<String>) -> Vec<String> {
 /// Values come from outside and may be of any length; a message holds the beginning.
 pub(crate) fn shortened(value: &str) -> String {
     const LONGEST: usize = 100;
-    if value.chars().count() <= LONGEST {
-        return value.to_owned();
+    // Not counted to the end: a list may have as many bad entries as characters.
+    match value.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
     }
-    value.chars().take(LONGEST).chain(std::iter::once('…')).collect()
 }

@@ -12,7 +12,7 @@ use mesh::{Endpoint, Granularity, Node, PublicKey};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{NodeObject, PodCidrSource, annotations as name};
+use crate::{NodeObject, PodCidrSource, annotations as name, permission::Annotations};
 
 /// What an agent tells the others about its own node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl AgentFacts {
 }
 
 /// The annotations that say this. `None` is an annotation that is not to be there.
-pub fn encode(facts: &AgentFacts) -> BTreeMap<&'static str, Option<String>> {
+pub fn encode(facts: &AgentFacts) -> Annotations {
     let text_of = |cidr: Option<&IpNet>| cidr.map(IpNet::to_string).unwrap_or_default();
     let endpoint = facts.endpoint.as_ref().map(Endpoint::to_string).unwrap_or_default();
     BTreeMap::from([
@@ -77,21 +77,25 @@ pub fn encode(facts: &AgentFacts) -> BTreeMap<&'static str, Option<String>> {
     ])
 }
 
+/// What of [`encode`] a Node with these annotations does not say yet.
+pub fn changed(current: &BTreeMap<String, String>, facts: &AgentFacts) -> Annotations {
+    encode(facts).into_iter().filter(|(key, value)| current.get(*key) != value.as_ref()).collect()
+}
+
 /// The merge patch (RFC 7386) that takes a Node with these annotations to what [`encode`] says. `None` when nothing
 /// differs.
 pub fn patch(current: &BTreeMap<String, String>, facts: &AgentFacts) -> Option<Value> {
-    let changed: BTreeMap<_, _> =
-        encode(facts).into_iter().filter(|(key, value)| current.get(*key) != value.as_ref()).collect();
+    let changed = changed(current, facts);
     (!changed.is_empty()).then(|| annotations_patch(&changed))
 }
 
-/// The merge patch that removes everything an agent writes, for the shutdown of an agent that leaves for good. The
+/// What removes everything an agent writes, for the shutdown of an agent that leaves for good. The
 /// Go agent leaves `cni-compatibility-ip` behind; nobody reads it of a node without a key.
-pub fn clean_up() -> Value {
-    annotations_patch(&name::OF_AGENT.map(|key| (key, None)).into())
+pub fn cleared() -> Annotations {
+    name::OF_AGENT.map(|key| (key, None)).into()
 }
 
-fn annotations_patch(changed: &BTreeMap<&str, Option<String>>) -> Value {
+pub(crate) fn annotations_patch(changed: &Annotations) -> Value {
     json!({ "metadata": { "annotations": changed } })
 }
 

@@ -1,8 +1,11 @@
 //! Why something with the Kubernetes API did not work, in words that say what to do.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use crate::{explain::Explanation, preshared_keys::NAMESPACE};
+use crate::{
+    explain::{Explanation, REFUSED},
+    preshared_keys::NAMESPACE,
+};
 
 /// What was attempted and why it did not work.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,23 @@ impl Error {
     /// Whether the object, or the whole resource, does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Error::Request { explanation, .. } if explanation.is_missing())
+    }
+
+    /// What the API said when it refused a request by its content, as policies and webhooks do. That it gives nobody leave
+    /// to make such requests is another matter.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Error::Request { explanation, .. } if explanation.reason == REFUSED => Some(&explanation.message),
+            _ => None,
+        }
+    }
+
+    /// How long the API asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Request { explanation, .. } => explanation.retry_after,
+            _ => None,
+        }
     }
 
     /// Whether the API answers, but what was asked for does not exist or is not for us.

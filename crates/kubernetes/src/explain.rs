@@ -1,5 +1,7 @@
 //! What an error of the Kubernetes API means, in a word for metrics and a sentence for whoever has to mend it.
 
+use std::time::Duration;
+
 use kube::{Error, core::Status};
 
 use crate::preshared_keys::NAMESPACE;
@@ -73,15 +75,19 @@ impl Resource {
 
 const MISSING_PEERS: &str = "MissingPeerDefinition";
 const MISSING_DEFINITION: &str = "MissingDefinition";
+/// A policy or a webhook does not want what is written.
+pub(crate) const REFUSED: &str = "Refused";
 
 /// Why the API did not do something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// A word in CamelCase: `Forbidden`, `Unauthorized`, `MissingPeerDefinition`, `MissingDefinition`, `NotFound`,
-    /// `Unreachable`, `ApiError` or `Unreadable`.
+    /// `Refused`, `Unreachable`, `ApiError` or `Unreadable`.
     pub reason: &'static str,
     /// What is wrong and what to do.
     pub message: String,
+    /// How long the API asks to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 impl Explanation {
@@ -99,7 +105,7 @@ impl Explanation {
     pub(crate) fn of_early_end() -> Self {
         let message =
             "the connection to the API server ended in the middle of a list; is it being restarted?";
-        Self { reason: "Unreachable", message: message.to_owned() }
+        Self { reason: "Unreachable", message: message.to_owned(), retry_after: None }
     }
 
     /// The API did not answer in time.
@@ -109,6 +115,7 @@ impl Explanation {
             message: format!(
                 "the API server gave no answer for {seconds} s; is it up, and is the way to it free?"
             ),
+            retry_after: None,
         }
     }
 }
@@ -126,7 +133,13 @@ pub(crate) fn explain(error: &Error, verb: &str, resource: Resource) -> Explanat
         }
         other => ("Unreachable", format!("no connection to the API server: {}", chain(other))),
     };
-    Explanation { reason, message }
+    let retry_after = match error {
+        Error::Api(status) => status.details.as_ref().map(|details| details.retry_after_seconds),
+        _ => None,
+    };
+    let retry_after =
+        retry_after.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
+    Explanation { reason, message, retry_after }
 }
 
 fn explain_status(status: &Status, verb: &str, resource: Resource) -> (&'static str, String) {
@@ -139,6 +152,7 @@ fn explain_status(status: &Status, verb: &str, resource: Resource) -> (&'static 
                 "the API server does not accept the credentials ({said}); renew the token or the kubeconfig"
             ),
         ),
+        400 | 403 | 422 if is_writing(verb) && !is_of_access(status, verb) => (REFUSED, said.clone()),
         403 => (
             "Forbidden",
             format!(
@@ -152,6 +166,16 @@ fn explain_status(status: &Status, verb: &str, resource: Resource) -> (&'static 
         },
         code => ("ApiError", format!("the API server answered {code} {}: {said}", status.reason)),
     }
+}
+
+fn is_writing(verb: &str) -> bool {
+    matches!(verb, "patch" | "create" | "update")
+}
+
+/// Whether nobody gave the user leave for such requests, whatever they contain. Policies and webhooks begin their refusal
+/// with the same words.
+fn is_of_access(status: &Status, verb: &str) -> bool {
+    status.code == 403 && status.message.contains(&format!(" cannot {verb} resource "))
 }
 
 /// A 404 is about one object or about the whole resource; only of an object is there a name.

@@ -15,6 +15,7 @@ pub mod list;
 pub mod object;
 pub mod patch;
 pub mod peer;
+pub mod permission;
 pub mod pod_cidrs;
 pub mod preshared_keys;
 pub mod registration;

@@ -2,7 +2,11 @@
 //!
 //! How often is decided by the caller.
 
-use std::{future::Future, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -18,8 +22,10 @@ use serde_json::Value;
 
 use crate::{
     Error, NodeObject, PeerObject,
+    encode::{self, AgentFacts},
     explain::{Explanation, Resource, explain},
     object::{BlockAffinityObject, CiliumNodeObject},
+    permission::{Annotations, Permission},
     pod_cidrs::{BLOCK_AFFINITY, CILIUM_NODE},
 };
 
@@ -45,6 +51,66 @@ pub async fn patch_node(client: &Client, name: &str, patch: &Value) -> Result<No
     let api: Api<NodeObject> = Api::all(client.clone());
     let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
     request("patch", Resource::Nodes, &format!("node {name}"), api.patch(name, &params, &patch)).await
+}
+
+/// What came of telling the others about the own node.
+pub type Told = Result<BTreeMap<String, String>, Error>;
+
+/// Writes what an agent tells the others to its Node, as far as the API lets it. `current` are the annotations as they were
+/// last read. Gives those that are there now.
+///
+/// # Errors
+/// When the API does not answer, or refuses even the heartbeat; [`Error::is_missing`] when there is no such Node.
+pub async fn tell(
+    client: &Client,
+    name: &str,
+    current: &BTreeMap<String, String>,
+    facts: &AgentFacts,
+    permission: &mut Permission,
+) -> Told {
+    let latest = write(client, name, encode::changed(current, facts), permission).await?;
+    Ok(latest.unwrap_or_else(|| current.clone()))
+}
+
+/// Takes back everything that an agent has written to its Node, as far as the API lets it.
+///
+/// # Errors
+/// As those of [`tell`].
+pub async fn take_back(client: &Client, name: &str, permission: &mut Permission) -> Result<(), Error> {
+    write(client, name, encode::cleared(), permission).await.map(|_| ())
+}
+
+/// Writes annotations, in as many requests as it takes. Gives those that are there after the last one.
+async fn write(
+    client: &Client,
+    name: &str,
+    changed: Annotations,
+    permission: &mut Permission,
+) -> Result<Option<BTreeMap<String, String>>, Error> {
+    let mut attempts = permission.attempts(changed, Instant::now());
+    let mut latest = None;
+    let mut failure = None;
+    while let Some(group) = attempts.next_group() {
+        match patch_node(client, name, &encode::annotations_patch(group)).await {
+            Ok(object) => {
+                attempts.accepted();
+                latest = Some(object.metadata.annotations.unwrap_or_default());
+            }
+            Err(error) => match error.refusal() {
+                Some(said) => {
+                    attempts.refused(said);
+                    failure = Some(error);
+                }
+                // What is written stays; the rest comes with the next heartbeat.
+                None if latest.is_some() => break,
+                None => return Err(error),
+            },
+        }
+    }
+    match (attempts.finish(), failure) {
+        (Some(_), Some(refused)) => Err(refused),
+        _ => Ok(latest),
+    }
 }
 
 /// Who reports an Event.
@@ -83,7 +149,7 @@ pub async fn report(client: &Client, reporter: &Reporter, problem: &Problem) -> 
         action: Some("Reconcile".to_owned()),
         reason: Some(problem.reason.to_owned()),
         regarding: Some(regarding),
-        note: Some(note(&problem.message)),
+        note: Some(note(&problem.text())),
         type_: Some(EVENT_TYPE.to_owned()),
         ..Event::default()
     };

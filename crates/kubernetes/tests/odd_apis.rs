@@ -25,6 +25,8 @@ enum Answer {
     Silence,
     /// A status code and the message of a Status.
     Refused(u16, &'static str),
+    /// 429, and after how many seconds to come back.
+    Busy(u32),
     /// An object.
     Object(Value),
     /// The events of a watch that stays open.
@@ -93,6 +95,11 @@ async fn respond(answer: Answer) -> Response<Text> {
         Answer::Refused(code, message) => {
             let status = json!({ "kind": "Status", "status": "Failure", "code": code, "message": message, "reason": "R" });
             (code, status.to_string())
+        }
+        Answer::Busy(seconds) => {
+            let details = json!({ "retryAfterSeconds": seconds });
+            let status = json!({ "kind": "Status", "status": "Failure", "code": 429, "message": "busy", "details": details });
+            (429, status.to_string())
         }
         Answer::Object(object) => (200, object.to_string()),
         Answer::Ended(events) => (200, lines(&events)),
@@ -289,7 +296,20 @@ async fn an_api_that_stays_away_is_told_once() {
     reader.until("access [ApiError]").await;
     let more = tokio::time::timeout(Duration::from_secs(600), reader.updates.next()).await;
     assert!(more.is_err(), "{more:?}");
-    // Not more often than every 2.5 s, not less often than every 5 s.
+    // Not more often than every 15 s, not less often than every 30 s, and sooner at the beginning.
     let attempts = asked.lock().unwrap().len();
-    assert!((110..260).contains(&attempts), "{attempts} in ten minutes");
+    assert!((20..50).contains(&attempts), "{attempts} in ten minutes");
+}
+
+/// An API that has too much to do is left alone for as long as it asks for.
+#[tokio::test(start_paused = true)]
+async fn an_api_that_asks_to_be_left_alone_is() {
+    let (mut reader, asked) = watch_of(|_| Answer::Busy(100));
+    reader.until("broken ApiError").await;
+    reader.until("access [ApiError]").await;
+    let more = tokio::time::timeout(Duration::from_secs(1000), reader.updates.next()).await;
+    assert!(more.is_err(), "{more:?}");
+    // Every 100 s, or up to a quarter later.
+    let attempts = asked.lock().unwrap().len();
+    assert!((8..=11).contains(&attempts), "{attempts} in 1,000 s");
 }

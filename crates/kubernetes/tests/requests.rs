@@ -10,8 +10,11 @@ use apiserver::Deny;
 use common::{KEY, TestApi, node, peer};
 use kubernetes::{
     Error, PodCidrSource, Reporter,
-    encode::{AgentFacts, clean_up, patch},
-    list_nodes, list_peers, patch_node,
+    encode::{AgentFacts, patch},
+    list_nodes, list_peers,
+    patch::take_back,
+    patch_node,
+    permission::Permission,
     preshared_keys::{NAMESPACE, SECRET_TYPE, get_preshared_key},
     report,
 };
@@ -92,12 +95,11 @@ async fn an_agent_writes_what_it_knows_and_takes_it_back() {
     let (read, problems) = kubernetes::decode_node(&patched, REGION, PodCidrSource::Node);
     assert_eq!((AgentFacts::of(&patched, &read), problems), (Some(facts()), vec![]));
 
-    let left = patch_node(&client, "a", &clean_up()).await.unwrap().metadata.annotations.unwrap();
-    assert_eq!(
-        left.into_iter().collect::<Vec<_>>(),
-        [("kilo.squat.ai/location".to_owned(), "here".to_owned())]
-    );
-    let error = patch_node(&client, "nobody", &clean_up()).await.unwrap_err();
+    let mut permission = Permission::new(b"a");
+    take_back(&client, "a", &mut permission).await.unwrap();
+    let left = &api.server.get("nodes", "a").unwrap()["metadata"]["annotations"];
+    assert_eq!(*left, json!({ "kilo.squat.ai/location": "here" }));
+    let error = take_back(&client, "nobody", &mut permission).await.unwrap_err();
     assert!(error.is_missing() && error.to_string().contains("node nobody"), "{error}");
 }
 

@@ -28,7 +28,7 @@ pub use node::{Forced, Granularity, Node};
 pub use peer::Peer;
 pub use perspective::{Perspective, Role};
 pub use preshared::{PresharedKeySource, PresharedKeys, SecretRef};
-pub use problem::{Object, Problem};
+pub use problem::{Excerpt, Object, Problem, Problems};
 pub use segment::{Segment, SegmentName};
 pub use topology::{Topology, TopologyConfig};
 

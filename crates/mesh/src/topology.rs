@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use crate::{
-    Granularity, Node, Object, Peer, Problem, Segment, SegmentName, allocation::Subnets, conflict::Claim,
-    leader, prefix,
+    Granularity, Node, Object, Peer, Problem, Problems, Segment, SegmentName, allocation::Subnets,
+    conflict::Claim, leader, prefix,
 };
 
 /// What the operator decides for the whole mesh. Every agent has to be given the same.
@@ -47,7 +47,7 @@ pub struct Topology {
     pub segments: Vec<Segment>,
     /// The peers, sorted by name, with the allowed IPs that nobody before them claimed.
     pub peers: Vec<Peer>,
-    /// What had to be left out, and why. The rest works.
+    /// What had to be left out, and why, one for each object and reason. The rest works.
     pub problems: Vec<Problem>,
 }
 
@@ -71,7 +71,7 @@ impl Topology {
         peers: impl IntoIterator<Item = Peer>,
         resolved: &BTreeMap<String, IpAddr>,
     ) -> Self {
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         let (nodes, owners) = claims::without_conflicts(nodes, &config, &mut problems);
         let mut segments = group(&config, &nodes, resolved);
         if let Some(first_without) = address(&config.subnets, &mut segments) {
@@ -92,7 +92,7 @@ impl Topology {
         location_ips::filter(&mut segments, &foreign, &peers, &config, &mut problems);
         peers::leave_to_nodes(&segments, &mut peers, &config, &mut problems);
         nested::report_nested_ranges(&segments, &config.subnets, &peers, &mut problems);
-        Self { config, segments, peers, problems }
+        Self { config, segments, peers, problems: problems.into() }
     }
 
     /// The segment of a node, if the node is part of the mesh.

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod flags;
 pub mod log;
 pub mod print;
+pub mod problem_lines;
 pub mod reference;
 mod resolver;
 

@@ -8,7 +8,7 @@
 mod cycle;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +22,10 @@ use crate::{
     NodeUpdate, Now, PeerUpdate, Watch,
     endpoints::Endpoints,
     known::{Heard, Known},
+    lookups::Answered,
     rounds::Rounds,
+    shown::{Shown, Sources},
+    view::GATHER,
 };
 
 /// What does not change while a client runs.
@@ -60,8 +63,8 @@ pub enum ClientAction {
 pub struct ClientView {
     /// Why the host may not be as it should; empty: it is.
     pub unhealthy: Vec<String>,
-    /// What is wrong with objects, and what cannot be done for the host.
-    pub problems: BTreeSet<Problem>,
+    /// What is wrong with objects, and what cannot be done for the host, one for each object and reason, in that order.
+    pub problems: Arc<[Problem]>,
     /// Whether the host is as the mesh wants it, with every name of an endpoint looked up.
     pub settled: bool,
     /// Nodes that are part of the mesh.
@@ -76,10 +79,12 @@ pub struct Client {
     settings: ClientSettings,
     known: Known,
     endpoints: Endpoints,
-    /// `None`: to be computed. An error: why there is no mesh to compute.
+    /// As it was last computed. An error: why there is no mesh to compute.
     topology: Option<Result<Arc<Topology>, String>>,
+    /// Whether it is to be computed again. Until then the last one is shown: what is wrong with it has not gone.
+    outdated: bool,
     /// What stands in the way of what was rendered last.
-    rendered: Vec<Problem>,
+    rendered: Arc<[Problem]>,
     /// What was asked for by the changes that are being applied.
     asked: Option<HostState>,
     rounds: Rounds,
@@ -88,23 +93,33 @@ pub struct Client {
     settled: bool,
     actions: VecDeque<ClientAction>,
     published: Option<ClientView>,
+    shown: Shown,
+    /// When the next view is due although nothing else is.
+    show_at: Option<Instant>,
 }
 
 impl Client {
     /// A machine that knows nothing yet.
     pub fn new(settings: ClientSettings) -> Self {
         Self {
-            known: Known::new(None, settings.liveness_timeout),
+            known: Known::new(
+                None,
+                settings.liveness_timeout,
+                settings.host.private_key.public_key().as_bytes(),
+            ),
             rounds: Rounds::new(settings.resync_period),
             settings,
             endpoints: Endpoints::default(),
             topology: None,
-            rendered: Vec::new(),
+            outdated: true,
+            rendered: Arc::default(),
             asked: None,
             failures: None,
             settled: false,
             actions: VecDeque::new(),
             published: None,
+            shown: Shown::default(),
+            show_at: None,
         }
     }
 
@@ -130,9 +145,9 @@ impl Client {
     }
 
     /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing.
-    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>) {
+    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>, now: Now) {
         if self.known.handle_subnet_object(name, problems) {
-            self.publish();
+            self.publish_soon(now);
         }
     }
 
@@ -164,17 +179,33 @@ impl Client {
 
     /// The addresses of a name, or why there are none.
     pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
-        if self.known.handle_resolved(name, answer, now) {
-            self.mesh_changed(now);
-            self.publish();
+        match self.known.handle_resolved(name, answer, now) {
+            Answered::Value => {
+                self.mesh_changed(now);
+                self.publish_soon(now);
+            }
+            Answered::Error => self.missed(now),
+            Answered::Nothing => {}
+        }
+    }
+
+    /// Something has no answer. If it was the last one, nothing is left to wait for.
+    fn missed(&mut self, now: Now) {
+        self.publish_soon(now);
+        if !self.settled && self.known.is_all_looked_up() {
+            self.rounds.look_soon(now.instant);
         }
     }
 
     /// The preshared key in a Secret, or why there is none: in which Secret, what is wrong, what to do.
     pub fn handle_key(&mut self, reference: &SecretRef, answer: Result<PresharedKey, String>, now: Now) {
-        if self.known.handle_key(reference, answer, now) {
-            self.rounds.look_anew(now.instant);
-            self.publish();
+        match self.known.handle_key(reference, answer, now) {
+            Answered::Value => {
+                self.rounds.look_anew(now.instant);
+                self.publish_soon(now);
+            }
+            Answered::Error => self.missed(now),
+            Answered::Nothing => {}
         }
     }
 
@@ -182,6 +213,10 @@ impl Client {
     pub fn poll_action(&mut self, now: Now) -> Option<ClientAction> {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
+        }
+        if self.show_at.is_some_and(|at| at <= now.instant) {
+            self.publish();
+            return self.poll_action(now);
         }
         if let Some(name) = self.known.next_name(now) {
             return Some(ClientAction::Resolve(name));
@@ -196,7 +231,7 @@ impl Client {
     /// reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
-        [round, self.known.lookups_timeout()].into_iter().flatten().min()
+        [round, self.known.lookups_timeout(), self.show_at].into_iter().flatten().min()
     }
 
     /// The changes that remove a client's interface, with all that goes through it, from a host that was last seen as
@@ -207,12 +242,17 @@ impl Client {
     }
 
     fn mesh_changed(&mut self, now: Now) {
-        self.topology = None;
+        self.outdated = true;
         self.settled = false;
         self.rounds.look_anew(now.instant);
     }
 
+    fn publish_soon(&mut self, now: Now) {
+        self.show_at = Some(self.show_at.unwrap_or(now.instant + GATHER));
+    }
+
     fn publish(&mut self) {
+        self.show_at = None;
         let view = self.view();
         if self.published.as_ref() != Some(&view) {
             self.actions.push_back(ClientAction::Publish(view.clone()));
@@ -220,17 +260,18 @@ impl Client {
         }
     }
 
-    fn view(&self) -> ClientView {
+    fn view(&mut self) -> ClientView {
         let mut unhealthy: Vec<_> = self.known.deaf().into_iter().collect();
         unhealthy.extend(self.failures.iter().flatten().cloned());
-        let topology = self.topology.iter().flatten().next().map(Arc::as_ref);
-        let mut problems = self.known.problems(topology);
-        problems.extend(self.rendered.iter().cloned());
+        let topology = self.topology.iter().flatten().next().cloned();
+        let sources =
+            Sources { topology: topology.clone(), rendered: self.rendered.clone(), own: Vec::new() };
+        let problems = self.shown.update(&self.known, sources);
         ClientView {
             problems,
             settled: self.settled && unhealthy.is_empty(),
             unhealthy,
-            nodes: topology.map_or(0, |topology| topology.nodes().count()),
+            nodes: topology.as_ref().map_or(0, |topology| topology.nodes().count()),
             segments: topology.map_or(0, |topology| topology.segments.len()),
         }
     }

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use hostnet::{Handshake, Leftover, NextHop, Observation, RenderConfig, Route};
 use ipnet::IpNet;
-use mesh::{Node, Perspective, PublicKey, Role, Topology, prefix::Family};
+use mesh::{Excerpt, Node, Perspective, Problem, PublicKey, Role, Topology, prefix::Family};
 
 use crate::{
-    Now, Status,
+    Now, PatchFailure, Status,
     discovery::{Discovered, discover},
     intended::Intended,
     machine::{Action, Mtu, Reconciler},
@@ -145,22 +145,26 @@ impl Reconciler {
     }
 
     fn fail(&mut self, failures: Vec<String>, now: Now) {
-        self.last.failures = Some(failures);
+        self.last.failures = Some(in_short(failures));
         self.rounds.fail(now.instant);
     }
 
     fn compute_topology(&mut self, local: Arc<Node>) {
-        if self.topology.is_some() && self.local.as_deref() == Some(&*local) {
+        if !self.outdated && self.local.as_deref() == Some(&*local) {
             return;
         }
         let nodes: Vec<_> = self.known.alive().chain([&local]).cloned().collect();
         let peers: Vec<_> = self.known.peers().cloned().collect();
-        self.known.look_up(&nodes, &peers);
         let resolved = self.known.resolved();
         let mut config = self.config.topology.clone();
         config.services = self.services().to_vec();
-        let topology = Topology::with_resolved(config, nodes, peers, &resolved);
+        let topology = Topology::with_resolved(config, nodes.clone(), peers, &resolved);
+        // A member has no tunnels to Peers.
+        let leads = Perspective::of(&topology, &self.config.node)
+            .is_some_and(|perspective| perspective.role == Role::Leader);
+        self.known.look_up(&nodes, topology.peers.iter().filter(|_| leads));
         self.topology = Some(Arc::new(topology));
+        self.outdated = false;
         self.local = Some(local);
     }
 
@@ -258,8 +262,14 @@ impl Reconciler {
         self.telling.want(status, now.instant);
     }
 
+    /// What of the status a policy of the cluster refuses at this time, as a problem of the own Node; `None`: nothing. It
+    /// comes before [`Reconciler::handle_patched`].
+    pub fn handle_refusal(&mut self, refused: Option<Problem>) {
+        self.refused = refused;
+    }
+
     /// The others have been told, or why not.
-    pub fn handle_patched(&mut self, result: Result<(), String>, now: Now) {
+    pub fn handle_patched(&mut self, result: Result<(), PatchFailure>, now: Now) {
         match result {
             Ok(()) => {
                 if let Some(pause) = self.sessions.told(now.instant) {
@@ -271,4 +281,14 @@ impl Reconciler {
         self.telling.answered(result, now.instant);
         self.publish();
     }
+}
+
+/// How many failures are shown: each of thousands of changes may fail for the same reason.
+const SHOWN: usize = 10;
+
+/// The first of many failures. Also used by the client.
+pub(crate) fn in_short(failures: Vec<String>) -> Vec<String> {
+    let mut shown = Excerpt::of(SHOWN);
+    failures.into_iter().for_each(|failure| shown.push(|| failure));
+    shown.into_texts()
 }

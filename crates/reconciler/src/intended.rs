@@ -20,7 +20,7 @@ pub struct Intended {
     config: RenderConfig,
     state: HostState,
     /// What stands in its way.
-    pub problems: Vec<Problem>,
+    pub problems: Arc<[Problem]>,
     /// The ranges in it that hold an API server.
     pub exposed: BTreeSet<IpNet>,
 }
@@ -36,7 +36,14 @@ impl Intended {
         let Rendered { mut state, problems, exposed } = render(perspective, facts, &config);
         // In the form that the kernel shows, so that most looks only compare.
         state.firewall = state.firewall.map(|firewall| firewall.normalised());
-        Self { topology: topology.clone(), facts: facts.clone(), config, state, problems, exposed }
+        Self {
+            topology: topology.clone(),
+            facts: facts.clone(),
+            config,
+            state,
+            problems: problems.into(),
+            exposed,
+        }
     }
 
     /// The same, if rendering again would give it.

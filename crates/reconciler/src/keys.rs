@@ -10,18 +10,17 @@ use crate::lookups::{Lookups, Pace};
 /// which all agents hear of at once. Every leader reads the keys of all Peers, so they go easy on the API.
 const PACE: Pace = Pace {
     refresh: Duration::from_secs(300),
-    first_retry: Duration::from_secs(5),
-    longest_retry: Duration::from_secs(300),
-    jitter: 20,
-    at_once: 4,
+    retry: (Duration::from_secs(5), Duration::from_secs(300)),
+    at_once: (4, 3),
+    first_error_counts: false,
 };
 
 /// The keys in use.
 pub type Keys = Lookups<SecretRef, PresharedKey>;
 
-/// No keys are in use yet. The salt is another one for every agent.
-pub fn keys(salt: &str) -> Keys {
-    Keys::new(PACE, salt)
+/// No keys are in use yet. What the seed is does not matter, as long as no other host has the same.
+pub fn keys(seed: &[u8]) -> Keys {
+    Keys::new(PACE, seed)
 }
 
 /// The Peers whose keys could not be read last time.

@@ -5,19 +5,22 @@
 //! has changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hostnet::Wireguard;
-use mesh::{Endpoint, Host, Node, Object, Peer, PresharedKey, PresharedKeys, Problem, SecretRef, Topology};
+use mesh::{
+    Endpoint, Host, Node, Object, Peer, PresharedKey, PresharedKeys, Problem, Problems, SecretRef, Topology,
+};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Watch,
     keys::{self, Keys},
     liveness::Liveness,
+    lookups::{Answered, Owner},
     names::Names,
     objects::Objects,
 };
@@ -36,6 +39,8 @@ pub struct Known {
     synced: bool,
     names: Names,
     keys: Keys,
+    /// Grows with every change of what is wrong with the access.
+    revision: u64,
 }
 
 /// What the state of the connection to the API means for the machine.
@@ -50,9 +55,8 @@ pub enum Heard {
 }
 
 impl Known {
-    /// Nothing is known yet.
-    pub fn new(own: Option<String>, liveness_timeout: Duration) -> Self {
-        let salt = own.clone().unwrap_or_default();
+    /// Nothing is known yet. What the seed is does not matter, as long as no other host has the same.
+    pub fn new(own: Option<String>, liveness_timeout: Duration, seed: &[u8]) -> Self {
         Self {
             own,
             objects: Objects::default(),
@@ -60,8 +64,9 @@ impl Known {
             watch: Err("nothing has been received from the Kubernetes API yet".to_owned()),
             access: Vec::new(),
             synced: false,
-            names: Names::new(&salt),
-            keys: keys::keys(&salt),
+            names: Names::new(seed),
+            keys: keys::keys(seed),
+            revision: 0,
         }
     }
 
@@ -131,11 +136,12 @@ impl Known {
 
     /// All that is wrong with the access to the API.
     pub fn handle_access(&mut self, problems: Vec<Problem>) {
+        self.revision += u64::from(self.access != problems);
         self.access = problems;
     }
 
-    /// The addresses of a name, or why there are none. Returns whether the mesh has changed.
-    pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) -> bool {
+    /// The addresses of a name, or why there are none. Returns what that changes.
+    pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) -> Answered {
         self.names.answer(name, answer, now.instant)
     }
 
@@ -175,12 +181,15 @@ impl Known {
         self.objects.peers()
     }
 
-    /// The mesh is computed from these: their names are looked up from here on, and no others. Nodes that do not lead count
-    /// as well, because addresses matter when leaders are chosen.
-    pub fn look_up(&mut self, nodes: &[Arc<Node>], peers: &[Peer]) {
+    /// The mesh is made of these: their names are looked up from here on, and no others. Nodes that do not lead count as
+    /// well, because addresses matter when leaders are chosen. Peers matter where there are tunnels to them.
+    pub fn look_up<'a>(&mut self, nodes: &[Arc<Node>], peers: impl IntoIterator<Item = &'a Peer>) {
+        let peers = peers.into_iter().filter_map(|peer| peer.endpoint.as_ref());
+        let peers = peers.filter_map(dns_name).map(|name| (name.clone(), Owner::Peer));
         let nodes = nodes.iter().filter_map(|node| node.endpoint.as_ref());
-        let peers = peers.iter().filter_map(|peer| peer.endpoint.as_ref());
-        self.names.retain(nodes.chain(peers).filter_map(dns_name).cloned().collect());
+        let nodes = nodes.filter_map(dns_name).map(|name| (name.clone(), Owner::Node));
+        // Of two owners of a name the last one counts here.
+        self.names.retain(peers.chain(nodes).collect());
     }
 
     /// A name to ask for. It counts as being asked until it is answered.
@@ -202,7 +211,8 @@ impl Known {
     /// Until a key was read for the first time, the one that WireGuard has is good enough, so that an agent that starts
     /// again does not end sessions.
     pub fn read_keys<'a>(&mut self, peers: impl Iterator<Item = &'a Peer> + Clone, has: Option<&Wireguard>) {
-        self.keys.retain(peers.clone().filter_map(Peer::secret).cloned().collect());
+        let used = peers.clone().filter_map(Peer::secret);
+        self.keys.retain(used.map(|reference| (reference.clone(), Owner::Peer)).collect());
         let Some(has) = has else { return };
         for peer in peers {
             let key = has.peers.get(&peer.key).and_then(|found| found.preshared_key.as_ref());
@@ -217,13 +227,13 @@ impl Known {
         self.keys.next(now.instant)
     }
 
-    /// The key in a Secret, or why there is none. Returns whether the mesh has changed.
+    /// The key in a Secret, or why there is none. Returns what that changes.
     pub fn handle_key(
         &mut self,
         reference: &SecretRef,
         answer: Result<PresharedKey, String>,
         now: Now,
-    ) -> bool {
+    ) -> Answered {
         self.keys.answer(reference, answer, now.instant)
     }
 
@@ -242,8 +252,13 @@ impl Known {
         self.names.is_all_answered() && self.keys.is_all_answered()
     }
 
+    /// Grows whenever [`Known::problems`] may give others for the same mesh.
+    pub fn revision(&self) -> u64 {
+        self.revision + self.objects.revision() + self.names.revision() + self.keys.revision()
+    }
+
     /// Everything that is wrong with objects, with the access to them, and in the mesh that was made of them.
-    pub fn problems(&self, topology: Option<&Topology>) -> BTreeSet<Problem> {
+    pub fn problems(&self, topology: Option<&Topology>) -> Problems {
         let of_mesh = topology.into_iter().flat_map(|topology| &topology.problems);
         let all = self.objects.problems().chain(&self.access).chain(of_mesh).cloned();
         all.chain(topology.map_or_else(Vec::new, |topology| self.unresolved(topology))).collect()

@@ -23,6 +23,7 @@ mod nat;
 mod objects;
 mod rounds;
 mod sessions;
+mod shown;
 mod telling;
 mod view;
 mod watchdog;
@@ -97,6 +98,21 @@ pub enum Watch {
     Synced,
     /// No changes arrive, and why. What was seen stays.
     Broken(String),
+}
+
+/// Why this node could not tell the others about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatchFailure {
+    /// In a sentence.
+    pub why: String,
+    /// How long the API asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<String> for PatchFailure {
+    fn from(why: String) -> Self {
+        Self { why, retry_after: None }
+    }
 }
 
 /// What this node tells the others about itself.

@@ -1,126 +1,196 @@
 //! What has to be looked up elsewhere: when it is asked for, and what is kept of the answers.
 //!
-//! How an answer is got is not known here. Nothing is asked for twice at the same time, and not too much at once.
+//! How an answer is got is not known here. Whoever may write an object can name a thousand hosts or Secrets that do not exist,
+//! on a server that does not answer. So there are only so many questions at a time, nothing is asked for twice at the same
+//! time, and what was never answered takes no more than a part of them: what is new or known does not wait for what is dead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
+
+use pace::{Backoff, Jitter};
 
 /// How often is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// What was answered is asked for again after this time.
+    /// What was answered is asked for again after this time, shortened by up to a fifth.
     pub refresh: Duration,
-    /// What was not answered is asked for again after this time, which doubles with every failure …
-    pub first_retry: Duration,
-    /// … up to this.
-    pub longest_retry: Duration,
-    /// These times are shortened by up to so many percent, differently for every agent and every key.
-    pub jitter: u32,
-    /// So many are asked for at once.
-    pub at_once: usize,
+    /// The pauses after which what was not answered is asked for again, the first and the longest. They double and are
+    /// spread, see [`Backoff`].
+    pub retry: (Duration, Duration),
+    /// How many are asked for at a time, and how many of these may be such that were asked for and never answered.
+    pub at_once: (usize, usize),
+    /// Whether, of several errors in a row, the first counts. Else the last one does.
+    pub first_error_counts: bool,
+}
+
+/// Who needs a value. The mesh is made of nodes, so theirs come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// A node.
+    Node,
+    /// A Peer.
+    Peer,
+}
+
+/// What an answer has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// The value.
+    Value,
+    /// Only what is said of it.
+    Error,
+    /// Nothing.
+    Nothing,
 }
 
 /// Values that are looked up by keys.
 #[derive(Debug)]
 pub struct Lookups<K, V> {
     pace: Pace,
-    /// What makes the times of this agent differ from those of others.
-    salt: String,
+    seed: Vec<u8>,
     entries: BTreeMap<K, Entry<V>>,
     /// Those that are not being asked for, by when they are to be; `None`: at once. It is looked at on every event.
-    due: BTreeSet<(Option<Instant>, K)>,
-    /// Those that are being asked for, also when they are not in use any more.
-    asking: BTreeSet<K>,
+    due: BTreeSet<Due<K>>,
+    /// The same of those that were never answered.
+    dead: BTreeSet<Due<K>>,
+    /// Those that are being asked for, and whether they had never been answered. Some may not be in use any more.
+    asked: BTreeMap<K, bool>,
+    /// How many of these had never been answered.
+    dead_asked: usize,
     /// How many have no fresh value.
     errors: usize,
+    /// Grows with every change of an error.
+    revision: u64,
 }
+
+type Due<K> = (Option<Instant>, Owner, K);
 
 #[derive(Debug)]
 struct Entry<V> {
+    owner: Owner,
     value: Option<V>,
     /// Whether the value was not answered but lent, until there is an answer.
     lent: bool,
     error: Option<String>,
-    failures: u32,
     next: Option<Instant>,
+    retry: Backoff,
+    jitter: Jitter,
 }
 
-impl<K: Ord + Clone + Hash, V: Clone + PartialEq> Lookups<K, V> {
-    /// Nothing is in use yet. The salt is another one for every agent.
-    pub fn new(pace: Pace, salt: &str) -> Self {
+impl<V> Entry<V> {
+    fn is_dead(&self) -> bool {
+        self.value.is_none() && self.error.is_some()
+    }
+
+    fn is_answered(&self) -> bool {
+        self.error.is_some() || self.value.is_some() && !self.lent
+    }
+}
+
+impl<K: Ord + Clone + ToString, V: Clone + PartialEq> Lookups<K, V> {
+    /// Nothing is in use yet. What the seed is does not matter, as long as no other host has the same.
+    pub fn new(pace: Pace, seed: &[u8]) -> Self {
         Self {
             pace,
-            salt: salt.to_owned(),
+            seed: seed.to_owned(),
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
-            asking: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            dead_asked: 0,
             errors: 0,
+            revision: 0,
         }
     }
 
     /// These keys are in use; others are forgotten.
-    pub fn retain(&mut self, used: BTreeSet<K>) {
-        self.entries.retain(|key, _| used.contains(key));
-        self.due.retain(|(_, key)| used.contains(key));
-        self.errors = self.entries.values().filter(|entry| entry.error.is_some()).count();
-        for key in used {
-            if !self.entries.contains_key(&key) {
-                if !self.asking.contains(&key) {
-                    self.due.insert((None, key.clone()));
-                }
-                let entry = Entry { value: None, lent: false, error: None, failures: 0, next: None };
-                self.entries.insert(key, entry);
+    pub fn retain(&mut self, used: BTreeMap<K, Owner>) {
+        self.entries.retain(|key, _| used.contains_key(key));
+        self.due.retain(|(_, _, key)| used.contains_key(key));
+        self.dead.retain(|(_, _, key)| used.contains_key(key));
+        let errors = self.entries.values().filter(|entry| entry.error.is_some()).count();
+        self.revision += u64::from(errors != self.errors);
+        self.errors = errors;
+        for (key, owner) in used {
+            if self.entries.contains_key(&key) {
+                continue;
             }
+            if !self.asked.contains_key(&key) {
+                self.due.insert((None, owner, key.clone()));
+            }
+            let mut jitter = Jitter::of(&[&self.seed, key.to_string().as_bytes()].concat());
+            let retry = Backoff::new(self.pace.retry.0, self.pace.retry.1, jitter.clone());
+            jitter.number();
+            let entry = Entry { owner, value: None, lent: false, error: None, next: None, retry, jitter };
+            self.entries.insert(key, entry);
         }
     }
 
     /// A key to ask for now. It counts as being asked until it is answered.
     pub fn next(&mut self, now: Instant) -> Option<K> {
-        if self.asking.len() >= self.pace.at_once {
+        let is_due = |(at, _, _): &&Due<K>| at.is_none_or(|at| at <= now);
+        if self.asked.len() >= self.pace.at_once.0 {
             return None;
         }
-        self.due.first().filter(|(at, _)| at.is_none_or(|at| at <= now))?;
-        let (_, key) = self.due.pop_first()?;
-        self.asking.insert(key.clone());
+        let (_, _, key) = if self.due.first().as_ref().is_some_and(is_due) {
+            self.due.pop_first()?
+        } else if self.dead_asked < self.pace.at_once.1 && self.dead.first().as_ref().is_some_and(is_due) {
+            self.dead.pop_first()?
+        } else {
+            return None;
+        };
+        let dead = self.entries.get(&key).is_some_and(Entry::is_dead);
+        self.dead_asked += usize::from(dead);
+        self.asked.insert(key.clone(), dead);
         Some(key)
     }
 
-    /// When a key is to be asked for again. While as many are being asked for as may be, an answer is waited for.
+    /// When [`Lookups::next`] may have one although nothing is answered.
     pub fn timeout(&self) -> Option<Instant> {
-        if self.asking.len() >= self.pace.at_once { None } else { self.due.first()?.0 }
+        if self.asked.len() >= self.pace.at_once.0 {
+            return None;
+        }
+        let dead = self.dead.first().filter(|_| self.dead_asked < self.pace.at_once.1);
+        self.due.first().into_iter().chain(dead).filter_map(|(at, _, _)| *at).min()
     }
 
-    /// An answer. Without one the last value stays, if it was answered once. Returns whether the value or the error
-    /// changed.
-    pub fn answer(&mut self, key: &K, answer: Result<V, String>, now: Instant) -> bool {
-        self.asking.remove(key);
-        let Some(entry) = self.entries.get_mut(key) else { return false };
-        self.due.remove(&(entry.next, key.clone()));
-        self.errors -= usize::from(entry.error.is_some());
+    /// An answer. Without one the last value stays, if it was answered once.
+    pub fn answer(&mut self, key: &K, answer: Result<V, String>, now: Instant) -> Answered {
+        if self.asked.remove(key) == Some(true) {
+            self.dead_asked -= 1;
+        }
+        let Some(entry) = self.entries.get_mut(key) else { return Answered::Nothing };
+        let due = (entry.next, entry.owner, key.clone());
+        self.due.remove(&due);
+        self.dead.remove(&due);
         let before = (entry.value.clone(), entry.error.take());
         let lent = std::mem::take(&mut entry.lent);
         let pause = match answer {
             Ok(value) => {
-                entry.failures = 0;
                 entry.value = Some(value);
-                self.pace.refresh
+                entry.retry.succeed();
+                self.pace.refresh.mul_f64(1.0 - entry.jitter.number() / 5.0)
             }
             Err(error) => {
                 entry.value = entry.value.take().filter(|_| !lent);
-                entry.error = Some(error);
-                let doubled = self.pace.first_retry.saturating_mul(1 << entry.failures.min(16));
-                entry.failures += 1;
-                doubled.min(self.pace.longest_retry)
+                let first = before.1.clone().filter(|_| self.pace.first_error_counts);
+                entry.error = Some(first.unwrap_or(error));
+                entry.retry.pause()
             }
         };
-        let next = now + jittered(pause, self.pace.jitter, (&self.salt, key, entry.failures));
-        entry.next = Some(next);
-        self.due.insert((Some(next), key.clone()));
-        self.errors += usize::from(entry.error.is_some());
-        before != (entry.value.clone(), entry.error.clone())
+        entry.next = Some(now + pause);
+        let queue = if entry.is_dead() { &mut self.dead } else { &mut self.due };
+        queue.insert((entry.next, entry.owner, key.clone()));
+        self.errors = self.errors + usize::from(entry.error.is_some()) - usize::from(before.1.is_some());
+        let other_error = entry.error != before.1;
+        self.revision += u64::from(other_error);
+        match (entry.value != before.0, other_error) {
+            (true, _) => Answered::Value,
+            (false, true) => Answered::Error,
+            (false, false) => Answered::Nothing,
+        }
     }
 
     /// A value to make do with until there is an answer.
@@ -136,12 +206,11 @@ impl<K: Ord + Clone + Hash, V: Clone + PartialEq> Lookups<K, V> {
 
     /// What has failed is asked for now.
     pub fn hurry(&mut self, key: &K) {
-        if let Some(entry) = self.entries.get_mut(key)
-            && entry.error.is_some()
-            && self.due.remove(&(entry.next, key.clone()))
-        {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.error.is_some()) else { return };
+        let due = (entry.next, entry.owner, key.clone());
+        if self.due.remove(&due) || self.dead.remove(&due) {
             entry.next = None;
-            self.due.insert((None, key.clone()));
+            self.due.insert((None, entry.owner, key.clone()));
         }
     }
 
@@ -160,9 +229,15 @@ impl<K: Ord + Clone + Hash, V: Clone + PartialEq> Lookups<K, V> {
         self.errors > 0
     }
 
-    /// Whether every key has been answered at least once.
+    /// Grows whenever what [`Lookups::error`] says may have changed.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether every key has been answered at least once. Those of Peers are not waited for when many have no answer.
     pub fn is_all_answered(&self) -> bool {
-        self.entries.values().all(|entry| entry.error.is_some() || entry.value.is_some() && !entry.lent)
+        let waived = |entry: &Entry<V>| entry.owner == Owner::Peer && self.errors >= self.pace.at_once.0;
+        self.entries.values().all(|entry| entry.is_answered() || waived(entry))
     }
 
     /// The values that are known.
@@ -171,52 +246,51 @@ impl<K: Ord + Clone + Hash, V: Clone + PartialEq> Lookups<K, V> {
     }
 }
 
-/// Agents that start together do not ask together for ever.
-fn jittered(pause: Duration, percent: u32, by: impl Hash) -> Duration {
-    if percent == 0 {
-        return pause;
-    }
-    let mut hasher = DefaultHasher::new();
-    by.hash(&mut hasher);
-    let share = (hasher.finish() % 1000) as u32;
-    pause - pause * percent / 100 * share / 1000
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const PACE: Pace = Pace {
         refresh: Duration::from_secs(300),
-        first_retry: Duration::from_secs(10),
-        longest_retry: Duration::from_secs(60),
-        jitter: 0,
-        at_once: 2,
+        retry: (Duration::from_secs(10), Duration::from_secs(60)),
+        at_once: (2, 1),
+        first_error_counts: false,
     };
 
-    fn lookups(pace: Pace, keys: &[&'static str]) -> Lookups<&'static str, u8> {
-        let mut lookups = Lookups::new(pace, "a");
-        lookups.retain(keys.iter().copied().collect());
+    type Numbers = Lookups<String, u8>;
+
+    fn used(keys: &[&str]) -> BTreeMap<String, Owner> {
+        keys.iter().map(|key| ((*key).to_owned(), Owner::Peer)).collect()
+    }
+
+    fn lookups(pace: Pace, keys: &[&str]) -> Numbers {
+        let mut lookups = Lookups::new(pace, b"seed");
+        lookups.retain(used(keys));
         lookups
     }
 
-    fn fails(lookups: &mut Lookups<&'static str, u8>, now: Instant) -> bool {
-        lookups.answer(&"a", Err("no".to_owned()), now)
+    fn fails(lookups: &mut Numbers, key: &str, now: Instant) -> Answered {
+        lookups.answer(&key.to_owned(), Err("no".to_owned()), now)
+    }
+
+    fn answers(lookups: &mut Numbers, key: &str, now: Instant) -> Answered {
+        lookups.answer(&key.to_owned(), Ok(1), now)
     }
 
     #[test]
     fn only_so_many_are_asked_for_at_once() {
         let now = Instant::now();
         let mut lookups = lookups(PACE, &["a", "b", "c"]);
-        assert_eq!((lookups.next(now), lookups.next(now), lookups.next(now)), (Some("a"), Some("b"), None));
+        let next = [lookups.next(now), lookups.next(now), lookups.next(now)];
+        assert_eq!(next.each_ref().map(Option::as_deref), [Some("a"), Some("b"), None]);
         assert_eq!(lookups.timeout(), None);
         // One that is not in use any more is still being asked for, and is not asked for twice.
-        lookups.retain(["b", "c"].into());
+        lookups.retain(used(&["b", "c"]));
         assert_eq!(lookups.next(now), None);
-        lookups.retain(["a", "b", "c"].into());
-        assert!(lookups.answer(&"a", Ok(1), now));
-        assert_eq!((lookups.next(now), lookups.next(now)), (Some("c"), None));
-        assert_eq!(lookups.value(&"a"), Some(&1));
+        lookups.retain(used(&["a", "b", "c"]));
+        assert_eq!(answers(&mut lookups, "a", now), Answered::Value);
+        assert_eq!([lookups.next(now).as_deref(), lookups.next(now).as_deref()], [Some("c"), None]);
+        assert_eq!(lookups.value(&"a".to_owned()), Some(&1));
     }
 
     #[test]
@@ -224,45 +298,90 @@ mod tests {
         let mut now = Instant::now();
         let mut lookups = lookups(PACE, &["a"]);
         for seconds in [10, 20, 40, 60, 60] {
-            assert_eq!(lookups.next(now), Some("a"));
-            fails(&mut lookups, now);
-            let at = lookups.timeout().unwrap();
-            assert_eq!(at - now, Duration::from_secs(seconds));
-            assert_eq!(lookups.next(at - Duration::from_millis(1)), None);
-            now = at;
+            assert_eq!(lookups.next(now).as_deref(), Some("a"));
+            fails(&mut lookups, "a", now);
+            let pause = lookups.timeout().unwrap() - now;
+            let doubled = Duration::from_secs(seconds);
+            assert!(pause >= doubled / 2 && pause <= (doubled * 3 / 2).min(PACE.retry.1), "{pause:?}");
+            assert_eq!(lookups.next(now + pause - Duration::from_millis(1)), None);
+            now += pause;
         }
-        lookups.hurry(&"a");
-        assert_eq!(lookups.next(now - Duration::from_secs(1)), Some("a"));
-        assert!(lookups.answer(&"a", Ok(1), now) && !lookups.any_error());
-        assert_eq!(lookups.timeout(), Some(now + PACE.refresh));
-        lookups.hurry(&"a");
+        lookups.hurry(&"a".to_owned());
+        assert_eq!(lookups.next(now - Duration::from_secs(1)).as_deref(), Some("a"));
+        assert_eq!(answers(&mut lookups, "a", now), Answered::Value);
+        assert!(!lookups.any_error());
+        let refresh = lookups.timeout().unwrap() - now;
+        assert!(refresh <= PACE.refresh && refresh >= PACE.refresh * 4 / 5, "{refresh:?}");
+        lookups.hurry(&"a".to_owned());
         assert_eq!(lookups.next(now), None, "what is known can wait");
     }
 
     #[test]
     fn an_answer_outlives_a_failure_and_a_loan_does_not() {
         let now = Instant::now();
+        let a = "a".to_owned();
         let mut lookups = lookups(PACE, &["a"]);
-        lookups.lend(&"a", 7);
-        assert_eq!((lookups.value(&"a"), lookups.is_all_answered()), (Some(&7), false));
-        assert!(fails(&mut lookups, now) && lookups.is_all_answered());
-        assert_eq!(lookups.value(&"a"), None);
-        lookups.lend(&"a", 7);
-        assert_eq!(lookups.value(&"a"), None, "it is known to be missing");
-        lookups.answer(&"a", Ok(1), now);
-        assert!(fails(&mut lookups, now) && !fails(&mut lookups, now), "only the first is news");
-        assert_eq!((lookups.value(&"a"), lookups.error(&"a")), (Some(&1), Some("no")));
+        lookups.lend(&a, 7);
+        assert_eq!((lookups.value(&a), lookups.is_all_answered()), (Some(&7), false));
+        assert_eq!(fails(&mut lookups, "a", now), Answered::Value);
+        assert_eq!((lookups.value(&a), lookups.is_all_answered()), (None, true));
+        lookups.lend(&a, 7);
+        assert_eq!(lookups.value(&a), None, "it is known to be missing");
+        answers(&mut lookups, "a", now);
+        let news = [fails(&mut lookups, "a", now), fails(&mut lookups, "a", now)];
+        assert_eq!(news, [Answered::Error, Answered::Nothing]);
+        assert_eq!((lookups.value(&a), lookups.error(&a)), (Some(&1), Some("no")));
+    }
+
+    #[test]
+    fn the_first_error_counts_or_the_last() {
+        let now = Instant::now();
+        let a = "a".to_owned();
+        for (first_error_counts, expected) in [(true, "no"), (false, "never")] {
+            let mut lookups = lookups(Pace { first_error_counts, ..PACE }, &["a"]);
+            assert_eq!(fails(&mut lookups, "a", now), Answered::Error);
+            let revision = lookups.revision();
+            let other = lookups.answer(&a, Err("never".to_owned()), now);
+            assert_eq!(lookups.error(&a), Some(expected));
+            assert_eq!(other == Answered::Nothing, first_error_counts);
+            assert_eq!(lookups.revision() == revision, first_error_counts);
+        }
+    }
+
+    #[test]
+    fn what_is_dead_does_not_hold_up_the_others() {
+        let mut now = Instant::now();
+        let pace = Pace { at_once: (16, 8), ..PACE };
+        let dead: Vec<String> = (0..100).map(|index| format!("{index}.example")).collect();
+        let mut all: BTreeMap<String, Owner> = dead.iter().map(|key| (key.clone(), Owner::Peer)).collect();
+        let mut lookups = lookups(pace, &[]);
+        lookups.retain(all.clone());
+        while let Some(key) = lookups.next(now) {
+            fails(&mut lookups, &key, now);
+        }
+        assert!(lookups.is_all_answered());
+        // They are asked for again, and nobody answers.
+        now += PACE.retry.1;
+        assert_eq!(std::iter::from_fn(|| lookups.next(now)).count(), 8);
+        assert_eq!(lookups.timeout(), None, "only an answer makes room");
+        all.insert("z.example".to_owned(), Owner::Node);
+        all.insert("b.example".to_owned(), Owner::Peer);
+        lookups.retain(all);
+        let next = [lookups.next(now), lookups.next(now), lookups.next(now)];
+        assert_eq!(next.each_ref().map(Option::as_deref), [Some("z.example"), Some("b.example"), None]);
+        assert!(!lookups.is_all_answered(), "a node's is waited for");
+        answers(&mut lookups, "z.example", now);
+        assert!(lookups.is_all_answered());
     }
 
     #[test]
     fn agents_ask_at_different_times() {
-        let pace = Pace { jitter: 20, ..PACE };
         let now = Instant::now();
         let at = |agent: u32| {
-            let mut lookups = Lookups::new(pace, &agent.to_string());
-            lookups.retain(["a"].into());
+            let mut lookups: Numbers = Lookups::new(PACE, &agent.to_le_bytes());
+            lookups.retain(used(&["a"]));
             lookups.next(now);
-            lookups.answer(&"a", Ok(1), now);
+            answers(&mut lookups, "a", now);
             lookups.timeout().unwrap() - now
         };
         let times: BTreeSet<Duration> = (0..100).map(at).collect();

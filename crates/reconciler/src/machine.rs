@@ -17,9 +17,11 @@ use crate::{
     endpoints::Endpoints,
     intended::Intended,
     known::{Heard, Known},
+    lookups::Answered,
     nat::BehindNat,
     rounds::Rounds,
     sessions::Sessions,
+    shown::Shown,
     telling::Telling,
     view::View,
     watchdog::Watchdog,
@@ -95,7 +97,10 @@ pub struct Reconciler {
     pub(crate) forced: Forced,
     /// The own node as it went into the topology.
     pub(crate) local: Option<Arc<Node>>,
+    /// As it was last computed.
     pub(crate) topology: Option<Arc<Topology>>,
+    /// Whether it is to be computed again. Until then the last one is shown: what is wrong with it has not gone.
+    pub(crate) outdated: bool,
     pub(crate) intended: Option<Intended>,
     pub(crate) behind_nat: BehindNat,
     pub(crate) endpoints: Endpoints,
@@ -107,6 +112,11 @@ pub struct Reconciler {
     pub(crate) watchdog: Watchdog,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) published: Option<View>,
+    pub(crate) shown: Shown,
+    /// When the next view is due although nothing else is.
+    pub(crate) show_at: Option<Instant>,
+    /// What of the status a policy of the cluster refuses.
+    pub(crate) refused: Option<Problem>,
 }
 
 /// How the last reconcile ended.
@@ -127,16 +137,18 @@ pub(crate) struct Outcome {
 impl Reconciler {
     /// A machine that knows nothing yet.
     pub fn new(config: Config) -> Self {
+        let key = config.render.private_key.public_key();
         let mut machine = Self {
-            known: Known::new(Some(config.node.clone()), config.liveness_timeout),
+            known: Known::new(Some(config.node.clone()), config.liveness_timeout, key.as_bytes()),
             rounds: Rounds::new(config.resync_period),
-            telling: Telling::new(config.liveness_timeout / 2),
-            key: config.render.private_key.public_key(),
+            telling: Telling::new(config.liveness_timeout / 2, key.as_bytes()),
+            key,
             surroundings: config.surroundings.clone(),
             config,
             forced: Forced::default(),
             local: None,
             topology: None,
+            outdated: true,
             intended: None,
             behind_nat: BehindNat::default(),
             endpoints: Endpoints::default(),
@@ -145,6 +157,9 @@ impl Reconciler {
             watchdog: Watchdog::default(),
             actions: VecDeque::new(),
             published: None,
+            shown: Shown::default(),
+            show_at: None,
+            refused: None,
         };
         machine.publish();
         machine
@@ -184,15 +199,19 @@ impl Reconciler {
     }
 
     /// All that is wrong with an object, by name, by which another CNI gives pod subnets; empty: nothing.
-    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>) {
+    pub fn handle_subnet_object(&mut self, name: &str, problems: Vec<Problem>, now: Now) {
         if self.known.handle_subnet_object(name, problems) {
-            self.publish();
+            self.publish_soon(now);
         }
     }
 
     /// The connection to the API is there, or has broken.
     pub fn handle_watch(&mut self, watch: Watch, now: Now) {
-        match self.known.handle_watch(watch, now) {
+        let heard = self.known.handle_watch(watch, now);
+        if self.known.deaf().is_none() {
+            self.telling.heard(now.instant);
+        }
+        match heard {
             Heard::First => {
                 let own = self.known.node(&self.config.node);
                 self.sessions.start(own.is_none_or(|node| node.key == Some(self.key)));
@@ -243,18 +262,26 @@ impl Reconciler {
 
     /// The addresses of a name, or why there are none.
     pub fn handle_resolved(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Now) {
-        if self.known.handle_resolved(name, answer, now) {
-            self.mesh_changed(now);
-            self.publish();
+        match self.known.handle_resolved(name, answer, now) {
+            Answered::Value => {
+                self.mesh_changed(now);
+                self.publish_soon(now);
+            }
+            Answered::Error => self.publish_soon(now),
+            Answered::Nothing => {}
         }
     }
 
     /// The preshared key in a Secret, or why there is none: in which Secret, what is wrong, what to do.
     pub fn handle_key(&mut self, reference: &SecretRef, answer: Result<PresharedKey, String>, now: Now) {
-        if self.known.handle_key(reference, answer, now) {
-            // The mesh is the same, but not what WireGuard is to have.
-            self.rounds.look_anew(now.instant);
-            self.publish();
+        match self.known.handle_key(reference, answer, now) {
+            Answered::Value => {
+                // The mesh is the same, but not what WireGuard is to have.
+                self.rounds.look_anew(now.instant);
+                self.publish_soon(now);
+            }
+            Answered::Error => self.publish_soon(now),
+            Answered::Nothing => {}
         }
     }
 
@@ -270,6 +297,10 @@ impl Reconciler {
     pub fn poll_action(&mut self, now: Now) -> Option<Action> {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
+        }
+        if self.show_at.is_some_and(|at| at <= now.instant) {
+            self.publish();
+            return self.poll_action(now);
         }
         if let Some(name) = self.known.next_name(now) {
             return Some(Action::Resolve(name));
@@ -290,7 +321,8 @@ impl Reconciler {
     /// been reported yet is not waited for here.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
-        let others = [self.telling.timeout(), self.known.lookups_timeout(), self.watchdog.timeout()];
+        let others =
+            [self.telling.timeout(), self.known.lookups_timeout(), self.watchdog.timeout(), self.show_at];
         others.into_iter().chain([round]).flatten().min()
     }
 
@@ -328,7 +360,7 @@ impl Reconciler {
             let all: BTreeSet<IpNet> = written.map(IpNet::trunc).chain(addresses).collect();
             self.watchdog.forget(|range| all.contains(range));
         }
-        self.topology = None;
+        self.outdated = true;
         self.behind_nat.expect();
         self.rounds.look_anew(now.instant);
     }

@@ -1,20 +1,20 @@
 //! The addresses of endpoints that are DNS names: when they are asked for, and what is kept of the answers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, Instant},
 };
 
-use crate::lookups::{Lookups, Pace};
+use crate::lookups::{Answered, Lookups, Owner, Pace};
 
-/// Dynamic DNS entries usually live as long as one is kept here.
+/// Dynamic DNS entries usually live as long as an address is kept here. Of several errors the first counts, because a name
+/// server that is overloaded has a new one every time.
 const PACE: Pace = Pace {
     refresh: Duration::from_secs(60),
-    first_retry: Duration::from_secs(10),
-    longest_retry: Duration::from_secs(10),
-    jitter: 0,
-    at_once: usize::MAX,
+    retry: (Duration::from_secs(8), Duration::from_secs(120)),
+    at_once: (16, 8),
+    first_error_counts: true,
 };
 
 /// The names in use.
@@ -22,13 +22,13 @@ const PACE: Pace = Pace {
 pub struct Names(Lookups<String, IpAddr>);
 
 impl Names {
-    /// No names are in use yet. The salt is another one for every agent.
-    pub fn new(salt: &str) -> Self {
-        Self(Lookups::new(PACE, salt))
+    /// No names are in use yet. What the seed is does not matter, as long as no other host has the same.
+    pub fn new(seed: &[u8]) -> Self {
+        Self(Lookups::new(PACE, seed))
     }
 
     /// These names are in use; others are forgotten.
-    pub fn retain(&mut self, used: BTreeSet<String>) {
+    pub fn retain(&mut self, used: BTreeMap<String, Owner>) {
         self.0.retain(used);
     }
 
@@ -37,14 +37,14 @@ impl Names {
         self.0.next(now)
     }
 
-    /// When a name is to be asked for again.
+    /// When [`Names::next`] may have one although nothing is answered.
     pub fn timeout(&self) -> Option<Instant> {
         self.0.timeout()
     }
 
     /// An answer. Of several addresses the one in use stays if it is still among them; else the first IPv4 one, else
-    /// the first. Without an answer the last known address stays. Returns whether the address or error changed.
-    pub fn answer(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Instant) -> bool {
+    /// the first. Without an answer the last known address stays.
+    pub fn answer(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Instant) -> Answered {
         let name = name.to_owned();
         let answer = answer.and_then(|addresses| {
             let in_use = self.0.value(&name).copied().filter(|address| addresses.contains(address));
@@ -60,7 +60,12 @@ impl Names {
         self.0.any_error()
     }
 
-    /// Whether every name has been answered at least once.
+    /// Grows whenever what [`Names::error`] says may have changed.
+    pub fn revision(&self) -> u64 {
+        self.0.revision()
+    }
+
+    /// Whether every name has been answered at least once. Peers' names are not waited for when many do not resolve.
     pub fn is_all_answered(&self) -> bool {
         self.0.is_all_answered()
     }
@@ -83,16 +88,18 @@ mod tests {
     #[test]
     fn keeps_the_last_good_address() {
         let now = Instant::now();
-        let mut names = Names::new("a");
-        names.retain(["a.example".to_owned()].into());
+        let mut names = Names::new(b"seed");
+        names.retain([("a.example".to_owned(), Owner::Node)].into());
         assert_eq!(names.next(now).as_deref(), Some("a.example"));
         assert_eq!(names.next(now), None, "it is being asked already");
         let addresses: Vec<IpAddr> = vec!["2001:db8::1".parse().unwrap(), "192.0.2.1".parse().unwrap()];
-        assert!(names.answer("a.example", Ok(addresses), now));
+        assert_eq!(names.answer("a.example", Ok(addresses), now), Answered::Value);
         assert_eq!(names.resolved()["a.example"].to_string(), "192.0.2.1");
-        assert!(names.answer("a.example", Err("timed out".to_owned()), now + PACE.refresh));
+        let later = now + PACE.refresh;
+        assert_eq!(names.answer("a.example", Err("timed out".to_owned()), later), Answered::Error);
         assert_eq!(names.resolved()["a.example"].to_string(), "192.0.2.1");
         assert_eq!(names.error("a.example"), Some("timed out"));
-        assert_eq!(names.timeout(), Some(now + PACE.refresh + PACE.first_retry));
+        let pause = names.timeout().unwrap() - later;
+        assert!(pause >= PACE.retry.0 / 2 && pause <= PACE.retry.0 * 3 / 2, "{pause:?}");
     }
 }

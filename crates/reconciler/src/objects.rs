@@ -17,6 +17,8 @@ pub struct Objects {
     peer_problems: BTreeMap<String, Vec<Problem>>,
     /// Of the objects by which another CNI gives pod subnets.
     subnet_problems: BTreeMap<String, Vec<Problem>>,
+    /// Grows with every change of a problem.
+    revision: u64,
 }
 
 impl Objects {
@@ -24,6 +26,7 @@ impl Objects {
     pub fn set_node(&mut self, name: &str, update: NodeUpdate) -> bool {
         let NodeUpdate { node, problems, forced: _ } = update;
         let problems_changed = set_problems(&mut self.node_problems, name, problems);
+        self.revision += u64::from(problems_changed);
         match self.nodes.get_mut(name) {
             Some(before) if same_but_heartbeat(before, &node) => problems_changed,
             Some(before) => {
@@ -39,7 +42,7 @@ impl Objects {
 
     /// A Node was removed. Returns whether there was one.
     pub fn remove_node(&mut self, name: &str) -> bool {
-        self.node_problems.remove(name);
+        self.revision += u64::from(self.node_problems.remove(name).is_some());
         self.nodes.remove(name).is_some()
     }
 
@@ -47,6 +50,7 @@ impl Objects {
     pub fn set_peer(&mut self, name: &str, update: PeerUpdate) -> bool {
         let PeerUpdate { peer, problems } = update;
         let problems_changed = set_problems(&mut self.peer_problems, name, problems);
+        self.revision += u64::from(problems_changed);
         if self.peers.get(name) == Some(&peer) {
             return problems_changed;
         }
@@ -56,13 +60,15 @@ impl Objects {
 
     /// A Peer was removed. Returns whether there was one.
     pub fn remove_peer(&mut self, name: &str) -> bool {
-        self.peer_problems.remove(name);
+        self.revision += u64::from(self.peer_problems.remove(name).is_some());
         self.peers.remove(name).is_some()
     }
 
     /// What is wrong with an object by which another CNI gives pod subnets. Returns whether that is something new.
     pub fn set_subnet_object(&mut self, name: &str, problems: Vec<Problem>) -> bool {
-        set_problems(&mut self.subnet_problems, name, problems)
+        let changed = set_problems(&mut self.subnet_problems, name, problems);
+        self.revision += u64::from(changed);
+        changed
     }
 
     /// The Node of this name.
@@ -78,6 +84,11 @@ impl Objects {
     /// All Peers that are valid, by name.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values().flatten()
+    }
+
+    /// Grows whenever [`Objects::problems`] may give others.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Everything that is wrong with objects by themselves.

@@ -1,42 +1,73 @@
 //! What this node tells the others about itself: at once when it has changed, as a heartbeat in between, and again when
 //! somebody else has changed it.
+//!
+//! A heartbeat that fails is tried again after about a second, and then less and less often, but never later than the next
+//! one would have been. So an API that answers again hears of every node within the time between two heartbeats, half of
+//! the liveness timeout. A node is taken for dead by others when its heartbeats fail for more than the other half, while
+//! theirs do not: then they are right, for nobody hears it.
 
 use std::time::{Duration, Instant};
 
 use mesh::Node;
+use pace::{Backoff, Jitter};
 
-use crate::{Now, Status};
+use crate::{Now, PatchFailure, Status};
 
-/// How long after somebody else has changed what this node told it is told again. Two that contradict each other must
-/// not keep the API busy.
-const INSIST: Duration = Duration::from_secs(2);
+/// How long after somebody else has changed what this node told it is told again, the first time. Two that contradict
+/// each other must not keep the API busy, so the pauses double.
+const INSIST: Duration = Duration::from_secs(1);
 
-/// How long after a failure the others are told again, at most.
+/// How long after a failure the others are told again, the first time.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A heartbeat may come earlier by this part of the time between two, so that thousands of agents that were started at
+/// the same moment do not write at the same moment for ever.
+const EARLIER: f64 = 0.1;
 
 /// What the others were told, and are to be told.
 #[derive(Debug)]
 pub struct Telling {
     heartbeat: Duration,
+    jitter: Jitter,
+    retry: Backoff,
+    insist: Backoff,
+    /// When it is, or was last, to be told again because somebody else has changed it.
+    insisted: Option<Instant>,
     sent: Option<Status>,
     wanted: Option<Status>,
     /// Whether an answer is waited for.
     patching: bool,
-    error: Option<String>,
+    failure: Option<PatchFailure>,
     next: Option<Instant>,
+    /// After a failure: not before this, however much has changed.
+    not_before: Option<Instant>,
 }
 
 impl Telling {
-    /// Nothing is to be told yet; later at least once in the time between two heartbeats.
-    pub fn new(heartbeat: Duration) -> Self {
-        Self { heartbeat, sent: None, wanted: None, patching: false, error: None, next: None }
+    /// Nothing is to be told yet; later at least once in the time between two heartbeats. What the seed is does not matter,
+    /// as long as no other host has the same.
+    pub fn new(heartbeat: Duration, seed: &[u8]) -> Self {
+        let jitter = Jitter::of(seed);
+        Self {
+            heartbeat,
+            retry: Backoff::new(RETRY, heartbeat, jitter.clone()),
+            insist: Backoff::new(INSIST, heartbeat, jitter.clone()),
+            jitter,
+            insisted: None,
+            sent: None,
+            wanted: None,
+            patching: false,
+            failure: None,
+            next: None,
+            not_before: None,
+        }
     }
 
     /// This is what the others should know.
     pub fn want(&mut self, status: Status, now: Instant) {
         let same = |before: &Status| Status { last_seen: status.last_seen, ..before.clone() } == status;
         if !self.wanted.as_ref().is_some_and(same) {
-            self.next = Some(now);
+            self.due(now);
             self.wanted = Some(status);
         }
     }
@@ -50,9 +81,30 @@ impl Telling {
             && told.internal_ips == sent.internal_ips;
         // What was told before the last time may arrive late.
         let late = told.key == Some(sent.key) && told.last_seen != sent.last_seen;
-        if !same && !late {
-            let soon = now + INSIST;
-            self.next = Some(self.next.map_or(soon, |at| at.min(soon)));
+        // What is there for a moment only, somebody changes again and again.
+        let long_ago = self.insisted.is_none_or(|at| at + self.heartbeat <= now);
+        if same && long_ago {
+            self.insist.succeed();
+        } else if !same && !late && self.insisted.is_none_or(|at| at < now) {
+            let at = now + self.insist.pause();
+            self.insisted = Some(at);
+            self.due(at);
+        }
+    }
+
+    /// It is told at this moment or before, if it may be.
+    fn due(&mut self, at: Instant) {
+        let at = self.not_before.map_or(at, |not_before| at.max(not_before));
+        self.next = Some(self.next.map_or(at, |before| before.min(at)));
+    }
+
+    /// The API has not answered for a while, and does now: it need not be waited for any longer, unless it has asked for that.
+    pub fn heard(&mut self, now: Instant) {
+        if self.failure.as_ref().is_some_and(|failure| failure.retry_after.is_none()) {
+            self.retry.succeed();
+            self.not_before = None;
+            let at = now + self.retry.pause();
+            self.due(at);
         }
     }
 
@@ -75,24 +127,31 @@ impl Telling {
     }
 
     /// The others have been told, or why not.
-    pub fn answered(&mut self, result: Result<(), String>, now: Instant) {
+    pub fn answered(&mut self, result: Result<(), PatchFailure>, now: Instant) {
         self.patching = false;
+        self.failure = result.err();
+        if let Some(failure) = &self.failure {
+            let at = now + self.retry.pause_as_asked(failure.retry_after);
+            self.not_before = Some(at);
+            self.next = Some(at);
+            return;
+        }
+        self.retry.succeed();
+        self.not_before = None;
         let changed_meanwhile = match (&self.sent, &self.wanted) {
             (Some(sent), Some(wanted)) => Status { last_seen: sent.last_seen, ..wanted.clone() } != *sent,
             _ => false,
         };
-        let pause = match (&result, changed_meanwhile) {
-            (Err(_), _) => RETRY.min(self.heartbeat),
-            // At a start every node leads until it knows the others: it takes that back as soon as it has said it.
-            (Ok(()), true) => Duration::ZERO,
-            (Ok(()), false) => self.heartbeat,
+        // At a start every node leads until it knows the others: it takes that back as soon as it has said it.
+        let pause = match changed_meanwhile {
+            true => Duration::ZERO,
+            false => self.jitter.between(self.heartbeat.mul_f64(1.0 - EARLIER), self.heartbeat),
         };
         self.next = Some(now + pause);
-        self.error = result.err();
     }
 
     /// Why the others could not be told the last time.
     pub fn error(&self) -> Option<&str> {
-        self.error.as_deref()
+        self.failure.as_ref().map(|failure| failure.why.as_str())
     }
 }

@@ -1,18 +1,27 @@
 //! What is shown to people and to monitoring: is it healthy, what is wrong, what does the mesh look like.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use mesh::{Object, Problem, Role, Topology};
 
-use crate::machine::{Action, Reconciler};
+use crate::{
+    Now,
+    machine::{Action, Reconciler},
+    shown::Sources,
+};
 
-/// What is shown.
+/// How long problems that have nothing to do with what the host does are gathered before they are shown: a thousand names
+/// that do not resolve are one view and not a thousand.
+pub(crate) const GATHER: Duration = Duration::from_secs(1);
+
+/// What is shown. It is cheap to clone and to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
     /// Why the agent is not healthy; empty: it is. Healthy means: the last reconcile succeeded and the watch lives.
     pub unhealthy: Vec<String>,
-    /// What is wrong with objects. They are left out; everything else works, so they do not make the agent unhealthy.
-    pub problems: BTreeSet<Problem>,
+    /// What is wrong with objects, one for each object and reason, and in that order. They are left out; everything else
+    /// works, so they do not make the agent unhealthy.
+    pub problems: Arc<[Problem]>,
     /// What this node does for its segment; `None`: it is not part of the mesh.
     pub role: Option<Role>,
     /// The nodes and peers in the mesh.
@@ -39,6 +48,7 @@ pub struct Counts {
 impl Reconciler {
     /// Puts a new view into the queue, if it differs from the last one.
     pub(crate) fn publish(&mut self) {
+        self.show_at = None;
         let view = self.view();
         if self.published.as_ref() != Some(&view) {
             self.actions.push_back(Action::Publish(Box::new(view.clone())));
@@ -46,7 +56,12 @@ impl Reconciler {
         }
     }
 
-    fn view(&self) -> View {
+    /// The same a while later.
+    pub(crate) fn publish_soon(&mut self, now: Now) {
+        self.show_at = Some(self.show_at.unwrap_or(now.instant + GATHER));
+    }
+
+    fn view(&mut self) -> View {
         let mut unhealthy: Vec<_> = self.known.deaf().into_iter().collect();
         match &self.last.failures {
             Some(failures) => unhealthy.extend(failures.iter().cloned()),
@@ -57,10 +72,11 @@ impl Reconciler {
                 "the own Node cannot be updated, others will take this node for dead: {error}"
             ));
         }
+        let problems = self.problems();
         let topology = self.topology.as_deref();
         View {
             unhealthy,
-            problems: self.problems(),
+            problems,
             role: self.last.role,
             counts: topology.map_or_else(Counts::default, |topology| Counts {
                 nodes: topology.nodes().count(),
@@ -74,11 +90,13 @@ impl Reconciler {
     }
 
     /// Everything that is wrong with objects.
-    fn problems(&self) -> BTreeSet<Problem> {
-        let mut problems = self.known.problems(self.topology.as_deref());
-        problems.extend(self.intended.iter().flat_map(|intended| &intended.problems).cloned());
-        problems.extend(self.beyond_reach());
-        problems
+    fn problems(&mut self) -> Arc<[Problem]> {
+        let sources = Sources {
+            topology: self.topology.clone(),
+            rendered: self.intended.as_ref().map_or_else(Arc::default, |intended| intended.problems.clone()),
+            own: self.beyond_reach().into_iter().chain(self.refused.clone()).collect(),
+        };
+        self.shown.update(&self.known, sources)
     }
 
     fn beyond_reach(&self) -> Option<Problem> {

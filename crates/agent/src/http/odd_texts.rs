@@ -145,7 +145,7 @@ proptest! {
         assert_plain_lines(&picture);
         assert_xml(&picture);
 
-        for problem in &view.problems {
+        for problem in view.problems.iter() {
             prop_assert!(problem.to_string().chars().all(is_plain));
             // Events hold the message as it is.
             prop_assert!(problem.message.chars().all(is_plain));

@@ -12,14 +12,14 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// Takes back what this node told the others: they find another way at once, not when its heartbeat is missed.
-    async fn leave_mesh(&self) {
+    async fn leave_mesh(&mut self) {
         if self.setup.removal == Removal::Nothing {
             return;
         }
-        let (node, patch) = (&self.setup.reconciler.node, kubernetes::encode::clean_up());
-        let farewell = kubernetes::patch::patch_node(&self.client, node, &patch);
+        let node = &self.setup.reconciler.node;
+        let farewell = kubernetes::patch::take_back(&self.client, node, &mut self.permission);
         match tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the others will miss this node only by its heartbeat"),
             Err(_) => {
                 tracing::warn!("no answer from the API; the others will miss this node by its heartbeat")

@@ -1,9 +1,9 @@
 //! What the guard did not let through, as one problem for each object and reason, however long the object's list is.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use mesh::{Object, Problem};
+use mesh::{Excerpt, Object, Problem};
 
 use super::{Claim, Keep, Way, Why};
 
@@ -12,7 +12,7 @@ const NAMED: usize = 3;
 
 /// The findings about all objects.
 #[derive(Debug, Default)]
-pub struct Report(BTreeMap<(Object, Finding), Ranges>);
+pub struct Report(BTreeMap<(Object, Finding), Excerpt>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Finding {
@@ -20,13 +20,6 @@ enum Finding {
     NotRouted,
     InPart,
     Withdrawn,
-}
-
-/// What was found about ranges of one object.
-#[derive(Debug, Default)]
-struct Ranges {
-    named: Vec<String>,
-    further: usize,
 }
 
 impl Report {
@@ -46,21 +39,12 @@ impl Report {
     }
 
     fn push(&mut self, object: Object, finding: Finding, text: impl FnOnce() -> String) {
-        let ranges = self.0.entry((object, finding)).or_default();
-        if ranges.named.len() < NAMED {
-            ranges.named.push(text());
-        } else {
-            ranges.further += 1;
-        }
+        self.0.entry((object, finding)).or_insert_with(|| Excerpt::of(NAMED)).push(text);
     }
 
     /// The problems, one for each object and reason.
     pub fn problems(self) -> impl Iterator<Item = Problem> {
-        self.0.into_iter().map(|((object, finding), ranges)| {
-            let mut list = ranges.named.join("; ");
-            if ranges.further > 0 {
-                let _ = write!(list, "; and {} more", ranges.further);
-            }
+        self.0.into_iter().map(|((object, finding), list)| {
             let (reason, message) = match finding {
                 Finding::Address => (
                     "AddressNotRouted",

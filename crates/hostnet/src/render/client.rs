@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, PublicKey, Segment,
+    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, PublicKey, Segment,
     conf::ConfPeer,
     prefix::{self, Family},
 };
@@ -109,7 +109,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     if let Some(wireguard) = &mut state.wireguard {
         wireguard.peers = peers.into_iter().map(of_peer).collect();
     }
-    Some(Rendered { state, problems, exposed: BTreeSet::new() })
+    Some(Rendered { state, problems: problems.into(), exposed: BTreeSet::new() })
 }
 
 /// Of what was seen on a host, what is the business of a client with this interface. The host may belong to somebody
@@ -146,12 +146,8 @@ fn owned((name, link): (&LinkName, &Link)) -> (LinkName, Link) {
 
 /// Gives the further ranges to the segment of the first node, as the Go implementation does: that any node takes them
 /// is all that is known of them.
-fn further_ranges(
-    perspective: &Perspective<'_>,
-    config: &ClientConfig,
-    peers: &mut [ConfPeer],
-) -> Vec<Problem> {
-    let mut problems = Vec::new();
+fn further_ranges(perspective: &Perspective<'_>, config: &ClientConfig, peers: &mut [ConfPeer]) -> Problems {
+    let mut problems = Problems::default();
     let first = perspective.topology.nodes().min_by_key(|node| &node.name);
     let Some(segment) = first.and_then(|node| perspective.topology.segment_of(&node.name)) else {
         return problems;
@@ -254,7 +250,7 @@ fn rules(
     state: &HostState,
     facts: &HostFacts,
     config: &ClientConfig,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) -> BTreeSet<Rule> {
     let families: BTreeSet<Family> =
         state.routes.iter().map(|route| Family::of_prefix(&route.destination)).collect();

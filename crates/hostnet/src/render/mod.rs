@@ -19,7 +19,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh::{Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Role, prefix::Family};
+use mesh::{
+    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, Role, prefix::Family,
+};
 
 use carrier::Carrier;
 use guarded::Guarded;
@@ -149,7 +151,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         guarded: Guarded::of(perspective, facts, config),
         routes: Vec::new(),
         state: HostState::default(),
-        problems: BTreeSet::new(),
+        problems: Problems::default(),
     };
     renderer.wireguard();
     renderer.addresses();
@@ -164,8 +166,8 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
     // Sorted once, which is much cheaper than keeping tens of thousands in order while they are made.
     renderer.state.routes = renderer.routes.into_iter().collect();
     let Guarded { report, exposed, .. } = renderer.guarded;
-    let problems = renderer.problems.into_iter().chain(report.problems()).collect();
-    Rendered { state: renderer.state, problems, exposed }
+    renderer.problems.extend(report.problems());
+    Rendered { state: renderer.state, problems: renderer.problems.into_sorted(), exposed }
 }
 
 /// How the host reaches the other nodes of its location over the private network: the same for all of them, and
@@ -209,7 +211,7 @@ struct Renderer<'a> {
     guarded: Guarded,
     routes: Vec<Route>,
     state: HostState,
-    problems: BTreeSet<Problem>,
+    problems: Problems,
 }
 
 impl Renderer<'_> {
@@ -269,7 +271,7 @@ impl Renderer<'_> {
     }
 
     fn problem(&mut self, reason: &'static str, message: String) {
-        self.problems.insert(Problem::new(Object::Host, reason, message));
+        self.problems.push(Problem::new(Object::Host, reason, message));
     }
 }
 

@@ -21,6 +21,7 @@ use kubernetes::{
     watch::{Update, WatchConfig, watch},
 };
 use mesh::{PresharedKey, SecretRef};
+use pace::Bucket;
 use program::{
     Resolver,
     clock::{now, sleep_until},
@@ -56,6 +57,8 @@ pub struct Connection {
     pub settings: ClientSettings,
     /// The name of this host, by which a Peer that was made from it is known.
     pub own_name: String,
+    /// How often changes of the host are logged.
+    pub change_lines: Bucket,
 }
 
 impl Connection {
@@ -189,7 +192,12 @@ impl Connection {
         if failures.is_empty() {
             failures = self.dataplane.apply(rest).await;
         }
-        tracing::info!(changes = changes.len(), failed = failures.len(), "changed the host's network");
+        let (changes, failed) = (changes.len(), failures.len());
+        if self.change_lines.take(Instant::now()) {
+            tracing::info!(changes, failed, "changed the host's network");
+        } else {
+            tracing::debug!(changes, failed, "changed the host's network");
+        }
         failures.iter().map(ToString::to_string).collect()
     }
 
@@ -244,7 +252,7 @@ fn take(machine: &mut Client, update: Update) {
             let update = watched.map(|watched| PeerUpdate { peer: watched.peer, problems: watched.problems });
             machine.handle_peer(&name, update, now);
         }
-        Update::SubnetObject(name, problems) => machine.handle_subnet_object(&name, problems),
+        Update::SubnetObject(name, problems) => machine.handle_subnet_object(&name, problems, now),
         Update::Synced => machine.handle_watch(Watch::Synced, now),
         Update::Broken(problem) => machine.handle_watch(Watch::Broken(problem.message), now),
         Update::Access(problems) => machine.handle_access(problems),

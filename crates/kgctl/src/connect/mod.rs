@@ -150,6 +150,7 @@ pub async fn run(global: &Global, flags: &Connect) -> Result<()> {
         pod_cidr_source,
         settings: settings(global, flags, services, config),
         own_name: host,
+        change_lines: program::problem_lines::CHANGE_LINES,
     };
     let outcome = tokio::select! {
         outcome = connection.follow(registration, flags.once) => outcome,

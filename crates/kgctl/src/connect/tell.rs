@@ -1,34 +1,56 @@
 //! Tells whoever reads the log what is new about the connection, once.
 
-use std::collections::BTreeSet;
+use std::time::Instant;
 
-use mesh::Problem;
+use pace::Bucket;
+use program::problem_lines::{HEALTH_LINES, Line, ProblemLines};
 use reconciler::ClientView;
 
 /// What was told.
-#[derive(Default)]
 pub struct Teller {
     view: ClientView,
-    /// Problems that were told; each is told again only after it was gone.
-    told: BTreeSet<Problem>,
+    problems: ProblemLines,
     /// The last size of the mesh that was told, in nodes and segments.
     size: Option<(usize, usize)>,
+    health_lines: Bucket,
+}
+
+impl Default for Teller {
+    fn default() -> Self {
+        Self {
+            view: ClientView::default(),
+            problems: ProblemLines::default(),
+            size: None,
+            health_lines: HEALTH_LINES,
+        }
+    }
 }
 
 impl Teller {
     /// Tells what is new.
     pub fn tell(&mut self, view: ClientView) {
-        for problem in view.problems.difference(&self.told) {
-            tracing::warn!("{problem}");
+        let now = Instant::now();
+        for line in self.problems.update(&view.problems, now) {
+            match line {
+                Line::New(problem) => tracing::warn!("{problem}"),
+                Line::Gone(problem) => tracing::debug!("no longer a problem: {problem}"),
+                Line::LeftOut(count) => tracing::warn!("{count} more lines about problems are left out"),
+            }
         }
-        self.told.clone_from(&view.problems);
         for reason in view.unhealthy.iter().filter(|reason| !self.view.unhealthy.contains(reason)) {
-            tracing::error!("{reason}");
+            if self.health_lines.take(now) {
+                tracing::error!("{reason}");
+            } else {
+                tracing::debug!("{reason}");
+            }
         }
-        if view.settled && (self.size != Some((view.nodes, view.segments)) || !self.view.unhealthy.is_empty())
+        let size = Some((view.nodes, view.segments));
+        if view.settled
+            && (self.size != size || !self.view.unhealthy.is_empty())
+            && self.health_lines.take(now)
         {
             tracing::info!(nodes = view.nodes, tunnels = view.segments, "connected");
-            self.size = Some((view.nodes, view.segments));
+            self.size = size;
         }
         self.view = view;
     }

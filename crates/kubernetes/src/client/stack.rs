@@ -9,12 +9,12 @@ use kube::{
     Client, Config, Error,
     client::{Body, ClientBuilder, ConfigExt},
 };
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, util::AndThenLayer};
 use tower_http::{classify::ServerErrorsFailureClass, trace::TraceLayer};
 use tracing::Span;
 use underlay::Underlay;
 
-use super::connector::Connector;
+use super::{connector::Connector, retry_after};
 
 /// Composes a client. Requests that fail are not tried again: watches and callers have their own ways to do that, and want
 /// to say so while they do.
@@ -40,17 +40,19 @@ pub(super) fn client(config: Config, underlay: &Underlay) -> Result<Client, Erro
         .on_body_chunk(())
         .on_eos(())
         .on_failure(|why: ServerErrorsFailureClass, _: Duration, _: &Span| match why {
+            // Whoever asked gets it as an error, and says it once.
             ServerErrorsFailureClass::StatusCode(status) => {
-                tracing::error!(target: "kube", "failed with status {status}")
+                tracing::debug!(target: "kube", "failed with status {status}")
             }
             ServerErrorsFailureClass::Error(error) => {
-                tracing::error!(target: "kube", "failed with error {error}")
+                tracing::debug!(target: "kube", "failed with error {error}")
             }
         });
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
+        .layer(AndThenLayer::new(retry_after::into_status))
         .layer(trace)
         .map_err(BoxError::from)
         .service(client);

@@ -105,6 +105,6 @@ impl Reader {
     }
 
     fn into_grant(self, node: String) -> Grant {
-        Grant { node, subnets: self.subnets, problems: self.problems.found }
+        Grant { node, subnets: self.subnets, problems: self.problems.found.into() }
     }
 }

@@ -48,7 +48,7 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
         cni_compatibility_ips: reader.agent_cidrs(name::CNI_COMPATIBILITY_IP, name::CNI_COMPATIBILITY_IPS),
         last_seen: reader.last_seen(),
     };
-    (node, reader.problems.found)
+    (node, reader.problems.found.into())
 }
 
 /// What the operator of a node decides. What makes no sense is passed over here; [`decode_node`] reports it.
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
     fn annotated_pod_subnets(&mut self) -> Vec<IpNet> {
         let Some(value) = self.filled(name::POD_CIDRS) else { return Vec::new() };
         let (mut subnets, mut seen) = (Vec::new(), HashSet::new());
-        for entry in value.split(',') {
+        for entry in self.problems.entries(name::POD_CIDRS, value) {
             match entry.trim().parse::<IpNet>().map(|subnet| subnet.trunc()) {
                 Ok(subnet) if seen.insert(subnet) => subnets.push(subnet),
                 Ok(_) => {}
@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
     fn allowed_location_ips(&mut self) -> Vec<IpNet> {
         let Some(value) = self.filled(name::ALLOWED_LOCATION_IPS) else { return Vec::new() };
         let mut cidrs = Vec::new();
-        for entry in value.split(',') {
+        for entry in self.problems.entries(name::ALLOWED_LOCATION_IPS, value) {
             match entry.parse() {
                 Ok(cidr) => cidrs.push(cidr),
                 Err(_) => self.problems.annotation(

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Peer, PresharedKey, PresharedKeySource, Problem, PublicKey, SecretRef,
+    Endpoint, Excerpt, Host, Object, Peer, PresharedKey, PresharedKeySource, Problem, PublicKey, SecretRef,
     key::KeyError,
 };
 
@@ -14,6 +14,9 @@ use crate::{
     peer::{PeerEndpoint, PeerSpec, PresharedKeySecretRef},
     preshared_keys::DEFAULT_KEY,
 };
+
+/// How many wrong entries of a Peer's list are named.
+pub(crate) const MOST_NAMED: usize = 8;
 
 /// Decodes a Peer. One in which anything is wrong gives `None` and one problem that lists all of it, for half a
 /// Peer would route to the wrong place. Only a preshared key that is none is reported and left out, as the Go
@@ -37,7 +40,7 @@ pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
     if !examined.faults.is_empty() {
         problems.add("InvalidPeer", format!("is left out; {}", first_faults(examined.faults).join("; ")));
     }
-    (examined.peer, problems.found)
+    (examined.peer, problems.found.into())
 }
 
 /// What there is in a Peer object.
@@ -113,19 +116,20 @@ fn allowed_ips(texts: &[String], faults: &mut Vec<String>) -> Vec<IpNet> {
         faults.push("spec.allowedIPs is empty: write at least one CIDR such as 10.5.0.1/32".to_owned());
     }
     let mut cidrs = Vec::with_capacity(texts.len());
+    let mut wrong = Excerpt::of(MOST_NAMED);
     for text in texts {
         match (cidr(text), text.parse::<IpAddr>()) {
             (Some(cidr), _) => cidrs.push(cidr),
-            (None, Ok(address)) => faults.push(format!(
-                "spec.allowedIPs holds {text:?}, an address without a length: write {}",
-                IpNet::from(address)
-            )),
-            (None, Err(_)) => faults.push(format!(
-                "spec.allowedIPs holds {:?}: write CIDRs such as 10.5.0.1/32",
-                shortened(text)
-            )),
+            (None, Ok(address)) => wrong.push(|| {
+                let written = IpNet::from(address);
+                format!("spec.allowedIPs holds {text:?}, an address without a length: write {written}")
+            }),
+            (None, Err(_)) => wrong.push(|| {
+                format!("spec.allowedIPs holds {:?}: write CIDRs such as 10.5.0.1/32", shortened(text))
+            }),
         }
     }
+    faults.extend(wrong.into_texts());
     cidrs
 }
 

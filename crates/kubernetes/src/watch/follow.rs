@@ -23,6 +23,7 @@ use kube::{
     api::WatchParams,
     core::{Request, Resource as KubeResource, Status, WatchEvent},
 };
+use pace::{Backoff, Jitter};
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::mpsc,
@@ -46,8 +47,10 @@ const SETTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 const LIST_SILENCE: Duration = Duration::from_secs(10);
 /// The API ends a watch after this time. As long as `kube` and client-go ask for.
 const DURATION_SECONDS: u32 = 290;
-/// The first and the longest pause between attempts.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The first and the longest pause between attempts; the longest is that of client-go.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// A watch that held for longer shows that the API is well.
+const HELD: Duration = Duration::from_secs(5);
 /// The annotation of the bookmark that ends a streaming list.
 const LIST_END: &str = "k8s.io/initial-events-end";
 /// Asks for metadata alone, but takes whole objects from who cannot give that.
@@ -159,7 +162,8 @@ where
 
     /// Follows until nobody listens any more.
     pub async fn run(mut self) {
-        let mut pause = PAUSE.0;
+        // Many agents lose the API at the same moment; they are not to come back at the same moment.
+        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1, Jitter::of(&rand::random::<[u8; 8]>()));
         let mut position = None;
         loop {
             let begun = Instant::now();
@@ -167,10 +171,11 @@ where
                 Some(position) => self.resume(position).await,
                 None => self.begin().await,
             };
-            // A watch that held for a while shows that the API is well.
-            if begun.elapsed() > PAUSE.1 {
-                pause = PAUSE.0;
+            // One that got nowhere for as long does not.
+            if self.synced && begun.elapsed() > HELD {
+                backoff.succeed();
             }
+            let mut asked = None;
             let wait = match end {
                 // Most often it is enough to connect again, and whether the API is away shows then.
                 End::Over(at) => {
@@ -186,6 +191,7 @@ where
                         "watch failed"
                     );
                     self.synced = false;
+                    asked = explanation.retry_after;
                     if self.reports.send(Report::Broken(explanation)).await.is_err() {
                         return;
                     }
@@ -194,9 +200,7 @@ where
                 End::Unheard => return,
             };
             if wait {
-                // Many agents lose the API at the same moment; they are not to come back at the same moment.
-                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-                pause = (pause * 2).min(PAUSE.1);
+                sleep(backoff.pause_as_asked(asked)).await;
             }
         }
     }

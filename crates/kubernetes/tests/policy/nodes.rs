@@ -13,8 +13,9 @@ use std::{
 
 use kubernetes::{
     NodeObject, PodCidrSource, annotations,
-    encode::{AgentFacts, clean_up, patch},
-    patch::{CONTROLLER, REPORTED_KINDS, Reporter, patch_node, report},
+    encode::{AgentFacts, patch},
+    patch::{CONTROLLER, REPORTED_KINDS, Reporter, patch_node, report, take_back},
+    permission::Permission,
 };
 use mesh::{Granularity, Object, Problem, PublicKey};
 use serde_json::{Map, Value, json};
@@ -310,11 +311,13 @@ async fn what_agents_write_passes() {
     for wanted in [Some(facts()), Some(alone), None, Some(facts())] {
         let before = api.server.get("nodes", NODE).unwrap();
         let read: NodeObject = serde_json::from_value((*before).clone()).unwrap();
-        let written = match &wanted {
-            Some(facts) => patch(&read.metadata.annotations.unwrap_or_default(), facts).unwrap(),
-            None => clean_up(),
-        };
-        patch_node(&client, NODE, &written).await.unwrap();
+        match &wanted {
+            Some(facts) => {
+                let written = patch(&read.metadata.annotations.unwrap_or_default(), facts).unwrap();
+                patch_node(&client, NODE, &written).await.unwrap();
+            }
+            None => take_back(&client, NODE, &mut Permission::new(b"seed")).await.unwrap(),
+        }
         let after = api.server.get("nodes", NODE).unwrap();
         assert_ne!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
         for user in &users {

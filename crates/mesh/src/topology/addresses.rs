@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::claims::Owners;
-use crate::{Node, Object, Problem, Segment, conflict::Claim, overlap::repeated, prefix};
+use crate::{Node, Object, Problem, Problems, Segment, conflict::Claim, overlap::repeated, prefix};
 
 const ADVICE: &str = "give the node another address or the annotation kilo.squat.ai/force-internal-ip";
 
@@ -21,7 +21,7 @@ const ADVICE: &str = "give the node another address or the annotation kilo.squat
 pub(super) type Foreign = HashSet<(usize, IpNet)>;
 
 /// Leaves every allowed IP to one segment. Returns the addresses that belong to others.
-pub(super) fn share_out(segments: &mut [Segment], owners: &Owners, problems: &mut Vec<Problem>) -> Foreign {
+pub(super) fn share_out(segments: &mut [Segment], owners: &Owners, problems: &mut Problems) -> Foreign {
     let mut foreign = foreign(segments, owners, problems);
     foreign.extend(ranges_of_older(segments, owners, problems));
     for (index, segment) in segments.iter_mut().enumerate().filter(|_| !foreign.is_empty()) {
@@ -47,7 +47,7 @@ pub(super) fn share_out(segments: &mut [Segment], owners: &Owners, problems: &mu
 }
 
 /// The addresses, by segment, that belong to a node of another segment or to the cluster.
-fn foreign(segments: &[Segment], owners: &Owners, problems: &mut Vec<Problem>) -> Foreign {
+fn foreign(segments: &[Segment], owners: &Owners, problems: &mut Problems) -> Foreign {
     let mut foreign = HashSet::new();
     for (index, node, address) in addresses(segments) {
         let Some((taken, (claim, owner))) = owners.foreign(node, address) else { continue };
@@ -65,11 +65,7 @@ fn foreign(segments: &[Segment], owners: &Owners, problems: &mut Vec<Problem>) -
 
 /// The addresses, by segment, that are an allowed-location IP of an older node in another segment, unless a node of the
 /// segment is older still.
-fn ranges_of_older(
-    segments: &[Segment],
-    owners: &Owners,
-    problems: &mut Vec<Problem>,
-) -> Vec<(usize, IpNet)> {
+fn ranges_of_older(segments: &[Segment], owners: &Owners, problems: &mut Problems) -> Vec<(usize, IpNet)> {
     let ranges = oldest_host_ranges(segments);
     let mut lost: BTreeMap<(usize, IpNet), bool> = BTreeMap::new();
     for (index, node, address) in addresses(segments).filter(|_| !ranges.is_empty()) {
@@ -142,7 +138,7 @@ fn addresses(segments: &[Segment]) -> impl Iterator<Item = (usize, &Node, IpAddr
     })
 }
 
-fn report(segments: &[Segment], homes: &HashMap<IpAddr, Home>, problems: &mut Vec<Problem>) {
+fn report(segments: &[Segment], homes: &HashMap<IpAddr, Home>, problems: &mut Problems) {
     for (index, node, address) in addresses(segments) {
         let Some(Home { segment, node: owner }) = homes.get(&address).filter(|home| home.node != node.name)
         else {

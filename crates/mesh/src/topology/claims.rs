@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::TopologyConfig;
 use crate::{
-    Node, Object, Problem, PublicKey,
+    Node, Object, Problem, Problems, PublicKey,
     conflict::Claim,
     overlap::{Covers, repeated},
     prefix,
@@ -24,7 +24,7 @@ use crate::{
 pub(super) fn without_conflicts(
     nodes: impl IntoIterator<Item = Arc<Node>>,
     config: &TopologyConfig,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) -> (Vec<Arc<Node>>, Owners) {
     let mut nodes = sorted_by_name(nodes.into_iter().filter(|node| node.lacks().is_empty()));
     let contested = Contested::of(&nodes, config);
@@ -98,7 +98,7 @@ impl Owners {
     }
 
     /// Gives a node its key and its pod subnets. Returns whether it can be in the mesh with what it gets.
-    fn admit(&mut self, node: &mut Arc<Node>, problems: &mut Vec<Problem>) -> bool {
+    fn admit(&mut self, node: &mut Arc<Node>, problems: &mut Problems) -> bool {
         if let Some(owner) = node.key.and_then(|key| self.keys.get(&key)) {
             problems.push(Problem::new(
                 Object::Node(node.name.clone()),
@@ -122,7 +122,7 @@ impl Owners {
     }
 
     /// The pod subnets of a node that overlap nothing of older nodes or of the cluster. They are its own from now on.
-    fn pod_subnets(&mut self, node: &Node, problems: &mut Vec<Problem>) -> Vec<IpNet> {
+    fn pod_subnets(&mut self, node: &Node, problems: &mut Problems) -> Vec<IpNet> {
         let mut subnets = Vec::with_capacity(node.pod_subnets.len());
         for subnet in &node.pod_subnets {
             if let Some((taken, (claim, owner))) = self.owner(subnet) {

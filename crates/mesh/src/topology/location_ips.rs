@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{TopologyConfig, addresses::Foreign};
 use crate::{
-    Node, Object, Peer, Problem, Segment,
+    Node, Object, Peer, Problem, Problems, Segment,
     conflict::{Claim, claims},
     overlap::{Covers, Nets},
     prefix,
@@ -19,7 +19,7 @@ pub(super) fn filter(
     foreign: &Foreign,
     peers: &[Peer],
     config: &TopologyConfig,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) {
     if segments.iter().all(|segment| segment.allowed_location_ips.is_empty()) {
         return;

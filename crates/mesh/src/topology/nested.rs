@@ -5,7 +5,7 @@
 use ipnet::IpNet;
 
 use crate::{
-    Object, Peer, Problem, Segment,
+    Object, Peer, Problem, Problems, Segment,
     allocation::Subnets,
     conflict::{Claim, Conflict, claims},
     overlap::{Covers, Nets},
@@ -16,7 +16,7 @@ pub(super) fn report_nested_ranges(
     segments: &[Segment],
     subnets: &Subnets,
     peers: &[Peer],
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) {
     if peers.is_empty() {
         return;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::TopologyConfig;
 use crate::{
-    Node, Object, Peer, Problem, PublicKey, Segment,
+    Node, Object, Peer, Problem, Problems, PublicKey, Segment,
     conflict::{Claim, claims},
     overlap::{Covers, Nets},
     prefix,
@@ -36,7 +36,7 @@ impl fmt::Display for KeyOwner {
 pub(super) fn without_key_conflicts(
     segments: &[Segment],
     peers: impl IntoIterator<Item = Peer>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) -> Vec<Peer> {
     let sorted: BTreeMap<String, Peer> = peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
     if sorted.is_empty() {
@@ -84,7 +84,7 @@ pub(super) fn leave_to_nodes(
     segments: &[Segment],
     peers: &mut [Peer],
     config: &TopologyConfig,
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) {
     if peers.is_empty() {
         return;

@@ -52,8 +52,13 @@ pub fn start(program: &str, level: Level, format: Format) {
         Level::Error => LevelFilter::ERROR,
         Level::None => LevelFilter::OFF,
     };
-    // Libraries speak of every connection they make; that is for `all` only.
-    let of_libraries = if level == Level::All { LevelFilter::TRACE } else { own.min(LevelFilter::WARN) };
+    // Libraries speak of every connection they make, and of every one that fails. What matters of that we say ourselves, and
+    // not each time.
+    let of_libraries = match level {
+        Level::All => LevelFilter::TRACE,
+        Level::Debug => LevelFilter::WARN,
+        Level::Info | Level::Warn | Level::Error | Level::None => LevelFilter::OFF,
+    };
     let filter = Targets::new()
         .with_default(of_libraries)
         .with_target(program, own)

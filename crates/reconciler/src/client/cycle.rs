@@ -9,7 +9,7 @@ use hostnet::{
 use mesh::{Node, Perspective, Topology, TopologyConfig, allocation::Subnets};
 
 use super::{Client, ClientAction};
-use crate::{Now, endpoints::asked};
+use crate::{Now, cycle::in_short, endpoints::asked};
 
 impl Client {
     /// What was seen on the host, or why nothing could be seen.
@@ -61,7 +61,9 @@ impl Client {
             render(&perspective, &observation.facts, &config).ok_or_else(|| {
                 format!("the Peer {:?} was left out of the mesh; see what is wrong with it", config.peer)
             })?;
-        self.rendered = problems;
+        if *self.rendered != *problems {
+            self.rendered = problems.into();
+        }
         let mut desired = state.clone();
         if let Some(wireguard) = &mut desired.wireguard {
             self.endpoints.keep_learned(wireguard, &observation.handshakes);
@@ -92,13 +94,13 @@ impl Client {
 
     fn fail(&mut self, failures: Vec<String>, now: Now) {
         self.settled = false;
-        self.failures = Some(failures);
+        self.failures = Some(in_short(failures));
         self.rounds.fail(now.instant);
     }
 
     /// The mesh of those who are alive, computed when it is not known.
     fn topology(&mut self) -> Result<Arc<Topology>, String> {
-        if self.topology.is_none() {
+        if std::mem::take(&mut self.outdated) {
             self.topology = Some(self.compute());
         }
         let known = self.topology.clone();

@@ -24,7 +24,8 @@ use mesh::{
     allocation::Subnets,
 };
 use reconciler::{
-    Action, Config, Mtu, NodeUpdate, Now, Reconciler, Status, View, Watch, discovery::DiscoveryConfig,
+    Action, Config, Mtu, NodeUpdate, Now, PatchFailure, Reconciler, Status, View, Watch,
+    discovery::DiscoveryConfig,
 };
 use simulation::machine::Machine;
 
@@ -58,6 +59,14 @@ pub struct World {
     pub api_away: bool,
     /// Patches are not answered until [`World::answer_patch`].
     pub api_slow: bool,
+    /// What the API asks for with each refusal.
+    pub retry_after: Option<Duration>,
+    /// Everything that was shown.
+    pub views: Vec<View>,
+    /// How long a name is asked for, without an answer in the end; `None`: answers come at once.
+    pub silence: Option<Duration>,
+    /// Names that are being asked for, and until when.
+    pub asking: Vec<(Instant, String)>,
 }
 
 /// The private key of the n-th node.
@@ -110,6 +119,10 @@ impl World {
             ignore: |_| false,
             api_away: false,
             api_slow: false,
+            retry_after: None,
+            views: Vec::new(),
+            silence: None,
+            asking: Vec::new(),
         }
     }
 
@@ -162,6 +175,10 @@ impl World {
 
     /// Carries out all actions that are due now.
     pub fn work(&mut self) {
+        let now = self.now;
+        for (_, name) in self.asking.extract_if(.., |(until, _)| *until <= now.instant) {
+            self.reconciler.handle_resolved(&name, Err("no answer".to_owned()), now);
+        }
         for _ in 0..10_000 {
             let Some(action) = self.reconciler.poll_action(self.now) else { return };
             self.carry_out(action);
@@ -196,7 +213,9 @@ impl World {
             }
             Action::Patch(status) if self.api_slow => self.patches.push(status),
             Action::Patch(status) => {
-                let result = if self.api_away { Err("connection refused".to_owned()) } else { Ok(()) };
+                let failure =
+                    PatchFailure { why: "connection refused".to_owned(), retry_after: self.retry_after };
+                let result = if self.api_away { Err(failure) } else { Ok(()) };
                 let heard = result.is_ok();
                 self.reconciler.handle_patched(result, self.now);
                 if heard {
@@ -206,6 +225,11 @@ impl World {
                     self.reconciler.handle_node("a", Some(update), self.now);
                 }
                 self.patches.push(status);
+            }
+            Action::Resolve(name) if self.silence.is_some() => {
+                let until = self.now.instant + self.silence.unwrap_or_default();
+                self.asking.push((until, name.clone()));
+                self.asked.push(name);
             }
             Action::Resolve(name) => {
                 let answer = self.names.get(&name).map(|ip| vec![*ip]).ok_or("no such name".to_owned());
@@ -218,7 +242,10 @@ impl World {
                 self.read.push(reference);
             }
             Action::AskApi => self.reconciler.handle_api_answer(!self.api_away, self.now),
-            Action::Publish(view) => self.view = *view,
+            Action::Publish(view) => {
+                self.views.push((*view).clone());
+                self.view = *view;
+            }
         }
     }
 

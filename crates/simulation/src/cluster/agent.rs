@@ -174,7 +174,7 @@ impl Agent {
         let Some(mut reconciler) = self.reconciler.take() else { return };
         self.watch(&mut reconciler, now, time, api);
         if let Some((_, result)) = self.patched.take_if(|(at, _)| *at <= time) {
-            reconciler.handle_patched(result, now);
+            reconciler.handle_patched(result.map_err(Into::into), now);
         }
         for round in 0.. {
             assert!(round < 1_000, "the reconciler of {} never comes to rest", self.name);
