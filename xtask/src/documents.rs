@@ -29,11 +29,11 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    /// All pages: README.md and docs/*.md.
+    /// All pages: README.md, SECURITY.md and docs/*.md.
     fn pages() -> Vec<(PathBuf, String)> {
         let docs = fs::read_dir(workspace().join("docs")).unwrap().map(|entry| entry.unwrap().path());
         let markdown = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-        let paths = markdown.chain([workspace().join("README.md")]);
+        let paths = markdown.chain(["README.md", "SECURITY.md"].map(|page| workspace().join(page)));
         paths.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
     }
 
@@ -76,5 +76,34 @@ mod tests {
         assert!(names.len() >= 16, "too few annotations found in the source: {names:?}");
         let missing: Vec<_> = names.iter().filter(|name| !text.contains(&format!("| `{name}` |"))).collect();
         assert!(missing.is_empty(), "docs/annotations.md lacks {missing:?}");
+    }
+
+    /// The text of all Rust files below a directory.
+    fn sources(directory: &std::path::Path, text: &mut String) {
+        for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                sources(&entry, text);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&fs::read_to_string(entry).unwrap());
+            }
+        }
+    }
+
+    /// What is said of security is said with the test that holds it.
+    #[test]
+    fn every_test_that_is_named_exists() {
+        let mut code = String::new();
+        ["crates", "xtask"].map(|directory| sources(&workspace().join(directory), &mut code));
+        let page = fs::read_to_string(workspace().join("docs/security.md")).unwrap();
+        let named = page.split('`').skip(1).step_by(2);
+        let named: Vec<_> = named.filter(|name| name.contains('_') && !name.contains('/')).collect();
+        assert!(named.len() > 20, "{named:?}");
+        for name in named {
+            let name = name.rsplit("::").next().unwrap();
+            assert!(
+                code.contains(&format!("fn {name}(")),
+                "docs/security.md names {name:?}, which is no test"
+            );
+        }
     }
 }

@@ -22,7 +22,7 @@ pub use surroundings::Surroundings;
 
 use crate::{
     PeerObject,
-    decode::{MOST_NAMED, examine, first_faults, shortened},
+    decode::{MOST_NAMED, examine, shortened},
     peer::PeerSpec,
 };
 
@@ -85,10 +85,10 @@ fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) 
         }
     };
     let examined = examine(&peer);
-    let mut faults = first_faults(examined.faults);
+    let mut faults = examined.faults;
     faults.extend(examined.preshared_key.map(|fault| fault.to_string()));
     if let Ok(spec) = &peer.spec {
-        faults.extend(first_faults(forms(spec)));
+        faults.extend(forms(spec));
     }
     let mut warnings = Vec::new();
     if let Some(peer) = &examined.peer {

@@ -52,17 +52,6 @@ impl Problems {
     }
 }
 
-/// The first of many faults, and how many more there are: a list may be of any length, and all of it wrong.
-pub(crate) fn first_faults(mut faults: Vec<String>) -> Vec<String> {
-    const MOST: usize = 8;
-    let more = faults.len().saturating_sub(MOST);
-    faults.truncate(MOST);
-    if more > 0 {
-        faults.push(format!("and {more} more of this kind"));
-    }
-    faults
-}
-
 /// Values come from outside and may be of any length; a message holds the beginning.
 pub(crate) fn shortened(value: &str) -> String {
     const LONGEST: usize = 100;

@@ -77,11 +77,11 @@ fn wide(name: &str, key: &str, first: u8, count: usize) -> Value {
 #[tokio::test]
 async fn a_large_review_is_answered_and_others_meanwhile() {
     let (server, files) = (cluster(), Files::new());
-    server.apply_object(wide("stored", "WJU+zTmzCKYVdXYNn9qRjJqHMaHWQqL3tOBnVJG5t3Q=", 11, 5_000)).unwrap();
+    server.apply_object(wide("stored", "WJU+zTmzCKYVdXYNn9qRjJqHMaHWQqL3tOBnVJG5t3Q=", 11, 4_000)).unwrap();
     let (master, _serving) = serve(server).await;
     let webhook = files.start(&[&master]).await;
     let refused = async |first: u8| {
-        let object = wide("new", KEY, first, 5_000);
+        let object = wide("new", KEY, first, 4_000);
         let response = webhook.review(&review("CREATE", &object)).await.review();
         response["status"]["message"].as_str().unwrap_or_default().to_owned()
     };

@@ -8,7 +8,7 @@ use mesh::{
     key::KeyError,
 };
 
-use super::{Problems, first_faults, shortened};
+use super::{Problems, shortened};
 use crate::{
     object::PeerObject,
     peer::{PeerEndpoint, PeerSpec, PresharedKeySecretRef},
@@ -38,7 +38,7 @@ pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
         None => {}
     }
     if !examined.faults.is_empty() {
-        problems.add("InvalidPeer", format!("is left out; {}", first_faults(examined.faults).join("; ")));
+        problems.add("InvalidPeer", format!("is left out; {}", examined.faults.join("; ")));
     }
     (examined.peer, problems.found.into())
 }
