@@ -149,7 +149,7 @@ fn of_many_conflicts_some_are_told() {
     let verdict =
         verdict(&review("CREATE", &peer("new", KEY, &["10.77.0.0/16"]), &Value::Null), &surroundings);
     assert_eq!(verdict.faults.len(), 9, "{verdict:?}");
-    assert_eq!(verdict.faults[8], "and 12 more");
+    assert_eq!(verdict.faults[8], "and 12 more of this kind");
 }
 
 #[test]
