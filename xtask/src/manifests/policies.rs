@@ -18,7 +18,7 @@ const ACCOUNT: &str = "system:serviceaccount:kube-system:kilo";
 
 /// All of them, with their bindings.
 pub fn documents() -> Vec<Value> {
-    let policies = [of_agents(), of_events(), of_kubelets(), of_regions()];
+    let policies = [of_agents(), of_events(), of_kubelets(), of_pod_subnets(), of_regions()];
     policies.iter().flat_map(Policy::documents).collect()
 }
 
@@ -112,25 +112,35 @@ fn of_events() -> Policy {
         matches: ("events.k8s.io", "v1", &["events"]),
         operations: &["CREATE", "UPDATE"],
         conditions: vec![by_the_agent()],
-        variables: Vec::new(),
-        validations: vec![Validation::new(
-            format!(
-                "object.metadata.namespace == {} && has(object.reportingController) && \
+        variables: vec![("node", claim("node-name"))],
+        validations: vec![
+            Validation::new(
+                format!(
+                    "object.metadata.namespace == {} && has(object.reportingController) && \
                  object.reportingController == {} && has(object.type) && object.type == {} && \
                  has(object.regarding) && has(object.regarding.kind) && object.regarding.kind in {}",
-                quoted(patch::EVENT_NAMESPACE),
-                quoted(patch::CONTROLLER),
-                quoted(patch::EVENT_TYPE),
-                list(&patch::REPORTED_KINDS),
+                    quoted(patch::EVENT_NAMESPACE),
+                    quoted(patch::CONTROLLER),
+                    quoted(patch::EVENT_TYPE),
+                    list(&patch::REPORTED_KINDS),
+                ),
+                [text(&format!(
+                    "an agent of Kilo reports Events of type {} in the namespace {}, as {}, about {}",
+                    patch::EVENT_TYPE,
+                    patch::EVENT_NAMESPACE,
+                    patch::CONTROLLER,
+                    patch::REPORTED_KINDS.join(", "),
+                ))],
             ),
-            [text(&format!(
-                "an agent of Kilo reports Events of type {} in the namespace {}, as {}, about {}",
-                patch::EVENT_TYPE,
-                patch::EVENT_NAMESPACE,
-                patch::CONTROLLER,
-                patch::REPORTED_KINDS.join(", "),
-            ))],
-        )],
+            Validation::new(
+                r#"variables.node == "" || (has(object.reportingInstance) && object.reportingInstance == variables.node)"#,
+                [
+                    text("the agent of node "),
+                    value("variables.node"),
+                    text(" reports Events in its own name only"),
+                ],
+            ),
+        ],
     }
 }
 
@@ -168,6 +178,32 @@ fn of_kubelets() -> Policy {
                 ],
             ),
         ],
+    }
+}
+
+/// A kubelet does not choose the pod subnets of its node: others would send it what is in them.
+fn of_pod_subnets() -> Policy {
+    let spec = |object: &str| format!("has({object}.spec) ? dyn({object}.spec) : {{}}");
+    let same = |field: &str, none: &str| {
+        let of = |spec: &str| format!("(has({spec}.{field}) ? {spec}.{field} : {none})");
+        format!("{} == {}", of("variables.specNow"), of("variables.specBefore"))
+    };
+    Policy {
+        name: "node-pods.kilo.squat.ai",
+        matches: ("", "v1", &["nodes"]),
+        operations: &["CREATE", "UPDATE"],
+        conditions: vec![by_a_kubelet()],
+        variables: vec![
+            ("specNow", spec("object")),
+            ("specBefore", format!("oldObject == null ? {{}} : ({})", spec("oldObject"))),
+        ],
+        validations: vec![Validation::new(
+            format!("{} && {}", same("podCIDR", r#""""#), same("podCIDRs", "[]")),
+            [text(
+                "a kubelet may not choose the pod subnets of its node, spec.podCIDR and spec.podCIDRs: the controller \
+                 manager of the cluster does",
+            )],
+        )],
     }
 }
 

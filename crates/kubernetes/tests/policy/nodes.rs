@@ -47,7 +47,7 @@ impl Policies {
             // These do not match other operations.
             let matches = match policy.name() {
                 "node-regions.kilo.squat.ai" => request.object.is_some() && request.old.is_some(),
-                "kubelets.kilo.squat.ai" => request.object.is_some(),
+                "kubelets.kilo.squat.ai" | "node-pods.kilo.squat.ai" => request.object.is_some(),
                 _ => true,
             };
             first.filter(|_| matches).map(|why| format!("{}: {why}", policy.name()))
@@ -199,7 +199,7 @@ fn every_agent_manifest_has_the_same_policies() {
     let names: Vec<_> = policies.iter().map(|policy| policy.metadata.name.clone().unwrap()).collect();
     assert_eq!(
         names,
-        ["agents", "agent-events", "kubelets", "node-regions"].map(|name| format!("{name}.kilo.squat.ai"))
+        ["agents", "agent-events", "kubelets", "node-pods", "node-regions"].map(|name| format!("{name}.kilo.squat.ai"))
     );
     for (binding, name) in bindings.iter().zip(&names) {
         let spec = binding.spec.as_ref().unwrap();

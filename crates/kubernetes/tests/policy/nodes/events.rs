@@ -41,5 +41,9 @@ async fn an_agent_reports_in_its_own_name() {
             assert!(!refusals(&agent_on(NODE), &removed).is_empty(), "{pointer}");
             assert!(refusals(&kubelet(), &forged).is_empty(), "{pointer}");
         }
+        let of_another = with(event, |event| event["reportingInstance"] = json!("b"));
+        let refused = refusals(&agent_on(NODE), &of_another);
+        assert!(refused[0].contains("reports Events in its own name only"), "{refused:?}");
+        assert!(refusals(&account(json!({})), &of_another).is_empty(), "the token does not say");
     }
 }

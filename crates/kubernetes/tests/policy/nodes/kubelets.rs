@@ -12,7 +12,10 @@ fn a_kubelet_does_its_work() {
     let heartbeat = with(&old, |node| node["status"]["conditions"][0]["lastHeartbeatTime"] = json!("now"));
     let labelled =
         with(&old, |node| node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("eu-2"));
-    let schedulable = with(&old, |node| node["spec"] = json!({}));
+    let schedulable = with(&old, |node| {
+        let pods = ["podCIDR", "podCIDRs"].map(|field| (field.to_owned(), node["spec"][field].clone()));
+        node["spec"] = Value::Object(pods.into_iter().collect());
+    });
     for new in [heartbeat, labelled, schedulable] {
         policies.allows(&kubelet(), &old, &new);
     }
@@ -30,6 +33,42 @@ fn a_kubelet_does_its_work() {
     policies.refuses(&kubelet(), &old, &bare, "a kubelet may not write annotations of Kilo");
     let bare = with(&bare, |node| node["metadata"]["annotations"] = json!({}));
     policies.allows(&kubelet(), &bare, &annotated(&bare, annotations::KEY, Some("x")));
+}
+
+/// Neither at its creation nor later, and not by taking them away either.
+#[test]
+fn a_kubelet_does_not_choose_its_pod_subnets() {
+    let policies = Policies::read();
+    let words = "a kubelet may not choose the pod subnets of its node";
+    let old = node();
+    let without = with(&old, |node| drop(node.as_object_mut().unwrap().remove("spec")));
+    let empty = with(&old, |node| node["spec"] = json!({}));
+    let one = with(&old, |node| node["spec"]["podCIDR"] = json!("10.100.0.0/14"));
+    let all = with(&old, |node| node["spec"]["podCIDRs"] = json!(["10.100.0.0/14"]));
+    for (before, after) in [
+        (&empty, &old),
+        (&without, &old),
+        (&old, &empty),
+        (&old, &without),
+        (&old, &one),
+        (&old, &all),
+        (&empty, &one),
+    ] {
+        policies.refuses(&kubelet(), before, after, words);
+        policies.allows(&admin(), before, after);
+    }
+    policies.allows(&kubelet(), &without, &empty);
+    for (spec, refused) in [
+        (json!({ "podCIDR": "10.100.0.0/14" }), true),
+        (json!({ "podCIDRs": ["10.100.0.0/14"] }), true),
+        (json!({ "providerID": "cloud://a" }), false),
+    ] {
+        let new = json!({ "metadata": { "name": NODE }, "spec": spec });
+        let user = kubelet();
+        let refusals =
+            policies.refusals(Request { object: Some(&new), user: Some(&user), ..Request::default() });
+        assert_eq!(refusals.iter().any(|refusal| refusal.contains(words)), refused, "{spec}: {refusals:?}");
+    }
 }
 
 #[test]
