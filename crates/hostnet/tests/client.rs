@@ -36,6 +36,7 @@ fn node(name: &str, n: u8) -> Node {
 fn peer(name: &str, n: u8, allowed_ips: &str) -> Peer {
     Peer {
         name: name.to_owned(),
+        created: 0,
         key: key(n).public_key(),
         allowed_ips: nets(allowed_ips),
         endpoint: None,

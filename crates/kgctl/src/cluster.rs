@@ -6,7 +6,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use kube::Client;
 use kubernetes::{preshared_keys::get_preshared_key, services::service_ranges};
-use mesh::{Node, Peer, Perspective, PresharedKeys, Problems, Topology, TopologyConfig, allocation::Subnets};
+use mesh::{
+    Node, Peer, Perspective, PresharedKeys, Problems, Topology, TopologyConfig,
+    allocation::{Subnets, said_by_most},
+};
 use program::{flags::all, print::say};
 
 use crate::{Global, Granularity};
@@ -92,14 +95,15 @@ impl Cluster {
     }
 }
 
-/// The granularity that was asked for, or that of the first node.
+/// The granularity that was asked for, or that most nodes say, if the first one says any.
 fn granularity(global: &Global, nodes: &[Node]) -> Result<mesh::Granularity> {
     match global.mesh_granularity {
         Granularity::Location => Ok(mesh::Granularity::Location),
         Granularity::Full => Ok(mesh::Granularity::Full),
         Granularity::Auto => {
             let first = nodes.first().ok_or_else(|| anyhow!("could not get any nodes"))?;
-            first.granularity.ok_or_else(|| {
+            let said = nodes.iter().rev().filter_map(|node| node.granularity);
+            first.granularity.and_then(|_| said_by_most(said)).ok_or_else(|| {
                 anyhow!(
                     "failed to determine granularity: node {:?} has no annotation kilo.squat.ai/granularity; is its \
                      agent running? Otherwise give --mesh-granularity",
@@ -122,8 +126,7 @@ pub async fn services(client: &Client, global: &Global) -> Result<Vec<IpNet>> {
     Ok(ranges.unwrap_or_default())
 }
 
-/// The WireGuard subnets of the last node that has an address in some.
+/// The WireGuard subnets that most leaders say.
 fn subnets(nodes: &[Node]) -> Subnets {
-    let last = nodes.iter().rev().find(|node| !node.wireguard_ips.is_empty());
-    last.and_then(|node| Subnets::new(node.wireguard_ips.clone()).ok()).unwrap_or_default()
+    said_by_most(nodes.iter().filter_map(Subnets::said_by)).unwrap_or_default()
 }

@@ -58,7 +58,7 @@ impl NodeObject {
 
     /// When the API server made the Node, in Unix seconds; 0 when it does not say.
     pub fn created(&self) -> i64 {
-        self.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+        created(&self.metadata)
     }
 
     /// The value of one of Kilo's annotations.
@@ -88,6 +88,15 @@ impl PeerObject {
     pub fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()
     }
+
+    /// When the API server made the Peer, in Unix seconds; 0 when it does not say.
+    pub fn created(&self) -> i64 {
+        created(&self.metadata)
+    }
+}
+
+fn created(metadata: &ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
 }
 
 impl From<Peer> for PeerObject {
@@ -204,8 +213,9 @@ impl From<WireNode> for NodeObject {
 }
 
 fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let WireMetadata { name, uid, resource_version, .. } = WireMetadata::deserialize(deserializer)?;
-    Ok(ObjectMeta { name, uid, resource_version, ..ObjectMeta::default() })
+    let WireMetadata { name, uid, resource_version, creation_timestamp, .. } =
+        WireMetadata::deserialize(deserializer)?;
+    Ok(ObjectMeta { name, uid, resource_version, creation_timestamp, ..ObjectMeta::default() })
 }
 
 fn lenient_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<PeerSpec, String>, D::Error> {

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::prefix::Family;
+use crate::{Node, prefix::Family};
 
 /// Why a text is not a set of WireGuard subnets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +88,26 @@ impl FromStr for Subnets {
     fn from_str(text: &str) -> Result<Self, SubnetsError> {
         let parse = |part: &str| part.trim().parse().map_err(|_| SubnetsError::NotCidr(part.to_owned()));
         Self::new(text.split(',').map(parse).collect::<Result<_, _>>()?)
+    }
+}
+
+/// What most nodes say; of several that are said as often, the one of the last node by name. One node alone does not decide
+/// what the others are taken for. `None` when none says anything.
+pub fn said_by_most<T: PartialEq>(said: impl Iterator<Item = T>) -> Option<T> {
+    let mut counted: Vec<(T, usize)> = Vec::new();
+    for value in said {
+        match counted.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((value, 1)),
+        }
+    }
+    counted.into_iter().max_by_key(|(_, count)| *count).map(|(value, _)| value)
+}
+
+impl Subnets {
+    /// The subnets that a node tells, when it leads.
+    pub fn said_by(node: &Node) -> Option<Self> {
+        Self::new(node.wireguard_ips.clone()).ok()
     }
 }
 

@@ -3,15 +3,13 @@
 //! A mesh in which two have the same still works, see [`crate::topology`]: one of them goes without. Here it is said
 //! beforehand, when there is still somebody to tell. Whether a conflict is a reason to refuse is not decided here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 
 use crate::{
     Node, Object, Peer, PublicKey,
+    allocation::{Subnets, said_by_most},
     overlap::{Counter, Nets},
     prefix::host,
 };
@@ -118,12 +116,17 @@ pub fn conflicts<'a>(
         let of_peers = peers.clone().filter(|other| other.key == key).map(of_peer);
         of_nodes.chain(of_peers).for_each(|owner| found.add(0, || Conflict::Key { owner }));
     }
-    let mut subnets = BTreeSet::new();
-    for node in nodes {
+    for node in nodes.clone() {
         for (claim, claimed) in claims(node) {
-            if claim != Claim::WireguardSubnet || subnets.insert(claimed) {
-                found.add_overlaps(claim, claimed, || of_node(node));
-            }
+            found.add_overlaps(claim, claimed, || of_node(node));
+        }
+    }
+    // Every node that leads says it, and one alone is not believed.
+    let said = || nodes.clone().filter_map(|node| Some((Subnets::said_by(node)?, node)));
+    let subnets = said_by_most(said().map(|(subnets, _)| subnets));
+    if let Some((subnets, node)) = subnets.and_then(|most| said().find(|(subnets, _)| *subnets == most)) {
+        for subnet in subnets.iter() {
+            found.add_overlaps(Claim::WireguardSubnet, *subnet, || of_node(node));
         }
     }
     for other in peers {
@@ -187,8 +190,7 @@ impl<'a> Found<'a> {
 pub(crate) fn claims(node: &Node) -> impl Iterator<Item = (Claim, IpNet)> {
     let pods = node.pod_subnets.iter().map(|subnet| (Claim::PodSubnet, subnet.trunc()));
     let internal = node.internal_ips.iter().map(|net| (Claim::InternalIp, host(net.addr())));
-    let wireguard = node.wireguard_ips.iter().map(|net| (Claim::WireguardSubnet, net.trunc()));
-    pods.chain(internal).chain(wireguard)
+    pods.chain(internal)
 }
 
 fn of_node(node: &Node) -> Object {
@@ -214,6 +216,7 @@ mod tests {
     fn peer(name: &str, byte: u8, allowed_ips: &str) -> Peer {
         Peer {
             name: name.to_owned(),
+            created: 0,
             key: key(byte),
             allowed_ips: nets(allowed_ips),
             endpoint: None,

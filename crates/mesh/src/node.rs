@@ -68,6 +68,8 @@ pub struct Node {
     pub key: Option<PublicKey>,
     /// The node's private addresses with their prefix lengths, at most one per family, the Go agent's one first.
     pub internal_ips: Vec<IpNet>,
+    /// Whether the operator gave the node its private addresses. Else it is the node that says so.
+    pub internal_ips_forced: bool,
     /// The node's pod subnets, in the order in which they were given.
     pub pod_subnets: Vec<IpNet>,
     /// Whether the node takes part also while it has no pod subnet: what gives it one may need the mesh first.
@@ -100,6 +102,7 @@ impl Node {
             endpoint: None,
             key: None,
             internal_ips: Vec::new(),
+            internal_ips_forced: false,
             pod_subnets: Vec::new(),
             joins_without_pods: false,
             persistent_keepalive: 0,
@@ -129,12 +132,12 @@ impl Node {
 
     /// The order in which nodes get what several claim: the older one first, then by name. Nodes of unknown age come last.
     pub fn seniority(&self) -> (i64, &str) {
-        (if self.created == 0 { i64::MAX } else { self.created }, &self.name)
+        (age(self.created), &self.name)
     }
 
-    /// Whether this node is known to be older than the one of this [`Node::seniority`].
-    pub fn is_older_than(&self, other: (i64, &str)) -> bool {
-        self.created != 0 && self.created < other.0
+    /// Whether this node is known to be older than something of this [`age`].
+    pub fn is_older_than(&self, other: i64) -> bool {
+        self.created != 0 && self.created < other
     }
 
     /// The internal address of one family.
@@ -152,4 +155,9 @@ impl Node {
     pub fn seen_within(&self, seconds: i64, now: i64) -> bool {
         now.saturating_sub(self.last_seen) < seconds
     }
+}
+
+/// For comparing: when an object was made, in Unix seconds, where 0 is unknown. What is unknown is the youngest.
+pub fn age(created: i64) -> i64 {
+    if created == 0 { i64::MAX } else { created }
 }

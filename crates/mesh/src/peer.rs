@@ -9,6 +9,8 @@ use crate::{Endpoint, PresharedKey, PresharedKeySource, PresharedKeys, PublicKey
 pub struct Peer {
     /// The name of the Peer object.
     pub name: String,
+    /// When the API server made the Peer object, in Unix seconds; 0 when unknown.
+    pub created: i64,
     /// The peer's WireGuard public key.
     pub key: PublicKey,
     /// The addresses that are reached through the peer.

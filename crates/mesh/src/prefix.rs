@@ -2,7 +2,22 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Private addresses of IPv4 (RFC 1918, RFC 6598), which any network may have.
+const PRIVATE_V4: [Ipv4Net; 4] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+];
+
+/// Private addresses of IPv6 (RFC 4193).
+const PRIVATE_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
+
+/// Per family, a prefix length. A network that is narrower is full of neighbours; in a wider one only some addresses are in use, and a more
+/// special range may be meant.
+pub const WIDE: [u8; 2] = [16, 48];
 
 /// The IP version of a prefix or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +51,19 @@ pub fn host(address: IpAddr) -> IpNet {
 /// Whether a prefix holds exactly one address.
 pub fn is_host(prefix: &IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
+}
+
+/// Whether a range is one of private addresses: RFC 1918, RFC 6598, RFC 4193.
+pub fn is_private(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(v4) => PRIVATE_V4.iter().any(|private| private.contains(v4)),
+        IpNet::V6(v6) => PRIVATE_V6.contains(v6),
+    }
+}
+
+/// Whether a network is so wide that not all of it is in use in one place.
+pub fn is_wide(net: &IpNet) -> bool {
+    net.prefix_len() < WIDE[Family::of_prefix(net) as usize]
 }
 
 /// Whether an address belongs to no private range: not RFC 1918 for IPv4, not RFC 4193 (fc00::/7) for IPv6.

@@ -72,7 +72,8 @@ impl Topology {
         resolved: &BTreeMap<String, IpAddr>,
     ) -> Self {
         let mut problems = Problems::default();
-        let (nodes, owners) = claims::without_conflicts(nodes, &config, &mut problems);
+        let peers: Vec<Peer> = peers.into_iter().collect();
+        let (nodes, owners) = claims::without_conflicts(nodes, &peers, &config, &mut problems);
         let mut segments = group(&config, &nodes, resolved);
         if let Some(first_without) = address(&config.subnets, &mut segments) {
             problems.push(Problem::new(
@@ -87,11 +88,11 @@ impl Topology {
             segments.truncate(first_without);
         }
         append_wireguard_ips(&mut segments);
-        let foreign = addresses::share_out(&mut segments, &owners, &mut problems);
-        let mut peers = peers::without_key_conflicts(&segments, peers, &mut problems);
+        let mut peers = peers::without_conflicts(&segments, peers, &mut problems);
+        let foreign = addresses::share_out(&mut segments, &peers, &owners, &mut problems);
         location_ips::filter(&mut segments, &foreign, &peers, &config, &mut problems);
-        peers::leave_to_nodes(&segments, &mut peers, &config, &mut problems);
-        nested::report_nested_ranges(&segments, &config.subnets, &peers, &mut problems);
+        peers::leave_to_nodes(&segments, &foreign, &mut peers, &config, &mut problems);
+        nested::report_nested_ranges(&segments, &foreign, &config.subnets, &peers, &mut problems);
         Self { config, segments, peers, problems: problems.into() }
     }
 

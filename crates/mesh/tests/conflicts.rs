@@ -20,6 +20,8 @@ fn node(text: &str) -> Arc<Node> {
         match name {
             "key" => node.key = Some(key(value)),
             "created" => node.created = value.parse().unwrap(),
+            "endpoint" => node.endpoint = value.parse().ok(),
+            "forced" => node.internal_ips_forced = true,
             "location" => node.location = value.to_owned(),
             "pods" => node.pod_subnets = nets(),
             "pods-later" => node.joins_without_pods = true,
@@ -31,11 +33,13 @@ fn node(text: &str) -> Arc<Node> {
     Arc::new(node)
 }
 
-/// `p1 key=1 10.5.0.1/32,10.5.0.2/32`.
+/// `p1 key=1 10.5.0.1/32,10.5.0.2/32`, perhaps with `created=1` at the end.
 fn peer(text: &str) -> Peer {
     let words: Vec<_> = text.split(' ').collect();
+    let created = words.get(3).and_then(|word| word.strip_prefix("created=")?.parse().ok());
     Peer {
         name: words[0].to_owned(),
+        created: created.unwrap_or(0),
         key: key(words[1].strip_prefix("key=").unwrap()),
         allowed_ips: words[2].split(',').map(|net| net.parse().unwrap()).collect(),
         endpoint: None,
@@ -404,4 +408,129 @@ fn a_peer_gets_no_services() {
             "OverlappingAllowedIP on peer p1",
         ],
     );
+}
+
+/// What a node says of itself is less than what an operator wrote before, and more than what is written later.
+#[test]
+fn an_address_of_a_node_is_not_in_what_an_operator_wrote_before() {
+    let owner = "n1 key=1 location=b pods=10.2.1.0/24 internal=10.1.0.1/24 location-ips=10.9.0.0/24,10.8.0.7/32 created=100";
+    let peer = "p1 key=9 10.5.0.1/32,10.6.0.0/24 created=100";
+    let kept = "location:b: 10.2.1.0/24 10.1.0.1/32 10.4.0.2/32 10.8.0.7/32 10.9.0.0/24";
+    for (address, more, routed) in [
+        ("10.5.0.1", "created=200", false),
+        ("10.6.0.7", "created=200", false),
+        ("10.9.0.53", "created=200", false),
+        ("10.8.0.7", "created=200", false),
+        ("8.8.8.8", "created=200", false),
+        ("8.8.8.8", "created=1", false),
+        ("2001:4860:4860::8888", "created=1", false),
+        // A network that is nobody's yet, an own public address, and what an operator gave to the node.
+        ("10.7.0.7", "created=200", true),
+        ("203.0.113.1", "created=200", true),
+        ("8.8.8.8", "created=200 forced", true),
+        ("10.6.0.7", "created=200 forced", true),
+        ("10.9.0.53", "created=200 forced", true),
+        ("10.5.0.1", "created=200 forced", false),
+        ("10.6.0.7", "created=1", true),
+        ("10.9.0.53", "created=1", true),
+    ] {
+        let length = if address.contains(':') { 128 } else { 32 };
+        let thief = format!("a1 key=2 location=a pods=10.2.9.0/24 internal={address}/{length} {more}");
+        let (there, problem) = match routed {
+            true => (format!("location:a: 10.2.9.0/24 {address}/{length} 10.4.0.1/32"), None),
+            false => ("location:a: 10.2.9.0/24 10.4.0.1/32".to_owned(), Some("ForeignAddress on node a1")),
+        };
+        let mut expected = vec![there.as_str(), kept, "peer p1: 10.5.0.1/32 10.6.0.0/24"];
+        // A Peer's range around a node's address is reported, see `nested`.
+        let around = routed && address.starts_with("10.6.");
+        expected.extend(problem);
+        expected.extend(around.then_some("OverlappingAllowedIP on peer p1"));
+        check(SUBNET, &[&thief, owner], &[peer], &expected);
+    }
+}
+
+/// The nodes of a location are in its range.
+#[test]
+fn a_range_of_the_own_location_takes_no_address_from_its_nodes() {
+    let config = TopologyConfig {
+        granularity: Granularity::Full,
+        subnets: SUBNET.parse().unwrap(),
+        services: Vec::new(),
+    };
+    let nodes = [
+        node("n1 key=1 location=a pods=10.2.1.0/24 internal=10.1.0.1/24 location-ips=10.1.0.0/24 created=1"),
+        node("n2 key=2 location=a pods=10.2.2.0/24 internal=10.1.0.2/24 created=2"),
+    ];
+    let topology = Topology::new(config, nodes, []);
+    assert_eq!(topology.problems, []);
+    assert!(topology.segments[1].allowed_ips.contains(&"10.1.0.2/32".parse().unwrap()));
+}
+
+#[test]
+fn a_key_belongs_to_the_older_of_a_node_and_a_peer() {
+    let thief = "a1 key=9 location=a pods=10.2.9.0/24 internal=10.1.0.9/24";
+    let kept = "location:b: 10.2.1.0/24 10.1.0.1/32 10.4.0.1/32";
+    let victim = "n1 key=1 location=b pods=10.2.1.0/24 internal=10.1.0.1/24 created=100";
+    let peer = "p1 key=9 10.5.0.1/32 created=100";
+    check(
+        SUBNET,
+        &[&format!("{thief} created=200"), victim],
+        &[peer],
+        &[kept, "peer p1: 10.5.0.1/32", "DuplicateKey on node a1"],
+    );
+    for age in [" created=100", " created=1", ""] {
+        let (thief, peer) = match age {
+            "" => (thief.to_owned(), "p1 key=9 10.5.0.1/32"),
+            age => (format!("{thief}{age}"), peer),
+        };
+        check(
+            SUBNET,
+            &[&thief, victim],
+            &[peer],
+            &[
+                "location:a: 10.2.9.0/24 10.1.0.9/32 10.4.0.1/32",
+                "location:b: 10.2.1.0/24 10.1.0.1/32 10.4.0.2/32",
+                "DuplicateKey on peer p1",
+            ],
+        );
+    }
+}
+
+/// An operator helps a younger node to its address.
+#[test]
+fn an_address_belongs_to_the_node_that_an_operator_gave_it() {
+    check(
+        SUBNET,
+        &[
+            "n1 key=1 location=a pods=10.2.1.0/24 internal=192.168.1.10/24 created=1",
+            "n2 key=2 location=b pods=10.2.2.0/24 internal=192.168.1.10/24 forced created=2",
+        ],
+        &[],
+        &[
+            "location:a: 10.2.1.0/24 10.4.0.1/32",
+            "location:b: 10.2.2.0/24 192.168.1.10/32 10.4.0.2/32",
+            "DuplicateAddress on node n1",
+        ],
+    );
+}
+
+#[test]
+fn of_too_many_allowed_ips_the_older_peers_keep_theirs() {
+    let config = TopologyConfig {
+        granularity: Granularity::Location,
+        subnets: SUBNET.parse().unwrap(),
+        services: Vec::new(),
+    };
+    let flood = |number: u32| {
+        let addresses = (0..4096).map(|host| std::net::Ipv4Addr::from((100 << 24) + (number << 12) + host));
+        let mut peer = peer(&format!("a{number} key={} 10.5.0.1/32 created=200", 100 + number));
+        peer.allowed_ips = addresses.map(|address| mesh::prefix::host(address.into())).collect();
+        peer
+    };
+    let peers = (0..30).map(flood).chain([peer("z1 key=9 10.6.0.1/32 created=100")]);
+    let topology = Topology::new(config, [node(N1)], peers);
+    assert_eq!(topology.peers.iter().map(|peer| peer.allowed_ips.len()).sum::<usize>(), 100_000);
+    assert_eq!(topology.peers.last().unwrap().allowed_ips.len(), 1, "the oldest comes last by name");
+    let reasons: Vec<_> = topology.problems.iter().map(|problem| problem.reason).collect();
+    assert!(reasons.iter().all(|reason| *reason == "TooManyAllowedIPs"), "{reasons:?}");
 }

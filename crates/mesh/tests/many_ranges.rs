@@ -51,6 +51,7 @@ fn key(number: usize) -> PublicKey {
 fn peer(number: usize, allowed_ips: Vec<IpNet>) -> Peer {
     Peer {
         name: format!("p{number:05}"),
+        created: 0,
         key: key(number),
         allowed_ips,
         endpoint: None,

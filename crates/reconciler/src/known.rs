@@ -214,11 +214,17 @@ impl Known {
         let used = peers.clone().filter_map(Peer::secret);
         self.keys.retain(used.map(|reference| (reference.clone(), Owner::Peer)).collect());
         let Some(has) = has else { return };
+        let mut lent: BTreeMap<&SecretRef, Option<&PresharedKey>> = BTreeMap::new();
         for peer in peers {
             let key = has.peers.get(&peer.key).and_then(|found| found.preshared_key.as_ref());
-            if let (Some(reference), Some(key)) = (peer.secret(), key) {
-                self.keys.lend(reference, key.clone());
-            }
+            let Some(reference) = peer.secret() else { continue };
+            // Where two Peers with one reference have different keys, one of them had another reference before.
+            lent.entry(reference)
+                .and_modify(|known| *known = known.filter(|known| Some(*known) == key))
+                .or_insert(key);
+        }
+        for (reference, key) in lent.into_iter().filter_map(|(reference, key)| Some((reference, key?))) {
+            self.keys.lend(reference, key.clone());
         }
     }
 

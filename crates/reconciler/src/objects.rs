@@ -120,6 +120,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         endpoint,
         key,
         internal_ips,
+        internal_ips_forced,
         pod_subnets,
         joins_without_pods,
         persistent_keepalive,
@@ -137,6 +138,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         && *endpoint == after.endpoint
         && *key == after.key
         && *internal_ips == after.internal_ips
+        && *internal_ips_forced == after.internal_ips_forced
         && *pod_subnets == after.pod_subnets
         && *joins_without_pods == after.joins_without_pods
         && *persistent_keepalive == after.persistent_keepalive

@@ -23,6 +23,7 @@ fn peer(number: u32, endpoint: &str, allowed_ip: &str) -> PeerUpdate {
     bytes[8..12].copy_from_slice(&number.to_le_bytes());
     let peer = Peer {
         name: format!("p{number:04}"),
+        created: 0,
         key: mesh::PrivateKey::from_random(bytes).public_key(),
         allowed_ips: vec![allowed_ip.parse().unwrap()],
         endpoint: endpoint.parse().ok(),

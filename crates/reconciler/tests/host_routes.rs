@@ -14,6 +14,7 @@ use support::{World, key, node};
 fn peer(allowed_ips: &[&str]) -> PeerUpdate {
     let peer = mesh::Peer {
         name: "greedy".to_owned(),
+        created: 0,
         key: key(77).public_key(),
         allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
         endpoint: None,

@@ -21,6 +21,7 @@ fn psk(number: u8) -> PresharedKey {
 fn peer(name: &str) -> Peer {
     Peer {
         name: "laptop".to_owned(),
+        created: 0,
         key: key(77).public_key(),
         allowed_ips: vec!["10.5.0.1/32".parse().unwrap()],
         endpoint: None,

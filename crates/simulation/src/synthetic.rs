@@ -101,6 +101,7 @@ fn peer(index: usize, stack: Stack) -> Peer {
     let v6 = IpNet::from(IpAddr::from(Ipv6Addr::from_bits((0xfd00_0005 << 96) + u128::from(number))));
     Peer {
         name: format!("peer-{index:05}"),
+        created: 0,
         key: key((1 << 32) + index as u64),
         allowed_ips: [v4].into_iter().chain((stack == Stack::Dual).then_some(v6)).collect(),
         endpoint: None,

@@ -190,6 +190,7 @@ fn a_peer_is_one_peer() {
     let key = PublicKey::from_bytes([7; 32]).unwrap();
     let peer = Peer {
         name: "laptop".to_owned(),
+        created: 0,
         key,
         allowed_ips: vec!["10.6.0.1/32".parse().unwrap()],
         endpoint: None,

@@ -32,6 +32,7 @@ fn topology(texts: &[String; 5]) -> Topology {
     let alone = Arc::new(Node { internal_ips: Vec::new(), ..(*node(3, name)).clone() });
     let peer = Peer {
         name: peer.clone(),
+        created: 0,
         key: key(9),
         allowed_ips: vec!["10.0.0.0/16".parse().unwrap()],
         endpoint: None,

@@ -138,6 +138,7 @@ mod tests {
         };
         let peer = Peer {
             name: "laptop".to_owned(),
+            created: 0,
             key: key(999),
             allowed_ips: vec!["10.5.0.1/32".parse().unwrap()],
             endpoint: None,

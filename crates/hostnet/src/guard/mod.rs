@@ -18,7 +18,6 @@ use mesh::{PublicKey, overlap::Nets};
 
 pub use keep::{Keep, Lifeline};
 pub use report::Report;
-pub(crate) use width::is_private;
 
 use nets::without;
 use verdict::{Destination, Verdict, is_hole_for_range, of_address, of_own_range, of_pods, of_range};

@@ -1,7 +1,7 @@
 //! What becomes of a destination that lies in, or is, one thing that is kept: one function for each kind of claim.
 
 use ipnet::IpNet;
-use mesh::PublicKey;
+use mesh::{PublicKey, prefix};
 
 use super::{Guard, Keep, width};
 
@@ -54,7 +54,7 @@ pub(super) fn of_range(at: Destination, tunnel: PublicKey, keep: &Keep) -> Verdi
         Keep::PeerEndpoint(..) => Verdict::Pass,
         Keep::Endpoint(..) | Keep::Candidate(..) => at.or_out(!is_public(&at.within)),
         Keep::Services => at.or_out(at.allowed),
-        Keep::Connected(_) if at.allowed || (special && width::is_wide(&at.within)) => Verdict::Pass,
+        Keep::Connected(_) if at.allowed || (special && prefix::is_wide(&at.within)) => Verdict::Pass,
         Keep::Connected(_) if at.is_host() => Verdict::Host,
         Keep::Route(_) => at.or_out(at.allowed || special),
         // An address that no leader has is as good as any for a Peer.
@@ -79,7 +79,7 @@ pub(super) fn of_pods(at: Destination, guard: &Guard, keep: &Keep) -> Verdict {
     match keep {
         Keep::Endpoint(..) | Keep::Candidate(..) if public => Verdict::Out,
         Keep::Connected(_) => {
-            at.or_out(at.allowed || (!at.equal() && (guard.addon || width::is_wide(&at.within))))
+            at.or_out(at.allowed || (!at.equal() && (guard.addon || prefix::is_wide(&at.within))))
         }
         Keep::Route(_) => at.or_out(guard.addon || at.allowed || !at.equal()),
         Keep::Unroutable(_)
@@ -158,5 +158,5 @@ pub(super) fn is_hole_for_range(net: &IpNet, keep: &Keep) -> bool {
 
 /// Whether an address may be that of a host on the Internet.
 fn is_public(net: &IpNet) -> bool {
-    !width::is_private(net)
+    !prefix::is_private(net)
 }

@@ -3,31 +3,13 @@
 //! A range as wide as the Internet is one range, or two halves, or two hundred pieces. So not only the width of each
 //! counts, but also what all of them take of a wide network that the host reaches otherwise.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use mesh::prefix::Family;
-
-/// Private addresses of IPv4 (RFC 1918, RFC 6598), which any network may have.
-const PRIVATE_V4: [Ipv4Net; 4] = [
-    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
-    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
-    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
-    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
-];
-
-/// Private addresses of IPv6 (RFC 4193).
-const PRIVATE_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
+use ipnet::IpNet;
+use mesh::prefix::{Family, WIDE, is_private};
 
 /// The widest range of public addresses that one organisation has: an /12 of IPv4, an /29 of IPv6.
 const PUBLIC: [u8; 2] = [12, 29];
-
-/// A network of the host that is narrower than this is full of its neighbours; in a wider one only some addresses are
-/// in use, and a more special range may be meant.
-const WIDE: [u8; 2] = [16, 48];
 
 /// By how many bits a range has to be longer than the wide network it lies in.
 const LONGER: [u8; 2] = [8, 16];
@@ -42,19 +24,6 @@ const PUBLIC_SHARE: [u8; 2] = [10, 26];
 pub(super) fn is_too_wide(net: &IpNet) -> bool {
     // Asked for every destination of the mesh, and nearly all are long.
     net.prefix_len() < PUBLIC[Family::of_prefix(net) as usize] && !is_private(net)
-}
-
-/// Whether a range is one of private addresses.
-pub(crate) fn is_private(net: &IpNet) -> bool {
-    match net {
-        IpNet::V4(v4) => PRIVATE_V4.iter().any(|private| private.contains(v4)),
-        IpNet::V6(v6) => PRIVATE_V6.contains(v6),
-    }
-}
-
-/// Whether a network of the host is so wide that not all of it is in use there.
-pub(super) fn is_wide(net: &IpNet) -> bool {
-    net.prefix_len() < WIDE[Family::of_prefix(net) as usize]
 }
 
 /// Whether a private network may be that of several locations.

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use mesh::{Object, Problem, Topology, conf::ConfPeer};
-
-use crate::guard::is_private;
+use mesh::{Object, Problem, Topology, conf::ConfPeer, prefix::is_private};
 
 /// So many ranges of one Peer are named.
 const NAMED: usize = 8;

@@ -53,6 +53,7 @@ fn peer(text: &str) -> Peer {
     let name = words.next().unwrap();
     Peer {
         name: name.to_owned(),
+        created: 0,
         key: PublicKey::from_bytes([name.as_bytes()[1] - b'0' + 200; 32]).unwrap(),
         allowed_ips: words.map(|word| word.parse().unwrap()).collect(),
         endpoint: None,

@@ -28,6 +28,7 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
         endpoint: reader.endpoint(),
         key: reader.key(),
         internal_ips: reader.internal_ips(),
+        internal_ips_forced: object.annotation(name::FORCE_INTERNAL_IP).is_some(),
         pod_subnets: match source {
             PodCidrSource::Node => reader.pod_subnets(),
             PodCidrSource::Annotation => reader.annotated_pod_subnets(),

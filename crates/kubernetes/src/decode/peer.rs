@@ -75,12 +75,12 @@ pub(crate) fn examine(object: &PeerObject) -> Examined {
     };
     let mut faults = Vec::new();
     let (source, fault) = preshared_key(spec, &mut faults);
-    let peer = decode_spec(object.name(), spec, source, &mut faults);
+    let peer = decode_spec(object, spec, source, &mut faults);
     Examined { peer, faults, preshared_key: fault }
 }
 
 fn decode_spec(
-    name: &str,
+    object: &PeerObject,
     spec: &PeerSpec,
     preshared_key: Option<PresharedKeySource>,
     faults: &mut Vec<String>,
@@ -102,7 +102,8 @@ fn decode_spec(
         return None;
     }
     Some(Peer {
-        name: name.to_owned(),
+        name: object.name().to_owned(),
+        created: object.created(),
         key: key.ok()?,
         allowed_ips,
         endpoint,

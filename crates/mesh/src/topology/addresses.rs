@@ -1,19 +1,27 @@
 //! Which segment an internal address is routed to.
 //!
-//! An address that is somebody's pod, or the cluster's, is routed to no node that says it is its own. Of several nodes that
-//! have the same one, the oldest gets it: WireGuard gives an allowed IP to whoever asked last, so two claimants would take it
-//! from each other for ever. The others lose only the way there from other segments: inside of theirs, the private network
-//! decides whose it is.
+//! An internal address is what a node says of itself, so others go first: whose pod it is, the cluster, and an operator who
+//! wrote it into an older object. Of several nodes that have the same one, the one to which an operator gave it gets it, then
+//! the oldest: WireGuard gives an allowed IP to whoever asked last, so two claimants would take it from each other for ever.
+//! The others lose only the way there from other segments: inside of theirs, the private network decides whose it is.
+
+mod written;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::IpAddr,
 };
 
 use ipnet::IpNet;
 
 use super::claims::Owners;
-use crate::{Node, Object, Problem, Problems, Segment, conflict::Claim, overlap::repeated, prefix};
+use crate::{
+    Host, Node, Object, Peer, Problem, Problems, Segment,
+    conflict::{Claim, claims},
+    overlap::repeated,
+    prefix::{self, is_private},
+};
+use written::Written;
 
 const ADVICE: &str = "give the node another address or the annotation kilo.squat.ai/force-internal-ip";
 
@@ -21,9 +29,13 @@ const ADVICE: &str = "give the node another address or the annotation kilo.squat
 pub(super) type Foreign = HashSet<(usize, IpNet)>;
 
 /// Leaves every allowed IP to one segment. Returns the addresses that belong to others.
-pub(super) fn share_out(segments: &mut [Segment], owners: &Owners, problems: &mut Problems) -> Foreign {
-    let mut foreign = foreign(segments, owners, problems);
-    foreign.extend(ranges_of_older(segments, owners, problems));
+pub(super) fn share_out(
+    segments: &mut [Segment],
+    peers: &[Peer],
+    owners: &Owners,
+    problems: &mut Problems,
+) -> Foreign {
+    let foreign = foreign(segments, peers, owners, problems);
     for (index, segment) in segments.iter_mut().enumerate().filter(|_| !foreign.is_empty()) {
         segment.allowed_ips.retain(|net| !foreign.contains(&(index, *net)));
     }
@@ -31,7 +43,7 @@ pub(super) fn share_out(segments: &mut [Segment], owners: &Owners, problems: &mu
     if contested.is_empty() {
         return foreign;
     }
-    let homes = homes(segments, &contested);
+    let homes = homes(segments, &foreign, &contested);
     report(segments, &homes, problems);
     let homes: HashMap<IpNet, usize> =
         homes.iter().map(|(ip, home)| (prefix::host(*ip), home.segment)).collect();
@@ -46,88 +58,96 @@ pub(super) fn share_out(segments: &mut [Segment], owners: &Owners, problems: &mu
     foreign
 }
 
-/// The addresses, by segment, that belong to a node of another segment or to the cluster.
-fn foreign(segments: &[Segment], owners: &Owners, problems: &mut Problems) -> Foreign {
-    let mut foreign = HashSet::new();
+/// What nodes have: their pods, and the addresses that lead to them.
+pub(super) fn held<'a>(
+    segments: &'a [Segment],
+    foreign: &'a Foreign,
+) -> impl Iterator<Item = (&'a Node, Claim, IpNet)> {
+    let nodes = segments.iter().enumerate();
+    let nodes = nodes.flat_map(|(index, segment)| segment.nodes.iter().map(move |node| (index, &**node)));
+    nodes.flat_map(move |(index, node)| {
+        let held = claims(node)
+            .filter(move |(claim, net)| *claim != Claim::InternalIp || !foreign.contains(&(index, *net)));
+        held.map(move |(claim, net)| (node, claim, net))
+    })
+}
+
+/// The addresses, by segment, that no node there has a right to.
+fn foreign(segments: &[Segment], peers: &[Peer], owners: &Owners, problems: &mut Problems) -> Foreign {
+    let written = Written::of(segments, peers);
+    let (mut foreign, mut rightful) = (Foreign::new(), Vec::new());
     for (index, node, address) in addresses(segments) {
-        let Some((taken, (claim, owner))) = owners.foreign(node, address) else { continue };
+        let at = (index, prefix::host(address));
+        let Some((why, elsewhere)) = objection(&segments[index], node, address, owners, &written) else {
+            rightful.push(at);
+            continue;
+        };
         problems.push(Problem::new(
             Object::Node(node.name.clone()),
             "ForeignAddress",
-            format!("the internal address {address} lies in {claim} {taken} of {owner} and is not routed; {ADVICE}"),
+            format!("the internal address {address} {why} and is not routed; {ADVICE}"),
         ));
-        if !matches!(owner, Object::Node(owner) if segments[index].contains(owner)) {
-            foreign.insert((index, prefix::host(address)));
+        if elsewhere {
+            foreign.insert(at);
+        }
+    }
+    // Another node of the segment may have the address by right.
+    if !foreign.is_empty() {
+        for at in &rightful {
+            foreign.remove(at);
         }
     }
     foreign
 }
 
-/// The addresses, by segment, that are an allowed-location IP of an older node in another segment, unless a node of the
-/// segment is older still.
-fn ranges_of_older(segments: &[Segment], owners: &Owners, problems: &mut Problems) -> Vec<(usize, IpNet)> {
-    let ranges = oldest_host_ranges(segments);
-    let mut lost: BTreeMap<(usize, IpNet), bool> = BTreeMap::new();
-    for (index, node, address) in addresses(segments).filter(|_| !ranges.is_empty()) {
-        let host = prefix::host(address);
-        // What is somebody's pod is no range either.
-        let Some((home, owner)) = ranges.get(&host).filter(|_| owners.owner(&host).is_none()) else {
-            continue;
-        };
-        let older = *home != index && owner.is_older_than(node.seniority());
-        *lost.entry((index, host)).or_insert(true) &= older;
-        if older {
-            problems.push(Problem::new(
-                Object::Node(node.name.clone()),
-                "ForeignAddress",
-                format!(
-                    "the internal address {address} is {} of node {} and is not routed; {ADVICE}",
-                    Claim::LocationIp,
-                    owner.name
-                ),
-            ));
-        }
+/// Why an address is not a node's, and whether it leads to another segment.
+fn objection(
+    segment: &Segment,
+    node: &Node,
+    address: IpAddr,
+    owners: &Owners,
+    written: &Written<'_>,
+) -> Option<(String, bool)> {
+    if let Some((taken, (claim, owner))) = owners.foreign(node, address) {
+        let here = matches!(owner, Object::Node(owner) if segment.contains(owner));
+        return Some((format!("lies in {claim} {taken} of {owner}"), !here));
     }
-    lost.into_iter().filter(|(_, lost)| *lost).map(|(address, _)| address).collect()
+    if owners.owner(&prefix::host(address)).is_some() {
+        return None;
+    }
+    if !node.internal_ips_forced && !is_private(&prefix::host(address)) && !is_endpoint(node, address) {
+        return Some(("is public and not the node's endpoint".to_owned(), true));
+    }
+    let (net, owner) = written.owner(node, address)?;
+    Some((format!("lies in {net}, {owner}, which is older"), true))
 }
 
-/// The allowed-location IPs that are single addresses, each with the oldest node that has it and the index of its segment.
-fn oldest_host_ranges(segments: &[Segment]) -> HashMap<IpNet, (usize, &Node)> {
-    let mut oldest: HashMap<IpNet, (usize, &Node)> = HashMap::new();
-    for (index, segment) in segments.iter().enumerate() {
-        for node in &segment.nodes {
-            for range in node.allowed_location_ips.iter().filter(|range| prefix::is_host(range)) {
-                let found = oldest.entry(*range).or_insert((index, node));
-                if node.seniority() < found.1.seniority() {
-                    *found = (index, node);
-                }
-            }
-        }
-    }
-    oldest
+fn is_endpoint(node: &Node, address: IpAddr) -> bool {
+    node.endpoint.as_ref().is_some_and(|endpoint| endpoint.host == Host::Ip(address))
 }
 
 /// Where an address is routed to.
 struct Home {
     segment: usize,
-    /// The name of the oldest node that has the address.
+    /// The name of the node that gets the address.
     node: String,
 }
 
 /// Where contested addresses are routed to.
-fn homes(segments: &[Segment], contested: &[IpNet]) -> HashMap<IpAddr, Home> {
-    let mut oldest: HashMap<IpAddr, (usize, &Node)> = HashMap::new();
+fn homes(segments: &[Segment], foreign: &Foreign, contested: &[IpNet]) -> HashMap<IpAddr, Home> {
+    let order = |node: &Node| (!node.internal_ips_forced, node.seniority().0, node.name.clone());
+    let mut first: HashMap<IpAddr, (usize, &Node)> = HashMap::new();
     for (index, node, address) in addresses(segments) {
         let host = prefix::host(address);
-        if contested.binary_search(&host).is_ok() && segments[index].allowed_ips.contains(&host) {
-            let found = oldest.entry(address).or_insert((index, node));
-            if node.seniority() < found.1.seniority() {
+        if contested.binary_search(&host).is_ok() && !foreign.contains(&(index, host)) {
+            let found = first.entry(address).or_insert((index, node));
+            if order(node) < order(found.1) {
                 *found = (index, node);
             }
         }
     }
     let home = |(segment, node): (usize, &Node)| Home { segment, node: node.name.clone() };
-    oldest.into_iter().map(|(address, oldest)| (address, home(oldest))).collect()
+    first.into_iter().map(|(address, first)| (address, home(first))).collect()
 }
 
 fn addresses(segments: &[Segment]) -> impl Iterator<Item = (usize, &Node, IpAddr)> {

@@ -4,10 +4,13 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 
-use super::{TopologyConfig, addresses::Foreign};
+use super::{
+    TopologyConfig,
+    addresses::{Foreign, held},
+};
 use crate::{
     Node, Object, Peer, Problem, Problems, Segment,
-    conflict::{Claim, claims},
+    conflict::Claim,
     overlap::{Covers, Nets},
     prefix,
 };
@@ -88,17 +91,8 @@ impl<'a> Taken<'a> {
     fn of(segments: &'a [Segment], foreign: &'a Foreign, peers: &'a [Peer], config: &TopologyConfig) -> Self {
         let ranges = segments.iter().flat_map(|segment| segment.allowed_location_ips.iter().copied());
         let ranges = Covers::of(ranges);
-        let nodes = segments
-            .iter()
-            .enumerate()
-            .flat_map(|(index, segment)| segment.nodes.iter().map(move |node| (index, node)));
-        let of_nodes = nodes.flat_map(|(index, node)| {
-            let claims = claims(node).filter(move |(claim, net)| match claim {
-                Claim::InternalIp => !foreign.contains(&(index, *net)),
-                _ => *claim != Claim::WireguardSubnet,
-            });
-            claims.map(move |(claim, net)| (net, (claim, Owner::Node(node.seniority()))))
-        });
+        let of_nodes =
+            held(segments, foreign).map(|(node, claim, net)| (net, (claim, Owner::Node(node.seniority()))));
         let of_cluster = config.reserved().map(|(net, claim)| (net, (claim, Owner::Mesh)));
         let of_peers = peers.iter().flat_map(|peer| {
             peer.allowed_ips.iter().map(move |net| (net.trunc(), (Claim::AllowedIp, Owner::Peer(&peer.name))))
@@ -135,7 +129,7 @@ enum Owner<'a> {
 
 impl Owner<'_> {
     fn is_younger_than(&self, node: &Node) -> bool {
-        matches!(self, Self::Node(seniority) if node.is_older_than(*seniority))
+        matches!(self, Self::Node(seniority) if node.is_older_than(seniority.0))
     }
 }
 

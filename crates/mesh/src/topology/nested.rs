@@ -1,19 +1,21 @@
 //! Ranges of peers that hold, or lie inside of, ranges of nodes or of other peers. WireGuard gives each address to the
 //! narrowest range, and so does the kernel, so all of them stay. But where two clusters with the same ranges are linked, a part
-//! of one is not reached, and it has to be said. Equal ranges are decided in [`super::claims`] before.
+//! of one is not reached, and it has to be said. Equal ranges are decided in [`super::peers`] before.
 
 use ipnet::IpNet;
 
+use super::addresses::{Foreign, held};
 use crate::{
     Object, Peer, Problem, Problems, Segment,
     allocation::Subnets,
-    conflict::{Claim, Conflict, claims},
+    conflict::{Claim, Conflict},
     overlap::{Covers, Nets},
 };
 
 /// Tells of every peer, for each of its allowed IPs, the first one that it shares addresses with.
 pub(super) fn report_nested_ranges(
     segments: &[Segment],
+    foreign: &Foreign,
     subnets: &Subnets,
     peers: &[Peer],
     problems: &mut Problems,
@@ -21,7 +23,7 @@ pub(super) fn report_nested_ranges(
     if peers.is_empty() {
         return;
     }
-    let held = Held::of(segments, subnets, peers);
+    let held = Held::of(segments, foreign, subnets, peers);
     for (peer, earlier) in peers.iter().zip(&held.before_peer) {
         for allowed_ip in &peer.allowed_ips {
             let Some((first, count)) = held.overlapping(*allowed_ip, *earlier) else { continue };
@@ -75,16 +77,12 @@ struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    fn of(segments: &'a [Segment], subnets: &Subnets, peers: &'a [Peer]) -> Self {
+    fn of(segments: &'a [Segment], foreign: &'a Foreign, subnets: &Subnets, peers: &'a [Peer]) -> Self {
         let allowed_ips = || peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
         let (covers, contested) = (Covers::of(allowed_ips()), Covers::contested(allowed_ips()));
         let mut holders = Vec::new();
-        for node in segments.iter().flat_map(|segment| &segment.nodes) {
-            // What a node says of the WireGuard subnet is what its agent was told; here it is known.
-            let shared =
-                claims(node).filter(|(claim, net)| *claim != Claim::WireguardSubnet && covers.overlaps(net));
-            holders.extend(shared.map(|(claim, net)| (claim, Owner::Node(&node.name), net)));
-        }
+        let shared = held(segments, foreign).filter(|(.., net)| covers.overlaps(net));
+        holders.extend(shared.map(|(node, claim, net)| (claim, Owner::Node(&node.name), net)));
         holders.extend(subnets.iter().map(|net| (Claim::WireguardSubnet, Owner::Mesh, *net)));
         let mut before_peer = Vec::with_capacity(peers.len());
         for peer in peers {

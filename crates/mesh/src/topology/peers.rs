@@ -1,87 +1,102 @@
-//! Which keys and allowed IPs peers keep: those that no node has, and no peer before them.
+//! Which keys and allowed IPs peers keep: those that no node has, and no older peer.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use ipnet::IpNet;
 
-use super::TopologyConfig;
+use super::{
+    TopologyConfig,
+    addresses::{Foreign, held},
+};
 use crate::{
-    Node, Object, Peer, Problem, Problems, PublicKey, Segment,
-    conflict::{Claim, claims},
+    Object, Peer, Problem, Problems, PublicKey, Segment,
+    conflict::Claim,
+    node::age,
     overlap::{Covers, Nets},
     prefix,
 };
 
-/// Who has a key.
-enum KeyOwner {
-    Node(Arc<Node>),
-    Peer(String),
-}
+/// All Peers together have no more allowed IPs than this: each is a route on every node.
+const MOST_ALLOWED_IPS: usize = 100_000;
 
-impl fmt::Display for KeyOwner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Node(node) => write!(f, "node {}", node.name),
-            Self::Peer(name) => write!(f, "peer {name}"),
-        }
-    }
-}
-
-/// Sorts the peers by name and leaves out those whose key a node or an earlier peer has, and allowed IPs that an
-/// earlier peer has.
-pub(super) fn without_key_conflicts(
+/// Sorts the peers by name and leaves out those whose key a node or an older peer has, allowed IPs that an older peer has, and
+/// those that are too many.
+pub(super) fn without_conflicts(
     segments: &[Segment],
-    peers: impl IntoIterator<Item = Peer>,
+    peers: Vec<Peer>,
     problems: &mut Problems,
 ) -> Vec<Peer> {
-    let sorted: BTreeMap<String, Peer> = peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
-    if sorted.is_empty() {
+    let mut peers: BTreeMap<String, Peer> = peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
+    if peers.is_empty() {
         return Vec::new();
     }
+    let mut by_age: Vec<(i64, String)> =
+        peers.values().map(|peer| (age(peer.created), peer.name.clone())).collect();
+    by_age.sort_unstable();
     let nodes = segments.iter().flat_map(|segment| &segment.nodes);
-    let node_keys = nodes.filter_map(|node| Some((node.key?, KeyOwner::Node(node.clone()))));
-    let mut keys: HashMap<PublicKey, KeyOwner> = node_keys.collect();
-    let mut prefixes: HashMap<IpNet, String> = HashMap::new();
-    let mut kept = Vec::with_capacity(sorted.len());
-    for (name, mut peer) in sorted {
-        if let Some(owner) = keys.get(&peer.key) {
+    let keys = nodes.filter_map(|node| Some((node.key?, Object::Node(node.name.clone()))));
+    let mut given = Given { keys: keys.collect(), prefixes: HashMap::new() };
+    for (_, name) in by_age {
+        if peers.get_mut(&name).is_some_and(|peer| !given.give(peer, problems)) {
+            peers.remove(&name);
+        }
+    }
+    peers.into_values().collect()
+}
+
+/// Who has which key, and which peer which prefix.
+struct Given {
+    keys: HashMap<PublicKey, Object>,
+    prefixes: HashMap<IpNet, String>,
+}
+
+impl Given {
+    /// Gives a peer its key and its allowed IPs, as far as they are free. Returns whether it can be in the mesh.
+    fn give(&mut self, peer: &mut Peer, problems: &mut Problems) -> bool {
+        let name = &peer.name;
+        let object = || Object::Peer(name.clone());
+        if let Some(owner) = self.keys.get(&peer.key) {
             problems.push(Problem::new(
-                Object::Peer(name),
+                object(),
                 "DuplicateKey",
                 format!("has the same public key as {owner} and is left out; give it a key of its own"),
             ));
-            continue;
+            return false;
         }
-        keys.insert(peer.key, KeyOwner::Peer(name.clone()));
-        peer.allowed_ips.retain(|ip| match prefixes.get(&ip.trunc()) {
-            None => {
-                prefixes.insert(ip.trunc(), name.clone());
-                true
+        self.keys.insert(peer.key, object());
+        peer.allowed_ips.retain(|ip| {
+            let owner = self.prefixes.get(&ip.trunc());
+            if owner.is_none() && self.prefixes.len() < MOST_ALLOWED_IPS {
+                self.prefixes.insert(ip.trunc(), name.clone());
+                return true;
             }
-            Some(owner) => {
-                if *owner != name {
-                    problems.push(Problem::new(
-                        Object::Peer(name.clone()),
-                        "OverlappingAllowedIP",
-                        format!("the allowed IP {ip} belongs to peer {owner} and is left out"),
-                    ));
-                }
-                false
+            match owner {
+                Some(owner) if owner == name => {}
+                Some(owner) => problems.push(Problem::new(
+                    object(),
+                    "OverlappingAllowedIP",
+                    format!("the allowed IP {ip} belongs to peer {owner} and is left out"),
+                )),
+                None => problems.push(Problem::new(
+                    object(),
+                    "TooManyAllowedIPs",
+                    format!(
+                        "the allowed IP {ip} is left out, because all Peers together have more than \
+                         {MOST_ALLOWED_IPS}; use wider ranges"
+                    ),
+                )),
             }
+            false
         });
-        kept.push(peer);
+        true
     }
-    kept
 }
 
 /// Takes from peers the allowed IPs that are, or lie in, something of a node or the addresses of services: a Peer does not
 /// route pods away from their node. What is wider than that stays.
 pub(super) fn leave_to_nodes(
     segments: &[Segment],
+    foreign: &Foreign,
     peers: &mut [Peer],
     config: &TopologyConfig,
     problems: &mut Problems,
@@ -89,7 +104,7 @@ pub(super) fn leave_to_nodes(
     if peers.is_empty() {
         return;
     }
-    let taken = taken(segments, peers, config);
+    let taken = taken(segments, foreign, peers, config);
     for peer in peers {
         let name = &peer.name;
         peer.allowed_ips.retain(|ip| {
@@ -106,16 +121,18 @@ pub(super) fn leave_to_nodes(
 
 /// What no Peer gets, as far as it overlaps what Peers ask for. Addresses in the WireGuard subnet that no leader has are as
 /// good as any.
-fn taken(segments: &[Segment], peers: &[Peer], config: &TopologyConfig) -> Nets<(Claim, Object)> {
+fn taken(
+    segments: &[Segment],
+    foreign: &Foreign,
+    peers: &[Peer],
+    config: &TopologyConfig,
+) -> Nets<(Claim, Object)> {
     let wanted = Covers::of(peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()));
     let relevant = |net: &IpNet| wanted.overlaps(net);
     let services = config.reserved().filter(|(_, claim)| *claim == Claim::Services);
     let services = services.filter(|(net, _)| relevant(net)).map(|(net, claim)| (net, (claim, Object::Mesh)));
-    let nodes = segments.iter().flat_map(|segment| &segment.nodes);
-    let of_nodes = nodes.flat_map(|node| {
-        let claims = claims(node).filter(|(claim, net)| *claim != Claim::WireguardSubnet && relevant(net));
-        claims.map(|(claim, net)| (net, (claim, Object::Node(node.name.clone()))))
-    });
+    let of_nodes = held(segments, foreign).filter(|(.., net)| relevant(net));
+    let of_nodes = of_nodes.map(|(node, claim, net)| (net, (claim, Object::Node(node.name.clone()))));
     let tunnels = segments.iter().flat_map(|segment| {
         let hosts = segment.wireguard_ips.iter().map(|ip| prefix::host(*ip)).filter(relevant);
         hosts.map(|net| (net, (Claim::WireguardIp, Object::Node(segment.leader().name.clone()))))

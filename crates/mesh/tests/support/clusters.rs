@@ -97,6 +97,7 @@ prop_compose! {
 
 prop_compose! {
     fn wild_peer(index: usize)(
+        created in 0i64..4,
         seed in 1u8..20,
         allowed_ips in nets(COLLIDING, 4),
         endpoint in prop::option::of(sample::select(ENDPOINTS)),
@@ -104,7 +105,8 @@ prop_compose! {
     ) -> Peer {
         Peer {
             name: format!("p{index}"),
-            key: key(seed),
+            created,
+key: key(seed),
             allowed_ips,
             endpoint: endpoint.map(|text| text.parse().unwrap()),
             preshared_key: None,
@@ -226,6 +228,7 @@ fn sound_node(number: usize, traits: &Traits, pods: Pods) -> Arc<Node> {
 fn sound_peer(index: usize) -> Peer {
     Peer {
         name: format!("p{index}"),
+        created: 0,
         key: key(100 + u8::try_from(index).unwrap()),
         allowed_ips: vec![
             format!("10.5.0.{index}/32").parse().unwrap(),

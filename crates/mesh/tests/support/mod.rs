@@ -180,6 +180,7 @@ fn peer(object: &Value) -> Option<Peer> {
         Some(key) => Some(PresharedKeySource::Inline(key.parse().ok()?)),
     };
     Some(Peer {
+        created: 0,
         name: object["metadata"]["name"].as_str()?.to_owned(),
         key: spec["publicKey"].as_str()?.parse().ok()?,
         allowed_ips: ips.collect::<Option<Vec<_>>>().filter(|ips| !ips.is_empty())?,

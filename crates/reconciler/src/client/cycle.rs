@@ -6,7 +6,10 @@ use hostnet::{
     HostState, Observation, Rendered,
     render::client::{ClientConfig, own_part, render},
 };
-use mesh::{Node, Perspective, Topology, TopologyConfig, allocation::Subnets};
+use mesh::{
+    Node, Perspective, Topology, TopologyConfig,
+    allocation::{Subnets, said_by_most},
+};
 
 use super::{Client, ClientAction};
 use crate::{Now, cycle::in_short, endpoints::asked};
@@ -115,14 +118,14 @@ impl Client {
         if nodes.is_empty() {
             return Err("there is no node in the cluster whose agent is alive".to_owned());
         }
-        let granularity =
-            self.settings.granularity.or_else(|| nodes.iter().find_map(|node| node.granularity));
+        let granularity = self
+            .settings
+            .granularity
+            .or_else(|| said_by_most(nodes.iter().rev().filter_map(|node| node.granularity)));
         let granularity = granularity.ok_or(
             "no node has the annotation kilo.squat.ai/granularity; give --mesh-granularity as the agents have it",
         )?;
-        // The same for all agents, so any leader's will do.
-        let addressed = nodes.iter().find(|node| !node.wireguard_ips.is_empty());
-        let subnets = addressed.and_then(|node| Subnets::new(node.wireguard_ips.clone()).ok());
+        let subnets = said_by_most(nodes.iter().filter_map(|node| Subnets::said_by(node)));
         let subnets = subnets.ok_or("no node has told its WireGuard address yet")?;
         let config = TopologyConfig { granularity, subnets, services: self.settings.services.clone() };
         Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.known.resolved())))

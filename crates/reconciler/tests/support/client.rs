@@ -112,6 +112,7 @@ impl World {
 pub fn laptop(number: u8) -> Peer {
     Peer {
         name: "laptop".to_owned(),
+        created: 0,
         key: key(number).public_key(),
         allowed_ips: vec!["10.10.10.10/32".parse().unwrap()],
         endpoint: None,

@@ -118,6 +118,7 @@ impl Simulation {
         let address = Ipv4Addr::from([10, 5, self.random.below(2) as u8, number as u8]);
         let peer = Peer {
             name: name.clone(),
+            created: 0,
             key: PrivateKey::from_random(self.random.bytes()).public_key(),
             allowed_ips: vec![IpNet::from(std::net::IpAddr::from(address))],
             endpoint: None,
