@@ -139,7 +139,12 @@ struct Client {
 
 impl Client {
     fn connect(lab: &Lab, directory: &Path, kept: Kept) -> Self {
-        let interface = format!("cl{}", std::process::id());
+        // Two tests are in one process, and a kernel that is not in a namespace yet has them all.
+        let which = match kept {
+            Kept::InThePeer => "p",
+            Kept::InASecret => "s",
+        };
+        let interface = format!("cl{which}{}", std::process::id());
         let [private, shared] = [["wg", "genkey"], ["wg", "genpsk"]].map(|command| {
             let output = lab.exec("api", &command).expect("wireguard-tools are installed");
             String::from_utf8(output.stdout).expect("keys are text").trim().to_owned()

@@ -50,18 +50,20 @@ pub struct Problem {
     pub message: String,
     /// How many more problems the object has for the same reason, see [`Problems`].
     pub further: usize,
+    /// How many of these are in the message, too.
+    named: usize,
 }
 
 impl Problem {
     /// A problem of one object. The message may quote it; it is shown in logs, pages, terminals and Events, so control
     /// characters are escaped, and more than 1,000 characters are cut.
     pub fn new(object: Object, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { object, reason, message: cut(plain(message.into())), further: 0 }
+        Self { object, reason, message: cut(plain(message.into())), further: 0, named: 0 }
     }
 
     /// What is wrong, with the number of further problems of the kind.
     pub fn text(&self) -> String {
-        match self.further {
+        match self.further - self.named {
             0 => self.message.clone(),
             further => format!("{}, and {further} more like it", self.message),
         }
@@ -88,8 +90,11 @@ fn cut(mut message: String) -> String {
     message
 }
 
-/// Collects problems: one for each object and reason, which is the first, and a count of the others. So a list of 20,000
-/// entries that are all wrong costs as much as one with two.
+/// So many problems of one object and reason are named in one, if they are short.
+const NAMED: usize = 8;
+
+/// Collects problems: one for each object and reason, which names the first few and counts the others. So a list of 20,000
+/// entries that are all wrong costs as much as one with ten.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
     found: Vec<Problem>,
@@ -131,11 +136,17 @@ impl Problems {
 }
 
 impl Problem {
-    /// The same from two sides counts once.
+    /// The first few are named. The same from two sides counts once.
     fn take_in(&mut self, other: &Problem) {
         self.further = self.further.saturating_add(other.further);
-        if other.message != self.message {
-            self.further = self.further.saturating_add(1);
+        if other.message == self.message {
+            return;
+        }
+        self.further = self.further.saturating_add(1);
+        if self.named + 1 < NAMED && self.message.len() + other.message.len() < LONGEST_MESSAGE {
+            self.message.push_str("; ");
+            self.message.push_str(&other.message);
+            self.named += 1;
         }
     }
 }
@@ -219,7 +230,9 @@ mod tests {
         problems.push(problem("a", "Bad", "z"));
         problems.push(problem("a", "Bad", "z"));
         let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let first = "node b: x0 is no CIDR, and 19999 more like it (Bad)";
+        let named: Vec<_> = (0..8).map(|index| format!("x{index} is no CIDR")).collect();
+        let first = format!("node b: {}, and 19992 more like it (Bad)", named.join("; "));
+        let first = first.as_str();
         assert_eq!(said, [first, "node b: y (Worse)", "node a: z (Bad)"]);
         let mut all = Problems::default();
         all.push(problem("b", "Bad", "x7 is no CIDR"));

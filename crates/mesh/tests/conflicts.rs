@@ -230,14 +230,17 @@ fn what_a_peer_has_around_nodes_stays_and_what_it_has_inside_of_them_does_not() 
     let said: Vec<_> = said.iter().map(ToString::to_string).collect();
     let narrower = "; what both hold belongs to the narrower one, and is not reached at the other";
     let expected = [
-        "peer f1: the allowed IP 10.6.1.0/24 belongs to peer e1 and is left out, and 2 more like it"
-            .to_owned(),
-        "peer e1: the allowed IP 10.2.1.7/32 belongs to the pod subnet 10.2.1.0/24 of node n1 and is left out, and 1 more \
-         like it"
+        "peer f1: the allowed IP 10.6.1.0/24 belongs to peer e1 and is left out; the allowed IP 10.2.1.0/24 belongs to \
+         node n1 of node:n1 and is left out; the allowed IP 10.4.0.1/32 belongs to node:n1 and is left out"
             .to_owned(),
         format!(
+            "peer e1: the allowed IP 10.2.1.7/32 lies in the pod subnet 10.2.1.0/24 of node n1 and is left out; the \
+             allowed IP 10.6.1.0/24 overlaps the allowed IP 10.6.0.0/16 of peer d1{narrower}"
+        ),
+        format!(
             "peer d1: the allowed IP 10.2.0.0/16 overlaps the pod subnet 10.2.1.0/24 of node n1, and 1 \
-             more{narrower}, and 1 more like it"
+             more{narrower}; the allowed IP 10.4.0.9/32 overlaps the WireGuard subnet 10.4.0.0/16 of the \
+             mesh{narrower}"
         ),
     ];
     assert_eq!(said, expected.map(|text| format!("{text} (OverlappingAllowedIP)")));

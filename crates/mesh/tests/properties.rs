@@ -146,7 +146,9 @@ proptest! {
         let thief = Arc::new(Node { created: 100, location: "z".to_owned(), ..(*thief).clone() });
         let mut ranges = cluster.nodes.iter().flat_map(|node| &node.allowed_location_ips);
         // Of several ranges that overlap each other, others stay then.
-        prop_assume!(ranges.all(|range| !thief.pod_subnets.iter().any(|own| overlap(own, range))));
+        if ranges.any(|range| thief.pod_subnets.iter().any(|own| overlap(own, range))) {
+            return Ok(());
+        }
         cluster.nodes.push(thief.clone());
         let after = topology(&cluster);
         for node in before.nodes() {

@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use crate::Jitter;
 
-/// Whoever answers may ask for a longer pause than ours, but not for more than this: it may be a proxy that knows nothing
-/// of what is asked.
-const MOST_ASKED_FOR: Duration = Duration::from_secs(300);
-
 /// Pauses that double from the first to the longest, each between half and one and a half of that, so that many who
 /// failed at the same moment do not come back at the same moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +28,10 @@ impl Backoff {
     }
 
     /// The pause when whoever has answered asks for one (`Retry-After`): never shorter than that, and at most a quarter
-    /// longer, but no longer than five minutes and a quarter of that.
-    pub fn pause_as_asked(&mut self, asked: Option<Duration>) -> Duration {
+    /// longer. Whoever asks may be a proxy that knows nothing of what it stops, so no more than `most` is believed.
+    pub fn pause_as_asked(&mut self, asked: Option<Duration>, most: Duration) -> Duration {
         let own = self.pause();
-        let Some(asked) = asked.map(|asked| asked.min(MOST_ASKED_FOR)) else { return own };
+        let Some(asked) = asked.map(|asked| asked.min(most)) else { return own };
         own.max(asked.mul_f64(1.0 + self.jitter.number() / 4.0))
     }
 
@@ -71,7 +67,7 @@ mod tests {
         fn what_is_asked_for_is_kept_within_reason(asked in 0u64..100_000, failures in 0u32..100, seed: u64) {
             let mut backoff = Backoff::new(SECOND, 30 * SECOND, Jitter::of(&seed.to_le_bytes()));
             (0..failures).for_each(|_| _ = backoff.pause());
-            let pause = backoff.pause_as_asked(Some(Duration::from_secs(asked)));
+            let pause = backoff.pause_as_asked(Some(Duration::from_secs(asked)), Duration::from_secs(300));
             prop_assert!(pause >= Duration::from_secs(asked.min(300)));
             prop_assert!(pause <= Duration::from_secs(asked.min(300)).mul_f64(1.25).max(30 * SECOND));
         }

@@ -29,6 +29,11 @@ impl Bucket {
         has_one
     }
 
+    /// From now on, one more comes after each `every`.
+    pub fn refill_every(&mut self, every: Duration) {
+        self.every = every;
+    }
+
     /// When there is one: now, or later.
     pub fn next(&self, now: Instant) -> Instant {
         let Some(full_at) = self.full_at else { return now };

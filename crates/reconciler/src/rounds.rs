@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use hostnet::Change;
+use pace::Bucket;
 
 /// Events that follow each other this closely lead to one round.
 const GATHER: Duration = Duration::from_millis(10);
@@ -17,6 +18,16 @@ const ATTEMPTS: u32 = 4;
 
 /// The first pause after a failure; it doubles up to the resync period.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Changes of the mesh that lead to a round at once. More of them wait, so that whoever changes an object all the time does
+/// not decide how busy all agents are.
+const AT_ONCE: u32 = 250;
+
+/// The shortest time after which one more change leads to a round at once.
+const PACE: Duration = Duration::from_millis(100);
+
+/// While changes wait, rounds take one part in so many of the time.
+const SHARE: u32 = 10;
 
 /// Where in a round the machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +51,12 @@ pub(crate) struct Rounds {
     failed_in_a_row: u32,
     /// After a failure: when to try again at the earliest.
     not_before: Option<Instant>,
+    /// When the round began that is not over.
+    began: Option<Instant>,
+    /// Changes of the mesh that may lead to a round at once.
+    changes: Bucket,
+    /// Whether the next round is for a change that had to wait.
+    owed: bool,
 }
 
 impl Rounds {
@@ -51,6 +68,9 @@ impl Rounds {
             attempts: 0,
             failed_in_a_row: 0,
             not_before: None,
+            began: None,
+            changes: Bucket::new(AT_ONCE, PACE),
+            owed: false,
         }
     }
 
@@ -73,7 +93,16 @@ impl Rounds {
     /// The mesh has changed: what failed before may be what has just been put right.
     pub fn look_anew(&mut self, now: Instant) {
         self.not_before = None;
-        self.look_within(GATHER, now);
+        // It is taken in with others that are about to be.
+        if self.next.is_some_and(|at| at <= now + GATHER) {
+            return;
+        }
+        if self.changes.take(now) {
+            self.look_within(GATHER, now);
+        } else {
+            self.owed = true;
+            self.look_within(self.changes.next(now).saturating_duration_since(now).max(GATHER), now);
+        }
     }
 
     /// A look is due after a while, or sooner.
@@ -88,6 +117,10 @@ impl Rounds {
         if due {
             self.phase = Phase::Observing;
             self.next = None;
+            self.began.get_or_insert(now);
+            if std::mem::take(&mut self.owed) {
+                self.changes.take(now);
+            }
         }
         due
     }
@@ -132,6 +165,7 @@ impl Rounds {
 
     /// The host is as it should be. The next look comes after the resync period, or `sooner`.
     pub fn succeed(&mut self, sooner: Option<Duration>, now: Instant) {
+        self.is_over(now);
         self.attempts = 0;
         self.failed_in_a_row = 0;
         self.not_before = None;
@@ -139,8 +173,16 @@ impl Rounds {
         self.look_within(sooner.map_or(period, |pause| pause.min(period)), now);
     }
 
+    /// The longer rounds take, the longer further changes wait.
+    fn is_over(&mut self, now: Instant) {
+        if let Some(took) = self.began.take().map(|began| now.saturating_duration_since(began)) {
+            self.changes.refill_every((took * SHARE).max(PACE));
+        }
+    }
+
     /// Gives up for a while that doubles with every failure.
     pub fn fail(&mut self, now: Instant) {
+        self.is_over(now);
         self.attempts = 0;
         let pause = (RETRY * 2u32.pow(self.failed_in_a_row.min(5))).min(self.resync_period);
         self.failed_in_a_row += 1;
@@ -160,6 +202,35 @@ mod tests {
 
     fn change() -> Change {
         Change::SetUp("kilo0".parse().expect("a name"), true)
+    }
+
+    /// Somebody changes an object a hundred times a second, and a round takes 20 ms.
+    #[test]
+    fn changes_without_end_leave_most_of_the_time_to_others() {
+        let (mut rounds, start) = (Rounds::new(PERIOD), Instant::now());
+        let (mut count, mut busy) = (0, Duration::ZERO);
+        let cost = Duration::from_millis(20);
+        for millisecond in 0..60_000u64 {
+            let now = start + Duration::from_millis(millisecond);
+            if millisecond % 10 == 0 {
+                rounds.look_anew(now);
+            }
+            if rounds.begin(now) {
+                assert!(rounds.observed());
+                rounds.succeed(None, now + cost);
+                if millisecond >= 30_000 {
+                    (count, busy) = (count + 1, busy + cost);
+                }
+            }
+        }
+        assert!(busy <= Duration::from_secs(30) / SHARE, "{count} rounds took {busy:?}");
+        assert!(count > 100, "the last change is not forgotten: {count}");
+        // At rest, a change is taken in at once.
+        let later = start + Duration::from_secs(180);
+        assert!(rounds.begin(later) && rounds.observed());
+        rounds.succeed(None, later);
+        rounds.look_anew(later);
+        assert_eq!(rounds.timeout(), Some(later + GATHER));
     }
 
     #[test]

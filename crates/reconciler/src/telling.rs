@@ -131,7 +131,7 @@ impl Telling {
         self.patching = false;
         self.failure = result.err();
         if let Some(failure) = &self.failure {
-            let at = now + self.retry.pause_as_asked(failure.retry_after);
+            let at = now + self.retry.pause_as_asked(failure.retry_after, self.heartbeat / 2);
             self.not_before = Some(at);
             self.next = Some(at);
             return;

@@ -145,13 +145,16 @@ fn twenty_thousand_bad_entries_are_one_problem() {
     world.reconciler.handle_node("b", Some(update), world.now);
     world.settle();
     let [problem] = &*world.view.problems else { panic!("{:?}", world.view.problems) };
-    assert_eq!(problem.to_string(), "node b: 0, and 19999 more like it (InvalidAllowedLocationIP)");
+    assert_eq!(
+        problem.to_string(),
+        "node b: 0; 1; 2; 3; 4; 5; 6; 7, and 19992 more like it (InvalidAllowedLocationIP)"
+    );
 }
 
 /// Not more than ten patches a minute, however often the status changes, and one soon after the API is well again.
 #[test]
 fn an_api_that_refuses_for_a_minute_is_asked_ten_times() {
-    for (retry_after, most) in [(None, 10), (Some(20 * SECOND), 4), (Some(1000 * SECOND), 1)] {
+    for (retry_after, most) in [(None, 10), (Some(12 * SECOND), 6), (Some(1000 * SECOND), 5)] {
         let mut world = World::with([node("b", "two", 2)]);
         world.api_away = true;
         world.retry_after = retry_after;
@@ -167,8 +170,8 @@ fn an_api_that_refuses_for_a_minute_is_asked_ten_times() {
         assert!((1..=most).contains(&patches), "{patches} patches with {retry_after:?}");
         world.api_away = false;
         world.pass(MINUTE / 2, &[]);
-        let told = world.view.unhealthy.is_empty();
-        assert_eq!(told, retry_after.is_none_or(|pause| pause < MINUTE), "{:?}", world.view.unhealthy);
+        // Nobody makes a node dead by asking it to wait.
+        assert!(world.view.unhealthy.is_empty(), "{retry_after:?}: {:?}", world.view.unhealthy);
     }
 }
 

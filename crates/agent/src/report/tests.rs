@@ -101,7 +101,7 @@ fn a_list_of_20000_bad_entries_is_one_line_and_one_event() {
     let mut told = Told::new();
     told.show((0..20_000).map(|entry| peer(1, &format!("x{entry} is no CIDR"))), 60);
     assert_eq!((told.lines_with("WARN"), told.events.len()), (1, 1), "{:?}", told.lines());
-    assert!(told.lines_with("x0 is no CIDR, and 19999 more like it") == 1, "{:?}", told.lines());
+    assert!(told.lines_with("and 19992 more like it") == 1, "{:?}", told.lines());
 }
 
 #[test]

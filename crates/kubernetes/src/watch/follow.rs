@@ -200,7 +200,7 @@ where
                 End::Unheard => return,
             };
             if wait {
-                sleep(backoff.pause_as_asked(asked)).await;
+                sleep(backoff.pause_as_asked(asked, PAUSE.1)).await;
             }
         }
     }

@@ -62,13 +62,14 @@ pub(super) fn share_out(
 pub(super) fn held<'a>(
     segments: &'a [Segment],
     foreign: &'a Foreign,
-) -> impl Iterator<Item = (&'a Node, Claim, IpNet)> {
+) -> impl Iterator<Item = (&'a Segment, &'a Node, Claim, IpNet)> {
     let nodes = segments.iter().enumerate();
-    let nodes = nodes.flat_map(|(index, segment)| segment.nodes.iter().map(move |node| (index, &**node)));
-    nodes.flat_map(move |(index, node)| {
+    let nodes =
+        nodes.flat_map(|(index, segment)| segment.nodes.iter().map(move |node| (index, segment, &**node)));
+    nodes.flat_map(move |(index, segment, node)| {
         let held = claims(node)
             .filter(move |(claim, net)| *claim != Claim::InternalIp || !foreign.contains(&(index, *net)));
-        held.map(move |(claim, net)| (node, claim, net))
+        held.map(move |(claim, net)| (segment, node, claim, net))
     })
 }
 

@@ -91,8 +91,8 @@ impl<'a> Taken<'a> {
     fn of(segments: &'a [Segment], foreign: &'a Foreign, peers: &'a [Peer], config: &TopologyConfig) -> Self {
         let ranges = segments.iter().flat_map(|segment| segment.allowed_location_ips.iter().copied());
         let ranges = Covers::of(ranges);
-        let of_nodes =
-            held(segments, foreign).map(|(node, claim, net)| (net, (claim, Owner::Node(node.seniority()))));
+        let of_nodes = held(segments, foreign)
+            .map(|(_, node, claim, net)| (net, (claim, Owner::Node(node.seniority()))));
         let of_cluster = config.reserved().map(|(net, claim)| (net, (claim, Owner::Mesh)));
         let of_peers = peers.iter().flat_map(|peer| {
             peer.allowed_ips.iter().map(move |net| (net.trunc(), (Claim::AllowedIp, Owner::Peer(&peer.name))))

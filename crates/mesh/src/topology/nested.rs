@@ -82,7 +82,7 @@ impl<'a> Held<'a> {
         let (covers, contested) = (Covers::of(allowed_ips()), Covers::contested(allowed_ips()));
         let mut holders = Vec::new();
         let shared = held(segments, foreign).filter(|(.., net)| covers.overlaps(net));
-        holders.extend(shared.map(|(node, claim, net)| (claim, Owner::Node(&node.name), net)));
+        holders.extend(shared.map(|(_, node, claim, net)| (claim, Owner::Node(&node.name), net)));
         holders.extend(subnets.iter().map(|net| (Claim::WireguardSubnet, Owner::Mesh, *net)));
         let mut before_peer = Vec::with_capacity(peers.len());
         for peer in peers {

@@ -9,7 +9,7 @@ use super::{
     addresses::{Foreign, held},
 };
 use crate::{
-    Object, Peer, Problem, Problems, PublicKey, Segment,
+    Object, Peer, Problem, Problems, PublicKey, Segment, SegmentName,
     conflict::Claim,
     node::age,
     overlap::{Covers, Nets},
@@ -108,11 +108,11 @@ pub(super) fn leave_to_nodes(
     for peer in peers {
         let name = &peer.name;
         peer.allowed_ips.retain(|ip| {
-            let Some((net, (claim, owner))) = taken.around(ip.trunc()).next() else { return true };
+            let Some((net, owner)) = taken.around(ip.trunc()).next() else { return true };
             problems.push(Problem::new(
                 Object::Peer(name.clone()),
                 "OverlappingAllowedIP",
-                format!("the allowed IP {ip} belongs to {claim} {net} of {owner} and is left out"),
+                format!("the allowed IP {ip} {} and is left out", owner.says(ip, net)),
             ));
             false
         });
@@ -121,21 +121,41 @@ pub(super) fn leave_to_nodes(
 
 /// What no Peer gets, as far as it overlaps what Peers ask for. Addresses in the WireGuard subnet that no leader has are as
 /// good as any.
-fn taken(
-    segments: &[Segment],
-    foreign: &Foreign,
-    peers: &[Peer],
-    config: &TopologyConfig,
-) -> Nets<(Claim, Object)> {
+fn taken(segments: &[Segment], foreign: &Foreign, peers: &[Peer], config: &TopologyConfig) -> Nets<Owner> {
     let wanted = Covers::of(peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()));
     let relevant = |net: &IpNet| wanted.overlaps(net);
-    let services = config.reserved().filter(|(_, claim)| *claim == Claim::Services);
-    let services = services.filter(|(net, _)| relevant(net)).map(|(net, claim)| (net, (claim, Object::Mesh)));
+    let services = config.reserved().filter(|(net, claim)| *claim == Claim::Services && relevant(net));
+    let services = services.map(|(net, _)| (net, Owner::Services));
     let of_nodes = held(segments, foreign).filter(|(.., net)| relevant(net));
-    let of_nodes = of_nodes.map(|(node, claim, net)| (net, (claim, Object::Node(node.name.clone()))));
+    let of_nodes = of_nodes.map(|(segment, node, claim, net)| {
+        (net, Owner::Node { claim, node: node.name.clone(), segment: segment.name.clone() })
+    });
     let tunnels = segments.iter().flat_map(|segment| {
         let hosts = segment.wireguard_ips.iter().map(|ip| prefix::host(*ip)).filter(relevant);
-        hosts.map(|net| (net, (Claim::WireguardIp, Object::Node(segment.leader().name.clone()))))
+        hosts.map(|net| (net, Owner::Tunnel(segment.name.clone())))
     });
     Nets::of(services.chain(of_nodes).chain(tunnels))
+}
+
+/// Who has something that a Peer asks for.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    Services,
+    Tunnel(SegmentName),
+    Node { claim: Claim, node: String, segment: SegmentName },
+}
+
+impl Owner {
+    /// What is to be said of an allowed IP that is, or lies in, what the owner has.
+    fn says(&self, ip: &IpNet, net: &IpNet) -> String {
+        match self {
+            Self::Services if ip.trunc() == *net => "is where the services of this cluster are".to_owned(),
+            Self::Services => format!("lies in {net}, where the services of this cluster are,"),
+            Self::Tunnel(segment) => format!("belongs to {segment}"),
+            Self::Node { node, segment, .. } if ip.trunc() == *net => {
+                format!("belongs to node {node} of {segment}")
+            }
+            Self::Node { claim, node, .. } => format!("lies in {claim} {net} of node {node}"),
+        }
+    }
 }
