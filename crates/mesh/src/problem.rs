@@ -69,6 +69,18 @@ impl Problem {
         }
     }
 
+    /// The same, of another object.
+    #[must_use]
+    pub fn of(self, object: Object) -> Self {
+        Self { object, ..self }
+    }
+
+    /// The same without the count of further ones: what it says first.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self { further: self.named, ..self.clone() }
+    }
+
     /// What makes it another problem, or the same one with another message.
     pub fn key(&self) -> (&Object, &'static str) {
         (&self.object, self.reason)

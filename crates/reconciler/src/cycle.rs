@@ -1,6 +1,9 @@
 //! One reconcile: look, compute, plan, apply, look again until nothing is left to do.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use hostnet::{Handshake, Leftover, NextHop, Observation, RenderConfig, Route};
 use ipnet::IpNet;
@@ -206,10 +209,9 @@ impl Reconciler {
         let nodes = self.known.nodes().filter_map(|node| Some((node.key?, node.persistent_keepalive)));
         let peers = self.known.peers().map(|peer| (peer.key, peer.persistent_keepalive));
         let behind_nat = nodes.chain(peers).filter(|(key, keepalive)| *keepalive != 0 && *key != own);
-        let others = |key: &PublicKey| {
-            let mut others = self.known.nodes().filter(|node| node.name != self.config.node);
-            others.any(|node| node.discovered_endpoints.contains_key(key))
-        };
+        let others = self.known.nodes().filter(|node| node.name != self.config.node);
+        let told: HashSet<&PublicKey> = others.flat_map(|node| node.discovered_endpoints.keys()).collect();
+        let others = |key: &PublicKey| told.contains(key);
         self.behind_nat.endpoints(behind_nat.map(|(key, _)| key), handshakes, others, now.instant)
     }
 

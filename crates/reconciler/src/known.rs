@@ -145,6 +145,16 @@ impl Known {
         self.names.answer(name, answer, now.instant)
     }
 
+    /// Whether the own heartbeat would prove that a node is silent, and nothing else does; asked once.
+    pub fn is_proof_wanted(&mut self, now: Now) -> bool {
+        self.liveness.is_proof_wanted(now.instant)
+    }
+
+    /// When [`Known::is_proof_wanted`] may say yes.
+    pub fn proof_timeout(&self) -> Option<Instant> {
+        self.liveness.proof_timeout()
+    }
+
     /// Whether everything was seen at least once.
     pub fn is_synced(&self) -> bool {
         self.synced

@@ -28,10 +28,15 @@ pub struct Liveness {
     heard: Option<Instant>,
     /// Before this nobody becomes too silent: heartbeats only put it off.
     next_expiry: Option<Instant>,
+    /// Whether somebody has become too silent, and nobody was heard since to prove it.
+    unproven: bool,
 }
 
 /// Those who have become silent are looked for at most this often.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(1);
+
+/// So long after somebody has become too silent the others may have been heard by themselves.
+const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Beat {
@@ -51,6 +56,7 @@ impl Liveness {
             youngest: i64::MIN,
             heard: None,
             next_expiry: None,
+            unproven: false,
         }
     }
 
@@ -145,10 +151,33 @@ impl Liveness {
         self.beats.iter().filter(move |(_, beat)| alive(beat)).map(|(name, _)| name.as_str())
     }
 
+    /// When [`Liveness::is_proof_wanted`] may say yes, if nothing is heard before.
+    pub fn proof_timeout(&self) -> Option<Instant> {
+        self.next_expiry.filter(|_| !self.unproven).map(|at| at + QUIET)
+    }
+
+    /// Whether somebody has become too silent, and nothing has been heard since: then the own heartbeat is worth while, for it
+    /// comes back through the watch. Where there are few nodes, nobody may say anything for half of the timeout. Says so
+    /// once.
+    pub fn is_proof_wanted(&mut self, now: Instant) -> bool {
+        let Some(since) = self.watching_since else { return false };
+        if self.proof_timeout().is_none_or(|at| at > now) {
+            return false;
+        }
+        let silent_at =
+            self.beats.values().filter_map(|beat| Some(beat.changed?.max(since) + self.timeout)).min();
+        self.unproven = silent_at.is_some_and(|at| at <= now);
+        if !self.unproven {
+            self.next_expiry = Some(silent_at.unwrap_or(now + self.timeout));
+        }
+        self.unproven
+    }
+
     /// The watch has delivered something. Takes those who have been silent for too long for dead, and returns whether
     /// there are any.
     pub fn hear(&mut self, now: Instant) -> bool {
         self.heard = Some(now);
+        self.unproven = false;
         if self.next_expiry.is_none_or(|at| at > now) {
             return false;
         }
@@ -301,6 +330,30 @@ mod tests {
         liveness.see("a", UNIX - 200, start, UNIX);
         liveness.resume(start, UNIX);
         assert_eq!(names(&liveness), ["b", "c"]);
+    }
+
+    /// Two nodes that write at the same moments: of the third, which is silent, nothing is known until one of them writes.
+    #[test]
+    fn a_proof_is_wanted_once_when_nobody_says_anything() {
+        let (mut liveness, start) = started();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for name in ["a", "b"] {
+            liveness.see(name, UNIX, start, UNIX);
+        }
+        liveness.see("a", UNIX + 58, at(58), UNIX + 58);
+        liveness.hear(at(58));
+        assert!(!liveness.is_proof_wanted(at(60)));
+        assert_eq!(liveness.proof_timeout(), Some(at(61)));
+        assert!(liveness.is_proof_wanted(at(61)) && !liveness.is_proof_wanted(at(62)));
+        assert_eq!(liveness.proof_timeout(), None);
+        assert!(is_alive(&liveness, "b"), "the watch may be dead");
+        assert!(liveness.hear(at(62)) && !is_alive(&liveness, "b"));
+        // Nobody is silent, and it is only not known yet.
+        assert!(!liveness.is_proof_wanted(at(117)) && !liveness.is_proof_wanted(at(118)));
+        liveness.see("a", UNIX + 118, at(118), UNIX + 118);
+        assert!(!liveness.is_proof_wanted(at(120)));
+        liveness.pause(at(121));
+        assert!(!liveness.is_proof_wanted(at(500)), "an API server that is away proves nothing");
     }
 
     proptest! {

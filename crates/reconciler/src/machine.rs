@@ -311,6 +311,9 @@ impl Reconciler {
         if self.watchdog.ask(now.instant) {
             return Some(Action::AskApi);
         }
+        if self.known.is_proof_wanted(now) {
+            self.telling.hasten(now.instant);
+        }
         if let Some(status) = self.telling.next(now) {
             return Some(Action::Patch(status));
         }
@@ -323,7 +326,7 @@ impl Reconciler {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
         let others =
             [self.telling.timeout(), self.known.lookups_timeout(), self.watchdog.timeout(), self.show_at];
-        others.into_iter().chain([round]).flatten().min()
+        others.into_iter().chain([round, self.known.proof_timeout()]).flatten().min()
     }
 
     /// The mesh as it was last computed.

@@ -72,6 +72,11 @@ impl Telling {
         }
     }
 
+    /// The heartbeat is to come now, if it may.
+    pub fn hasten(&mut self, now: Instant) {
+        self.due(now);
+    }
+
     /// This is what the others read. If somebody else has changed what this node told, or taken it back, as an agent does
     /// that ends later than it should, it is told again, and not with the next heartbeat only.
     pub fn insist(&mut self, told: &Node, now: Instant) {

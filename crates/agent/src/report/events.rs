@@ -48,7 +48,7 @@ impl Default for Events {
 impl Events {
     /// A problem has appeared. When too many wait, the one that has waited longest gets none.
     pub fn offer(&mut self, problem: &Problem, now: Instant) {
-        let problem = Problem { further: 0, ..problem.clone() };
+        let problem = problem.alone();
         let is_recent = |at: &Instant| now < *at + SAME;
         if self.written.get(&problem).is_some_and(is_recent) || self.waiting.contains(&problem) {
             return;

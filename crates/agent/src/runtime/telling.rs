@@ -44,7 +44,7 @@ impl Runtime {
         let node = self.setup.reconciler.node.clone();
         // A problem of this host is shown at its Node.
         let problem = match problem.object {
-            mesh::Object::Host => mesh::Problem { object: mesh::Object::Node(node.clone()), ..problem },
+            mesh::Object::Host => problem.of(mesh::Object::Node(node.clone())),
             _ => problem,
         };
         let reporter = kubernetes::patch::Reporter { controller: CONTROLLER.to_owned(), instance: node };

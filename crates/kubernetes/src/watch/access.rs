@@ -113,7 +113,7 @@ impl Access {
                 true => "what was read before is kept",
                 false => "until they are read, pod subnets are those of spec.podCIDRs",
             };
-            Problem { message: format!("{}; {instead}", why.message), ..problem(why) }
+            Problem::new(Object::Host, why.reason, format!("{}; {instead}", why.message))
         });
         let others = [&self.nodes, &self.peers].into_iter().filter_map(State::explanation).map(problem);
         others.chain(grants).collect()
