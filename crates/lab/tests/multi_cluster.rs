@@ -82,9 +82,9 @@ fn what_both_clusters_have_is_told_and_taken_from_nobody() {
             node,
             &[
                 "peer d1: the allowed IP 10.4.0.1/32 belongs to location:a",
-                "peer d1: the allowed IP fd00:4::1/128 belongs to location:a",
+                "the allowed IP fd00:4::1/128 belongs to location:a",
                 "peer e1: the allowed IP 10.4.0.2/32 belongs to location:b",
-                "peer d1: the allowed IP 10.42.0.0/16 overlaps the pod subnet 10.42.1.0/24 of node a1, and 3 more",
+                "the allowed IP 10.42.0.0/16 overlaps the pod subnet 10.42.1.0/24 of node a1, and 3 more",
                 "10.43.0.0/16 is where the services of this cluster are",
             ],
         );
