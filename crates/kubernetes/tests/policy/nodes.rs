@@ -199,7 +199,8 @@ fn every_agent_manifest_has_the_same_policies() {
     let names: Vec<_> = policies.iter().map(|policy| policy.metadata.name.clone().unwrap()).collect();
     assert_eq!(
         names,
-        ["agents", "agent-events", "kubelets", "node-pods", "node-regions"].map(|name| format!("{name}.kilo.squat.ai"))
+        ["agents", "agent-events", "kubelets", "node-pods", "node-regions"]
+            .map(|name| format!("{name}.kilo.squat.ai"))
     );
     for (binding, name) in bindings.iter().zip(&names) {
         let spec = binding.spec.as_ref().unwrap();
