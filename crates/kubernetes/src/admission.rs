@@ -15,7 +15,6 @@ use mesh::{
     Excerpt, Object, Peer,
     conflict::{Claimed, Conflict, Conflicts},
 };
-use serde_json::Value;
 
 pub use review::{Operation, Request};
 pub use surroundings::Surroundings;
@@ -25,6 +24,7 @@ use crate::{
     decode::{MOST_NAMED, examine, shortened},
     peer::PeerSpec,
 };
+use review::Objects;
 
 /// How many of the conflicts of one Peer are told. A prefix that is far too wide overlaps everything.
 const TOLD: usize = 8;
@@ -72,27 +72,26 @@ pub fn judge(request: &Request, surroundings: &Surroundings) -> Result<Verdict, 
             ));
         }
     }
-    let (object, old) = request.objects()?;
-    Ok(judge_peer(object, old, surroundings))
+    Ok(judge_peer(request.objects()?, surroundings))
 }
 
-/// Judges a Peer as it is to be stored; `old` is what it replaces.
-fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) -> Verdict {
-    let peer: PeerObject = match serde_json::from_value(object.clone()) {
+/// Judges a Peer as it is to be stored.
+fn judge_peer(objects: &Objects, surroundings: &Surroundings) -> Verdict {
+    let peer = match &objects.new {
         Ok(peer) => peer,
         Err(error) => {
             return Verdict { faults: vec![format!("it cannot be read: {error}")], ..Verdict::default() };
         }
     };
-    let examined = examine(&peer);
+    let examined = examine(peer);
     let mut faults = examined.faults;
     faults.extend(examined.preshared_key.map(|fault| fault.to_string()));
     if let Ok(spec) = &peer.spec {
         faults.extend(forms(spec));
     }
     let mut warnings = Vec::new();
-    if let Some(peer) = &examined.peer {
-        let (new, known) = Earlier::of(old).split(object, peer);
+    if let (Some(claimant), Ok(spec)) = (&examined.peer, &peer.spec) {
+        let (new, known) = Earlier::of(objects.old.as_ref()).split(spec, claimant);
         let new = surroundings.conflicts(&new, TOLD);
         let known = surroundings.conflicts(&known, TOLD);
         match surroundings.gap() {
@@ -105,7 +104,7 @@ fn judge_peer(object: &Value, old: Option<&Value>, surroundings: &Surroundings) 
         }
         warnings.extend(told(&known));
     }
-    if old.is_some_and(|old| old.get("spec") == object.get("spec")) {
+    if objects.same_spec {
         faults.append(&mut warnings);
         return Verdict { faults: Vec::new(), warnings: faults };
     }
@@ -143,26 +142,24 @@ fn is_mapped(address: &str) -> bool {
 
 /// What an object had before.
 struct Earlier<'a> {
-    key: Option<&'a Value>,
+    key: Option<&'a str>,
     allowed_ips: HashSet<&'a str>,
 }
 
 impl<'a> Earlier<'a> {
-    fn of(old: Option<&'a Value>) -> Self {
-        let spec = old.and_then(|old| old.get("spec"));
-        let allowed_ips = spec.and_then(|spec| spec.get("allowedIPs")?.as_array()).into_iter().flatten();
+    fn of(old: Option<&'a PeerObject>) -> Self {
+        let spec = old.and_then(|old| old.spec.as_ref().ok());
+        let allowed_ips = spec.into_iter().flat_map(|spec| &spec.allowed_ips);
         Self {
-            key: spec.and_then(|spec| spec.get("publicKey")),
-            allowed_ips: allowed_ips.filter_map(Value::as_str).collect(),
+            key: spec.map(|spec| spec.public_key.as_str()),
+            allowed_ips: allowed_ips.map(String::as_str).collect(),
         }
     }
 
     /// What a Peer claims that it did not have before, and what it had. Texts are compared, as the API stores them.
-    fn split<'b>(&self, object: &Value, peer: &'b Peer) -> (Claimed<'b>, Claimed<'b>) {
-        let spec = &object["spec"];
-        let had_key = self.key.is_some() && self.key == spec.get("publicKey");
-        let texts = spec["allowedIPs"].as_array().into_iter().flatten().map(Value::as_str);
-        let had = texts.map(|text| text.is_some_and(|text| self.allowed_ips.contains(text)));
+    fn split<'b>(&self, spec: &PeerSpec, peer: &'b Peer) -> (Claimed<'b>, Claimed<'b>) {
+        let had_key = self.key == Some(spec.public_key.as_str());
+        let had = spec.allowed_ips.iter().map(|text| self.allowed_ips.contains(text.as_str()));
         let (known, new): (Vec<_>, Vec<_>) = peer.allowed_ips.iter().zip(had).partition(|(_, had)| *had);
         let claimed = |key, allowed_ips: Vec<(&IpNet, bool)>| Claimed {
             peer: &peer.name,

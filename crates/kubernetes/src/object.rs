@@ -3,11 +3,16 @@
 //! A Node of a real cluster has 10 KB and more of managed fields, images and conditions. They are skipped while the
 //! text is read and never kept. Whether the values make sense is decided in [`crate::decode`].
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, Resource};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::{
     annotations,
@@ -17,7 +22,7 @@ use crate::{
 /// A CiliumNode object. Its specification is anything at all, so that one that makes no sense hurts only itself.
 #[derive(Debug, Clone, Deserialize)]
 pub struct CiliumNodeObject {
-    /// The slimmed metadata: `name`, `uid` and `resourceVersion`.
+    /// The slimmed metadata: `name`, `uid`, `resourceVersion` and `creationTimestamp`.
     #[serde(deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
     /// The specification.
@@ -29,7 +34,7 @@ pub struct CiliumNodeObject {
 /// itself.
 #[derive(Debug, Clone, Deserialize)]
 pub struct BlockAffinityObject {
-    /// The slimmed metadata: `name`, `uid` and `resourceVersion`.
+    /// The slimmed metadata: `name`, `uid`, `resourceVersion` and `creationTimestamp`.
     #[serde(deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
     /// The specification.
@@ -75,7 +80,7 @@ impl NodeObject {
 /// A Peer object. Its specification is read leniently, so that one that has the wrong types hurts only itself.
 #[derive(Debug, Clone, Deserialize)]
 pub struct PeerObject {
-    /// The slimmed metadata: `name`, `uid` and `resourceVersion`.
+    /// The slimmed metadata: `name`, `uid`, `resourceVersion` and `creationTimestamp`.
     #[serde(deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
     /// The specification, or why it cannot be read.
@@ -93,10 +98,79 @@ impl PeerObject {
     pub fn created(&self) -> i64 {
         created(&self.metadata)
     }
+
+    /// Reads a Peer from JSON that may come from anyone: nothing is kept but the fields of a Peer, in whatever shape
+    /// the rest is.
+    ///
+    /// # Errors
+    /// Why it cannot be read. An unreadable specification is no error: it is in [`Self::spec`].
+    pub(crate) fn from_json(text: &str) -> Result<Self, String> {
+        let WirePeer { metadata, spec } = serde_json::from_str(text).map_err(|error| reason(&error))?;
+        let spec = spec
+            .map_or_else(no_spec, |spec| serde_json::from_str(spec.get()).map_err(|error| reason(&error)));
+        Ok(Self { metadata, spec })
+    }
 }
 
 fn created(metadata: &ObjectMeta) -> i64 {
     metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+}
+
+#[derive(Deserialize)]
+struct WirePeer<'a> {
+    #[serde(deserialize_with = "slim_metadata")]
+    metadata: ObjectMeta,
+    #[serde(borrow, default, deserialize_with = "present")]
+    spec: Option<&'a RawValue>,
+}
+
+/// A field that is there, even if it is `null`.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Why JSON cannot be read, without the position, which is one within an object that nobody sees. An error repeats the
+/// value that it is about, so the middle of a long one is left out.
+pub(crate) fn reason(error: &serde_json::Error) -> String {
+    let mut ends = Ends::default();
+    // It never fails.
+    let _ = write!(ends, "{error}");
+    let Ends { begin, end, is_cut } = ends;
+    let text = format!("{begin}{}{end}", if is_cut { "…" } else { "" });
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&position).unwrap_or(&text).to_owned()
+}
+
+/// The beginning and the end of a text that is never there as a whole.
+#[derive(Default)]
+struct Ends {
+    begin: String,
+    end: String,
+    is_cut: bool,
+}
+
+impl Ends {
+    /// How many bytes of the text are kept of the beginning and of the end, nearly.
+    const LONGEST: usize = 200;
+}
+
+impl fmt::Write for Ends {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = Self::LONGEST.saturating_sub(self.begin.len() + self.end.len());
+        let (begin, rest) = text.split_at(boundary(text, room));
+        self.begin.push_str(begin);
+        let last = rest.len().saturating_sub(Self::LONGEST);
+        self.end.push_str(&rest[boundary(rest, last)..]);
+        let excess = boundary(&self.end, self.end.len().saturating_sub(Self::LONGEST));
+        self.end.drain(..excess);
+        self.is_cut |= last > 0 || excess > 0;
+        Ok(())
+    }
+}
+
+/// Where to cut a text, at this place or up to three bytes before.
+fn boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default()
 }
 
 impl From<Peer> for PeerObject {
@@ -212,17 +286,62 @@ impl From<WireNode> for NodeObject {
     }
 }
 
+/// What identifies an object and its version.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", expecting = "the metadata of an object")]
+struct WireIdentity {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    resource_version: Option<String>,
+    #[serde(default)]
+    creation_timestamp: Option<Time>,
+}
+
 fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let WireMetadata { name, uid, resource_version, creation_timestamp, .. } =
-        WireMetadata::deserialize(deserializer)?;
+    let WireIdentity { name, uid, resource_version, creation_timestamp } =
+        WireIdentity::deserialize(deserializer)?;
     Ok(ObjectMeta { name, uid, resource_version, creation_timestamp, ..ObjectMeta::default() })
 }
 
 fn lenient_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<PeerSpec, String>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(value).map_err(|error| error.to_string()))
+    Ok(serde_json::from_value(value).map_err(|error| reason(&error)))
 }
 
 fn no_spec() -> Result<PeerSpec, String> {
     Err("there is none".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> String {
+        reason(&serde_json::from_str::<PeerSpec>(text).expect_err("it is none"))
+    }
+
+    #[test]
+    fn the_reason_is_whole_or_without_its_middle() {
+        assert_eq!(of("[7]"), "invalid type: integer `7`, expected a sequence");
+        let list =
+            |character: &str, count| of(&format!("{{\"allowedIPs\":\"{}\"}}", character.repeat(count)));
+        for count in 130..300 {
+            let whole = format!("invalid type: string \"{}\", expected a sequence", "é".repeat(count));
+            let reason = list("é", count);
+            match reason.split_once('…') {
+                None => assert_eq!(reason, whole),
+                Some((begin, end)) => {
+                    assert!(
+                        whole.len() > 330 && whole.starts_with(begin) && whole.ends_with(end),
+                        "{reason}"
+                    );
+                }
+            }
+        }
+        let reason = list("\u{200b}", 100_000);
+        assert!(reason.len() < 500 && reason.ends_with("\", expected a sequence"), "{reason}");
+    }
 }

@@ -5,21 +5,19 @@
 
 use std::{sync::Arc, time::Instant};
 
-use axum::{
-    body::{Body, Bytes, to_bytes},
-    http::StatusCode,
-};
+use axum::{body::Body, http::StatusCode};
 use futures::StreamExt;
 use kubernetes::admission::{Request, Surroundings, Verdict, judge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The largest request, in bytes. An API server sends an object twice, and takes none of more than 3 MiB.
-const LARGEST: usize = 8 << 20;
+/// The largest request, in bytes. etcd stores objects of up to 1.5 MiB, and an update sends two.
+const LARGEST: usize = 3 << 20;
 /// The largest request, in bytes, of which there may be any number: more than nearly every Peer needs.
 const SMALL: usize = 128 << 10;
-/// How many larger requests there may be at a time.
+/// How many larger requests there may be at a time. Those that come slowly do not keep out all others.
 const MOST_LARGE: usize = 4;
-/// How many requests are judged at a time. It takes a processor, and the memory for a parsed object.
+/// How many requests are judged at a time, of which one may be larger. It takes a processor, and the memory for what is
+/// read of a request.
 const JUDGED: usize = 2;
 
 /// What is answered instead of a verdict.
@@ -29,11 +27,13 @@ type Refusal = (StatusCode, String);
 pub struct Desk {
     large: Arc<Semaphore>,
     judged: Arc<Semaphore>,
+    large_judged: Arc<Semaphore>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
-        Self { large: Arc::new(Semaphore::new(MOST_LARGE)), judged: Arc::new(Semaphore::new(JUDGED)) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { large: places(MOST_LARGE), judged: places(JUDGED), large_judged: places(1) }
     }
 }
 
@@ -50,10 +50,15 @@ impl Desk {
     ) -> Result<(Request, Verdict, String), Refusal> {
         let judged = async {
             let (body, large) = self.receive(body).await?;
-            let place = self.judged.clone().acquire_owned().await.map_err(|_| busy())?;
+            // First among the large ones: those that wait keep no place from the small ones.
+            let large_place = match &large {
+                Some(_) => Some(place(&self.large_judged).await?),
+                None => None,
+            };
+            let judged_place = place(&self.judged).await?;
             let judging = tokio::task::spawn_blocking(move || {
                 // What has begun cannot be stopped, so it keeps its place to its end.
-                let _places = (place, large);
+                let _places = (judged_place, large_place, large);
                 let bad = |error: kubernetes::Error| (StatusCode::BAD_REQUEST, error.to_string());
                 let review = Request::decode(&body).map_err(bad)?;
                 let verdict = judge(&review, &surroundings()).map_err(bad)?;
@@ -66,20 +71,26 @@ impl Desk {
     }
 
     /// The body of a request, with the permission to be large if it is.
-    async fn receive(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+    async fn receive(&self, body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
         let mut stream = body.into_data_stream();
-        let mut begin = Vec::new();
-        while begin.len() <= SMALL {
-            match stream.next().await {
-                Some(part) => begin.extend_from_slice(&part.map_err(|error| unreadable(&error))?),
-                None => return Ok((begin.into(), None)),
+        let (mut text, mut large) = (Vec::new(), None);
+        while let Some(part) = stream.next().await {
+            let part = part.map_err(|error| unreadable(&error))?;
+            let length = text.len() + part.len();
+            if length > LARGEST {
+                return Err(too_large());
             }
+            if length > SMALL && large.is_none() {
+                large = Some(place(&self.large).await?);
+            }
+            text.extend_from_slice(&part);
         }
-        let large = self.large.clone().acquire_owned().await.map_err(|_| busy())?;
-        let rest = to_bytes(Body::from_stream(stream), LARGEST.saturating_sub(begin.len())).await;
-        begin.extend_from_slice(&rest.map_err(|error| unreadable(&error))?);
-        Ok((begin.into(), Some(large)))
+        Ok((text, large))
     }
+}
+
+async fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+    places.clone().acquire_owned().await.map_err(|_| busy())
 }
 
 fn busy() -> Refusal {
@@ -92,14 +103,6 @@ fn too_large() -> Refusal {
     (StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// A body that is too large, or a connection that broke.
 fn unreadable(error: &axum::Error) -> Refusal {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.to_string().contains("length limit exceeded") {
-            return too_large();
-        }
-        cause = error.source();
-    }
     (StatusCode::BAD_REQUEST, format!("the request could not be read: {error}"))
 }

@@ -15,7 +15,7 @@ use crate::support::{Files, KEY, Webhook, cluster, eventually, peer, review, ser
 /// How long a review may take while others keep the webhook busy.
 const SOON: Duration = Duration::from_secs(1);
 
-async fn answers_soon(webhook: &Webhook) {
+pub async fn answers_soon(webhook: &Webhook) {
     let begin = Instant::now();
     let response = webhook.review(&review("CREATE", &peer("new", KEY, "10.5.9.9/32"))).await.review();
     let took = begin.elapsed();

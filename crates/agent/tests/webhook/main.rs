@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod crowds;
+mod hostile;
 mod support;
 
 use std::{fs, os::unix::fs::symlink};
@@ -101,7 +102,7 @@ async fn requests_that_make_no_sense_are_told_so() {
         (json, "7".to_owned(), 400, "only admission.k8s.io/v1 AdmissionReview is supported"),
         (json, v1beta1.to_string(), 400, "admission.k8s.io/v1beta1"),
         (json, review("CREATE", &Value::Null).to_string(), 400, "request.object is missing"),
-        (json, " ".repeat((8 << 20) + 1), 413, "more than 8388608 bytes"),
+        (json, " ".repeat((3 << 20) + 1), 413, "more than 3145728 bytes"),
         ("text/plain", good.to_string(), 400, "received Content-Type=text/plain, expected application/json"),
         ("application/json; charset=utf-8", good.to_string(), 200, "\"allowed\":true"),
     ] {

@@ -217,6 +217,22 @@ impl Webhook {
         send(stream, Request::get(path).header("host", HOST).body(Full::default()).unwrap()).await
     }
 
+    /// A field of proc_pid_status(5) that is in kB, in bytes.
+    pub fn memory(&self, field: &str) -> usize {
+        let status = fs::read_to_string(self.process_file("status")).unwrap();
+        let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.unwrap().trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+    }
+
+    /// Lets the peak of the memory, `VmHWM`, begin where the memory is now.
+    pub fn forget_peak(&self) {
+        fs::write(self.process_file("clear_refs"), "5").unwrap();
+    }
+
+    fn process_file(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.id().unwrap()))
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let id = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)).unwrap();
         rustix::process::kill_process(id, signal).unwrap();

@@ -7,14 +7,16 @@ use std::fmt;
 
 use mesh::text::{Plain, plain};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::Verdict;
-use crate::{Error, decode::shortened};
+use crate::{Error, PeerObject, decode::shortened, object::reason};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 /// API servers cut off a warning that is longer, in characters.
 const LONGEST_WARNING: usize = 250;
+/// The longest name of an object, in characters.
+const LONGEST_NAME: usize = 253;
 
 /// What is done with the object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,12 +70,43 @@ pub struct Request {
     /// What is done with it.
     pub operation: Operation,
     name: String,
-    object: Option<Value>,
-    old: Option<Value>,
+    objects: Option<Objects>,
+}
+
+/// The Peers of a request, as far as they are judged.
+pub(super) struct Objects {
+    /// The Peer that is to be stored, or why it cannot be read.
+    pub new: Result<PeerObject, String>,
+    /// The Peer that it replaces, if it can be read.
+    pub old: Option<PeerObject>,
+    /// Whether both have the same specification.
+    pub same_spec: bool,
+}
+
+impl Objects {
+    fn read(new: &RawValue, old: Option<&RawValue>) -> Self {
+        Self {
+            new: PeerObject::from_json(new.get()),
+            old: old.and_then(|old| PeerObject::from_json(old.get()).ok()),
+            same_spec: old.is_some_and(|old| spec_text(old) == spec_text(new)),
+        }
+    }
+}
+
+/// The specification of an object, as it is written. An API server writes both objects of a request, with the fields in
+/// order, so those with the same value have the same text.
+fn spec_text(object: &RawValue) -> Option<&str> {
+    #[derive(Deserialize)]
+    struct Spec<'a> {
+        #[serde(borrow, default)]
+        spec: Option<&'a RawValue>,
+    }
+    serde_json::from_str::<Spec<'_>>(object.get()).ok()?.spec.map(RawValue::get)
 }
 
 impl Request {
-    /// Reads the body of a request.
+    /// Reads the body of a request. Nothing is kept of what is not judged, so a request takes no more than some ten
+    /// times the memory of its body, in whatever shape it is.
     ///
     /// # Errors
     /// [`Error::Review`] when it is empty, not JSON, no AdmissionReview of version 1 or without a request.
@@ -82,28 +115,36 @@ impl Request {
         if body.iter().all(u8::is_ascii_whitespace) {
             return refused("it has no body".to_owned());
         }
-        let value: Value = match serde_json::from_slice(body) {
-            Ok(value) => value,
+        let text = match std::str::from_utf8(body) {
+            Ok(text) => text,
             Err(error) => return refused(format!("its body is not JSON: {error}")),
         };
-        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
-        let (version, kind) = (text("apiVersion"), text("kind"));
-        if (version, kind) != (API_VERSION, "AdmissionReview") {
+        // First as a whole, so that what is not JSON is said to be that wherever it is wrong.
+        if let Err(error) = serde_json::from_str::<&RawValue>(text) {
+            return refused(format!("its body is not JSON: {error}"));
+        }
+        let review = match text.trim_start().starts_with('{') {
+            true => serde_json::from_str(text),
+            false => Ok(WireReview::default()),
+        };
+        let review = match review {
+            Ok(review) => review,
+            Err(error) => return refused(reason(&error)),
+        };
+        let (version, kind) = (text_of(review.api_version), text_of(review.kind));
+        if (version.as_str(), kind.as_str()) != (API_VERSION, "AdmissionReview") {
             return refused(format!(
                 "its apiVersion is {:?} and its kind {:?}; only {API_VERSION} AdmissionReview is supported, see \
                  admissionReviewVersions of the ValidatingWebhookConfiguration",
-                shortened(version),
-                shortened(kind)
+                shortened(&version),
+                shortened(&kind)
             ));
         }
-        let wire: WireReview = match serde_json::from_value(value) {
-            Ok(wire) => wire,
-            Err(error) => return refused(error.to_string()),
-        };
-        match wire.request {
-            Some(request) if !request.uid.is_empty() => Ok(request.into()),
-            Some(_) => refused("request.uid is missing".to_owned()),
-            None => refused("it has no request".to_owned()),
+        let Some(request) = review.request else { return refused("it has no request".to_owned()) };
+        match serde_json::from_str::<WireRequest<'_>>(request.get()) {
+            Ok(request) if !request.uid.is_empty() => Ok(request.into()),
+            Ok(_) => refused("request.uid is missing".to_owned()),
+            Err(error) => refused(reason(&error)),
         }
     }
 
@@ -117,14 +158,14 @@ impl Request {
         if !self.name.is_empty() {
             return &self.name;
         }
-        self.object.as_ref().and_then(|object| object["metadata"]["name"].as_str()).unwrap_or_default()
+        let peer = self.objects.as_ref().and_then(|objects| objects.new.as_ref().ok());
+        peer.map(PeerObject::name).unwrap_or_default()
     }
 
-    /// The object that is to be stored, and the one it replaces.
-    pub(super) fn objects(&self) -> Result<(&Value, Option<&Value>), Error> {
+    /// The Peer that is to be stored, and the one it replaces.
+    pub(super) fn objects(&self) -> Result<&Objects, Error> {
         let missing = || Error::Review(format!("request.object is missing in a {}", self.operation.name()));
-        let old = self.old.as_ref().filter(|_| self.operation == Operation::Update);
-        Ok((self.object.as_ref().ok_or_else(missing)?, old))
+        self.objects.as_ref().ok_or_else(missing)
     }
 
     /// The answer, as an AdmissionReview.
@@ -132,43 +173,59 @@ impl Request {
         let mut response = json!({ "uid": self.uid, "allowed": verdict.is_allowed() });
         if !verdict.is_allowed() {
             // It is shown in the terminal of whoever asked for the Peer to be stored.
-            let message = format!("peer {} cannot be used: {}", self.name(), verdict.faults.join("; "));
+            let name = cut(self.name(), LONGEST_NAME);
+            let message = format!("peer {name} cannot be used: {}", verdict.faults.join("; "));
             let message = plain(message);
             response["status"] =
                 json!({ "status": "Failure", "reason": "Invalid", "code": 422, "message": message });
         }
         if !verdict.warnings.is_empty() {
-            response["warnings"] =
-                verdict.warnings.iter().map(|warning| cut(&Plain(warning).to_string())).collect();
+            response["warnings"] = verdict
+                .warnings
+                .iter()
+                .map(|warning| cut(&Plain(warning).to_string(), LONGEST_WARNING))
+                .collect();
         }
         json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response })
     }
 }
 
-fn cut(warning: &str) -> String {
-    if warning.chars().count() <= LONGEST_WARNING {
-        return warning.to_owned();
+/// The beginning of a text that has more characters than this.
+fn cut(text: &str, longest: usize) -> String {
+    if text.chars().nth(longest).is_none() {
+        return text.to_owned();
     }
-    warning.chars().take(LONGEST_WARNING - 1).chain(std::iter::once('…')).collect()
+    text.chars().take(longest - 1).chain(std::iter::once('…')).collect()
 }
 
-#[derive(Deserialize)]
-struct WireReview {
-    #[serde(default)]
-    request: Option<WireRequest>,
+/// A text in JSON; empty if it is missing or anything else.
+fn text_of(value: Option<&RawValue>) -> String {
+    value.and_then(|value| serde_json::from_str(value.get()).ok()).unwrap_or_default()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct WireReview<'a> {
+    #[serde(borrow, default)]
+    api_version: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    request: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
-struct WireRequest {
+struct WireRequest<'a> {
     uid: String,
     kind: Option<WireKind>,
     resource: Option<WireResource>,
     operation: String,
     name: Option<String>,
-    object: Option<Value>,
-    old_object: Option<Value>,
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
+    #[serde(borrow)]
+    old_object: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Default)]
@@ -185,8 +242,8 @@ struct WireResource {
     resource: String,
 }
 
-impl From<WireRequest> for Request {
-    fn from(wire: WireRequest) -> Self {
+impl From<WireRequest<'_>> for Request {
+    fn from(wire: WireRequest<'_>) -> Self {
         // A request that names only the kind is as clear: the Go implementation asks for neither.
         let of_kind = wire.kind.filter(|kind| !kind.kind.is_empty()).map(|kind| ResourceName {
             group: kind.group,
@@ -203,13 +260,17 @@ impl From<WireRequest> for Request {
             "CONNECT" => Operation::Connect,
             _ => Operation::Other,
         };
-        Self {
+        let mut request = Self {
             uid: wire.uid,
             resource: of_resource.or(of_kind).unwrap_or_default(),
             operation,
             name: wire.name.unwrap_or_default(),
-            object: wire.object,
-            old: wire.old_object,
+            objects: None,
+        };
+        if request.is_for_peers() && matches!(operation, Operation::Create | Operation::Update) {
+            let old = wire.old_object.filter(|_| operation == Operation::Update);
+            request.objects = wire.object.map(|new| Objects::read(new, old));
         }
+        request
     }
 }

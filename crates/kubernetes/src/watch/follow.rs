@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt as _, stream::BoxStream};
+use futures::{AsyncBufRead, StreamExt as _, stream::BoxStream};
 use http::{
     HeaderValue,
     header::{ACCEPT, ACCEPT_ENCODING},
 };
 use kube::{
-    Api,
+    Api, Client,
     api::WatchParams,
     core::{Request, Resource as KubeResource, Status, WatchEvent},
 };
@@ -390,7 +390,7 @@ where
         let params = params.timeout(DURATION_SECONDS);
         let opened = async {
             match extent {
-                Extent::Whole => self.api.watch(&params, position).await.map(erase),
+                Extent::Whole => self.watch_whole(&params, position).await,
                 Extent::Metadata => self.watch_metadata(&params, position).await,
             }
         };
@@ -401,17 +401,23 @@ where
         }
     }
 
+    /// As `Api::watch`, but with a bound for a line.
+    async fn watch_whole(&self, params: &WatchParams, position: &str) -> kube::Result<Events<K>> {
+        let mut request = Request::new(self.api.resource_url())
+            .watch(params, position)
+            .map_err(kube::Error::BuildRequest)?;
+        request.extensions_mut().insert("watch");
+        Ok(heartbeat::whole_events(lines(self.api.clone().into_client(), request).await?).boxed())
+    }
+
     /// As `Api::watch_metadata`, but for objects of our own, which leave out most of the metadata as well, and heartbeats.
     async fn watch_metadata(&self, params: &WatchParams, position: &str) -> kube::Result<Events<K>> {
         let mut request = Request::new(self.api.resource_url())
             .watch_metadata(params, position)
             .map_err(kube::Error::BuildRequest)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
-        // As `Api::watch`: Kubernetes 1.37 compresses every event by itself, which the client cannot read.
-        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         request.extensions_mut().insert("watch_metadata");
-        let reader = self.api.clone().into_client().request_stream(request).await?;
-        Ok(heartbeat::events(Box::pin(reader), self.own.clone()).boxed())
+        Ok(heartbeat::events(lines(self.api.clone().into_client(), request).await?, self.own.clone()).boxed())
     }
 
     /// Keeps what a whole object has besides its metadata.
@@ -473,8 +479,14 @@ where
     }
 }
 
-fn erase<K: 'static>(events: impl Stream<Item = kube::Result<WatchEvent<K>>> + Send + 'static) -> Events<K> {
-    events.map(|event| event.map(Event::Whole)).boxed()
+/// What the API answers to a watch.
+async fn lines(
+    client: Client,
+    mut request: http::Request<Vec<u8>>,
+) -> kube::Result<impl AsyncBufRead + Unpin + Send + 'static> {
+    // As `Api::watch`: Kubernetes 1.37 compresses every event by itself, which the client cannot read.
+    request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Ok(Box::pin(client.request_stream(request).await?))
 }
 
 fn name_of<K: KubeResource<DynamicType = ()>>(object: &K) -> &str {

@@ -10,14 +10,18 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use futures::{AsyncBufRead, AsyncBufReadExt as _, Stream, stream};
+use futures::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, Stream, stream};
 use kube::core::{Status, WatchEvent};
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor},
+    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
 };
 
 use crate::annotations::LAST_SEEN;
+
+/// The longest line, in bytes: ten times the largest object that is stored. Whoever is between here and the API could
+/// send one without an end.
+const LONGEST_LINE: u64 = 16 << 20;
 
 /// What a line of a watch tells.
 #[derive(Debug)]
@@ -40,31 +44,75 @@ pub(super) fn events<K: DeserializeOwned>(
     reader: impl AsyncBufRead + Unpin,
     whole: Option<String>,
 ) -> impl Stream<Item = kube::Result<Event<K>>> {
-    let lines = Lines { reader, line: Vec::new(), glances: Glances { known: HashMap::new(), whole } };
+    let mut glances = Glances { known: HashMap::new(), whole };
+    lines(reader, move |line| glances.read(line))
+}
+
+/// The events of a watch of whole objects, all of them whole.
+pub(super) fn whole_events<K: DeserializeOwned>(
+    reader: impl AsyncBufRead + Unpin,
+) -> impl Stream<Item = kube::Result<Event<K>>> {
+    lines(reader, whole)
+}
+
+/// What lines are read as. After an error of the connection, and after a line that is too long, nothing more comes.
+fn lines<T>(
+    reader: impl AsyncBufRead + Unpin,
+    read: impl FnMut(&[u8]) -> kube::Result<T>,
+) -> impl Stream<Item = kube::Result<T>> {
+    let lines = Lines { reader, line: Vec::new(), read, is_over: false };
     stream::unfold(lines, |mut lines| async {
         let event = lines.next().await?;
         Some((event, lines))
     })
 }
 
-struct Lines<R> {
+struct Lines<R, F> {
     reader: R,
     line: Vec<u8>,
-    glances: Glances,
+    read: F,
+    is_over: bool,
 }
 
-impl<R: AsyncBufRead + Unpin> Lines<R> {
-    async fn next<K: DeserializeOwned>(&mut self) -> Option<kube::Result<Event<K>>> {
-        loop {
+impl<R: AsyncBufRead + Unpin, F> Lines<R, F> {
+    async fn next<T>(&mut self) -> Option<kube::Result<T>>
+    where
+        F: FnMut(&[u8]) -> kube::Result<T>,
+    {
+        while !self.is_over {
             self.line.clear();
-            match self.reader.read_until(b'\n', &mut self.line).await {
-                // A line without its end is of a connection that broke.
-                Ok(_) if self.line.last() != Some(&b'\n') => return None,
+            let mut limited = (&mut self.reader).take(LONGEST_LINE);
+            match limited.read_until(b'\n', &mut self.line).await {
+                Ok(_) if self.line.last() != Some(&b'\n') => {
+                    self.is_over = true;
+                    // A shorter line without its end is of a connection that broke.
+                    return (limited.limit() == 0).then(|| Err(too_long()));
+                }
                 Ok(_) if self.line.trim_ascii().is_empty() => {}
-                Ok(_) => return Some(self.glances.read(&self.line)),
-                Err(error) => return Some(Err(kube::Error::ReadEvents(error))),
+                Ok(_) => return Some((self.read)(&self.line)),
+                Err(error) => {
+                    self.is_over = true;
+                    return Some(Err(kube::Error::ReadEvents(error)));
+                }
             }
         }
+        None
+    }
+}
+
+fn too_long() -> kube::Error {
+    let why = format!("a line of the watch has more than {LONGEST_LINE} bytes; is a proxy in between?");
+    kube::Error::SerdeError(serde_json::Error::custom(why))
+}
+
+/// What a line says that is more than a heartbeat.
+fn whole<K: DeserializeOwned>(line: &[u8]) -> kube::Result<Event<K>> {
+    match serde_json::from_slice(line) {
+        Ok(event) => Ok(Event::Whole(event)),
+        Err(error) => Err(match serde_json::from_slice::<Status>(line) {
+            Ok(status) => kube::Error::Api(status.boxed()),
+            Err(_) => kube::Error::SerdeError(error),
+        }),
     }
 }
 
@@ -89,13 +137,7 @@ impl Glances {
         } else {
             self.forget(line);
         }
-        match serde_json::from_slice(line) {
-            Ok(event) => Ok(Event::Whole(event)),
-            Err(error) => Err(match serde_json::from_slice::<Status>(line) {
-                Ok(status) => kube::Error::Api(status.boxed()),
-                Err(_) => kube::Error::SerdeError(error),
-            }),
-        }
+        whole(line)
     }
 
     /// `None`: more is new than a heartbeat, or may be.
@@ -362,5 +404,25 @@ mod tests {
         assert_eq!(told(&lines, None), ["whole", "whole", "Api", "SerdeError"]);
         let broken_off = [line("MODIFIED", seen("1")), line("MODIFIED", seen("1")).trim_end().to_owned()];
         assert_eq!(told(&broken_off, None), ["whole"]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_on() {
+        let longest = usize::try_from(LONGEST_LINE).unwrap();
+        let good = line("ADDED", seen("1"));
+        let padded = format!("{}{good}", " ".repeat(longest - good.len()));
+        assert_eq!(told(&[padded.clone(), good.clone()], None), ["whole", "whole"]);
+        assert_eq!(told(&[good.clone(), format!(" {padded}"), good.clone()], None), ["whole", "SerdeError"]);
+
+        // One that never ends, watched as metadata and as whole objects.
+        let endless = || futures::io::BufReader::new(futures::io::repeat(b'x'));
+        let metadata = events::<NodeObject>(endless(), None).collect::<Vec<_>>();
+        let objects = whole_events::<NodeObject>(endless()).collect::<Vec<_>>();
+        let (metadata, objects) = futures::executor::block_on(futures::future::join(metadata, objects));
+        for events in [metadata, objects] {
+            assert!(matches!(events[..], [Err(kube::Error::SerdeError(_))]), "{events:?}");
+            let message = format!("{:?}", events[0]);
+            assert!(message.contains("more than 16777216 bytes"), "{message}");
+        }
     }
 }
