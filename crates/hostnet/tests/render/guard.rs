@@ -383,6 +383,8 @@ fn a_node_does_not_get_what_others_have() {
         let mut fixture = fixture("a2");
         let b1 = fixture.nodes.iter_mut().find(|node| node.name == "b1").unwrap();
         b1.internal_ips[0] = format!("{address}/32").parse().unwrap();
+        // Else the mesh itself refuses those that are public.
+        b1.internal_ips_forced = true;
         assert_eq!(taken(&fixture), [] as [IpAddr; 0], "{address}");
         let told = fixture.rendered().problems.iter().any(|problem| problem.reason == "AddressNotRouted");
         assert_eq!(told, address != "8.8.8.8", "{address}: {:?}", fixture.rendered().problems);
