@@ -37,6 +37,7 @@ fn peer(name: &str, n: u8, allowed_ips: &str) -> Peer {
     Peer {
         name: name.to_owned(),
         created: 0,
+        changed: false,
         key: key(n).public_key(),
         allowed_ips: nets(allowed_ips),
         endpoint: None,

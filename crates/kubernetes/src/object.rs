@@ -99,6 +99,11 @@ impl PeerObject {
         created(&self.metadata)
     }
 
+    /// Whether the specification may be another one than that with which the Peer was made.
+    pub fn is_changed(&self) -> bool {
+        self.metadata.generation != Some(1)
+    }
+
     /// Reads a Peer from JSON that may come from anyone: nothing is kept but the fields of a Peer, in whatever shape
     /// the rest is.
     ///
@@ -298,12 +303,14 @@ struct WireIdentity {
     resource_version: Option<String>,
     #[serde(default)]
     creation_timestamp: Option<Time>,
+    #[serde(default)]
+    generation: Option<i64>,
 }
 
 fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let WireIdentity { name, uid, resource_version, creation_timestamp } =
+    let WireIdentity { name, uid, resource_version, creation_timestamp, generation } =
         WireIdentity::deserialize(deserializer)?;
-    Ok(ObjectMeta { name, uid, resource_version, creation_timestamp, ..ObjectMeta::default() })
+    Ok(ObjectMeta { name, uid, resource_version, creation_timestamp, generation, ..ObjectMeta::default() })
 }
 
 fn lenient_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<PeerSpec, String>, D::Error> {

@@ -217,6 +217,7 @@ mod tests {
         Peer {
             name: name.to_owned(),
             created: 0,
+            changed: false,
             key: key(byte),
             allowed_ips: nets(allowed_ips),
             endpoint: None,

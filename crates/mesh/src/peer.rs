@@ -11,6 +11,8 @@ pub struct Peer {
     pub name: String,
     /// When the API server made the Peer object, in Unix seconds; 0 when unknown.
     pub created: i64,
+    /// Whether the object may have been changed since.
+    pub changed: bool,
     /// The peer's WireGuard public key.
     pub key: PublicKey,
     /// The addresses that are reached through the peer.

@@ -73,7 +73,7 @@ impl Topology {
     ) -> Self {
         let mut problems = Problems::default();
         let peers: Vec<Peer> = peers.into_iter().collect();
-        let (nodes, owners) = claims::without_conflicts(nodes, &peers, &config, &mut problems);
+        let (nodes, owners) = claims::without_conflicts(nodes, &config, &mut problems);
         let mut segments = group(&config, &nodes, resolved);
         if let Some(first_without) = address(&config.subnets, &mut segments) {
             problems.push(Problem::new(

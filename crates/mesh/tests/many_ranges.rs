@@ -52,6 +52,7 @@ fn peer(number: usize, allowed_ips: Vec<IpNet>) -> Peer {
     Peer {
         name: format!("p{number:05}"),
         created: 0,
+        changed: false,
         key: key(number),
         allowed_ips,
         endpoint: None,

@@ -29,8 +29,12 @@ impl Bucket {
         has_one
     }
 
-    /// From now on, one more comes after each `every`.
-    pub fn refill_every(&mut self, every: Duration) {
+    /// From now on, one more comes after each `every`. As many are missing as before.
+    pub fn refill_every(&mut self, every: Duration, now: Instant) {
+        if let Some(full_at) = self.full_at {
+            let missing = full_at.saturating_duration_since(now);
+            self.full_at = Some(now + missing.mul_f64(every.as_secs_f64() / self.every.as_secs_f64()));
+        }
         self.every = every;
     }
 

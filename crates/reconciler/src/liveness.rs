@@ -176,8 +176,14 @@ impl Liveness {
     /// The watch has delivered something. Takes those who have been silent for too long for dead, and returns whether
     /// there are any.
     pub fn hear(&mut self, now: Instant) -> bool {
-        self.heard = Some(now);
+        let quiet_since = self.heard.replace(now);
         self.unproven = false;
+        // The own heartbeat comes back sooner than that: nobody could write, or nothing has arrived, and everybody who was alive
+        // gets the whole timeout to be heard of.
+        if self.watching_since.is_some() && quiet_since.is_some_and(|at| now >= at + self.timeout * 3 / 4) {
+            self.watching_since = Some(now);
+            self.next_expiry = Some(now + self.timeout);
+        }
         if self.next_expiry.is_none_or(|at| at > now) {
             return false;
         }
@@ -259,10 +265,34 @@ mod tests {
         assert!(is_alive(&liveness, "a"));
         assert!(!is_alive(&liveness, "dead"));
         liveness.resume(at(3600), UNIX + 3600);
+        liveness.hear(at(3630));
         assert!(!liveness.hear(at(3659)), "it has the whole timeout again");
         assert!(is_alive(&liveness, "a"));
         assert!(liveness.hear(at(3660)));
         assert!(!is_alive(&liveness, "a"));
+    }
+
+    /// An API that lets everybody watch and nobody write: the first one that can write again proves nothing about the others.
+    #[test]
+    fn nobody_ages_while_nobody_can_write() {
+        let (mut liveness, start) = started();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let names: Vec<String> = (0..50).map(|number| format!("n{number}")).collect();
+        for (number, name) in names.iter().enumerate() {
+            liveness.see(name, UNIX, at(number as u64 / 2), UNIX);
+        }
+        liveness.hear(at(25));
+        for seconds in [90, 100] {
+            liveness.see("n0", UNIX + seconds, at(seconds as u64), UNIX + seconds);
+            assert!(!liveness.hear(at(seconds as u64)));
+            assert!(names.iter().all(|name| is_alive(&liveness, name)));
+        }
+        // Whoever does not come back is found.
+        for seconds in [110, 130, 149, 150] {
+            liveness.see("n0", UNIX + seconds, at(seconds as u64), UNIX + seconds);
+            assert_eq!(liveness.hear(at(seconds as u64)), seconds == 150);
+        }
+        assert!(is_alive(&liveness, "n0") && !is_alive(&liveness, "n1"));
     }
 
     /// An API that is away without a word: nothing arrives, and nobody has noticed yet.

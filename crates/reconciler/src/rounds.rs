@@ -176,7 +176,7 @@ impl Rounds {
     /// The longer rounds take, the longer further changes wait.
     fn is_over(&mut self, now: Instant) {
         if let Some(took) = self.began.take().map(|began| now.saturating_duration_since(began)) {
-            self.changes.refill_every((took * SHARE).max(PACE));
+            self.changes.refill_every((took * SHARE).max(PACE), now);
         }
     }
 

@@ -24,6 +24,7 @@ fn peer(number: u32, endpoint: &str, allowed_ip: &str) -> PeerUpdate {
     let peer = Peer {
         name: format!("p{number:04}"),
         created: 0,
+        changed: false,
         key: mesh::PrivateKey::from_random(bytes).public_key(),
         allowed_ips: vec![allowed_ip.parse().unwrap()],
         endpoint: endpoint.parse().ok(),

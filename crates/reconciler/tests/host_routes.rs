@@ -15,6 +15,7 @@ fn peer(allowed_ips: &[&str]) -> PeerUpdate {
     let peer = mesh::Peer {
         name: "greedy".to_owned(),
         created: 0,
+        changed: false,
         key: key(77).public_key(),
         allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
         endpoint: None,

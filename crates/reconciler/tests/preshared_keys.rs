@@ -22,6 +22,7 @@ fn peer(name: &str) -> Peer {
     Peer {
         name: "laptop".to_owned(),
         created: 0,
+        changed: false,
         key: key(77).public_key(),
         allowed_ips: vec!["10.5.0.1/32".parse().unwrap()],
         endpoint: None,

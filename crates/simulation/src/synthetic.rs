@@ -102,6 +102,7 @@ fn peer(index: usize, stack: Stack) -> Peer {
     Peer {
         name: format!("peer-{index:05}"),
         created: 0,
+        changed: false,
         key: key((1 << 32) + index as u64),
         allowed_ips: [v4].into_iter().chain((stack == Stack::Dual).then_some(v6)).collect(),
         endpoint: None,

@@ -191,6 +191,7 @@ fn a_peer_is_one_peer() {
     let peer = Peer {
         name: "laptop".to_owned(),
         created: 0,
+        changed: false,
         key,
         allowed_ips: vec!["10.6.0.1/32".parse().unwrap()],
         endpoint: None,

@@ -33,6 +33,7 @@ fn topology(texts: &[String; 5]) -> Topology {
     let peer = Peer {
         name: peer.clone(),
         created: 0,
+        changed: false,
         key: key(9),
         allowed_ips: vec!["10.0.0.0/16".parse().unwrap()],
         endpoint: None,

@@ -139,6 +139,7 @@ mod tests {
         let peer = Peer {
             name: "laptop".to_owned(),
             created: 0,
+            changed: false,
             key: key(999),
             allowed_ips: vec!["10.5.0.1/32".parse().unwrap()],
             endpoint: None,

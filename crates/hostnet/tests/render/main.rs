@@ -54,6 +54,7 @@ fn peer(text: &str) -> Peer {
     Peer {
         name: name.to_owned(),
         created: 0,
+        changed: false,
         key: PublicKey::from_bytes([name.as_bytes()[1] - b'0' + 200; 32]).unwrap(),
         allowed_ips: words.map(|word| word.parse().unwrap()).collect(),
         endpoint: None,

@@ -88,7 +88,7 @@ impl Objects {
         Self {
             new: PeerObject::from_json(new.get()),
             old: old.and_then(|old| PeerObject::from_json(old.get()).ok()),
-            same_spec: old.is_some_and(|old| spec_text(old) == spec_text(new)),
+            same_spec: old.and_then(spec_text).is_some_and(|old| Some(old) == spec_text(new)),
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::{PodCidrSource, annotations as name, object::NodeObject};
 /// see the same mesh.
 pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSource) -> (Node, Vec<Problem>) {
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
+    let forced = reader.forced_internal_ips();
+    let internal_ips_forced = forced.is_some();
+    let internal_ips = forced.unwrap_or_else(|| reader.agent_cidrs(name::INTERNAL_IP, name::INTERNAL_IPS));
     let node = Node {
         name: object.name().to_owned(),
         created: object.created(),
@@ -27,8 +30,8 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
         leader: object.annotation(name::LEADER).is_some(),
         endpoint: reader.endpoint(),
         key: reader.key(),
-        internal_ips: reader.internal_ips(),
-        internal_ips_forced: object.annotation(name::FORCE_INTERNAL_IP).is_some(),
+        internal_ips,
+        internal_ips_forced,
         pod_subnets: match source {
             PodCidrSource::Node => reader.pod_subnets(),
             PodCidrSource::Annotation => reader.annotated_pod_subnets(),
@@ -139,13 +142,6 @@ impl<'a> Reader<'a> {
                 self.problems.annotation("InvalidKey", name::KEY, value, &instead);
                 None
             }
-        }
-    }
-
-    fn internal_ips(&mut self) -> Vec<IpNet> {
-        match self.forced_internal_ips() {
-            Some(forced) => forced,
-            None => self.agent_cidrs(name::INTERNAL_IP, name::INTERNAL_IPS),
         }
     }
 

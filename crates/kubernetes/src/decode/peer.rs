@@ -104,6 +104,7 @@ fn decode_spec(
     Some(Peer {
         name: object.name().to_owned(),
         created: object.created(),
+        changed: object.is_changed(),
         key: key.ok()?,
         allowed_ips,
         endpoint,

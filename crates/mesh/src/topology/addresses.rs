@@ -116,15 +116,19 @@ fn objection(
     if owners.owner(&prefix::host(address)).is_some() {
         return None;
     }
-    if !node.internal_ips_forced && !is_private(&prefix::host(address)) && !is_endpoint(node, address) {
-        return Some(("is public and not the node's endpoint".to_owned(), true));
+    if !node.internal_ips_forced
+        && !is_private(&prefix::host(address))
+        && !is_endpoint(segment, node, address)
+    {
+        return Some(("is public and not the endpoint of a leader".to_owned(), true));
     }
     let (net, owner) = written.owner(node, address)?;
     Some((format!("lies in {net}, {owner}, which is older"), true))
 }
 
-fn is_endpoint(node: &Node, address: IpAddr) -> bool {
-    node.endpoint.as_ref().is_some_and(|endpoint| endpoint.host == Host::Ip(address))
+/// Whether packets for an address go straight to where a tunnel ends, as they do without a mesh.
+fn is_endpoint(segment: &Segment, node: &Node, address: IpAddr) -> bool {
+    segment.leader().name == node.name && segment.endpoint.host == Host::Ip(address)
 }
 
 /// Where an address is routed to.

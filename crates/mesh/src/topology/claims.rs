@@ -13,9 +13,8 @@ use ipnet::IpNet;
 
 use super::TopologyConfig;
 use crate::{
-    Node, Object, Peer, Problem, Problems, PublicKey,
+    Node, Object, Problem, Problems, PublicKey,
     conflict::Claim,
-    node::age,
     overlap::{Covers, repeated},
     prefix,
 };
@@ -24,16 +23,15 @@ use crate::{
 /// theirs. Also says who has what, of what several claim.
 pub(super) fn without_conflicts(
     nodes: impl IntoIterator<Item = Arc<Node>>,
-    peers: &[Peer],
     config: &TopologyConfig,
     problems: &mut Problems,
 ) -> (Vec<Arc<Node>>, Owners) {
     let mut nodes = sorted_by_name(nodes.into_iter().filter(|node| node.lacks().is_empty()));
-    let contested = Contested::of(&nodes, peers, config);
+    let contested = Contested::of(&nodes, config);
     let mut involved: Vec<usize> =
         (0..nodes.len()).filter(|index| contested.involves(&nodes[*index])).collect();
     involved.sort_by(|a, b| nodes[*a].seniority().cmp(&nodes[*b].seniority()));
-    let mut owners = Owners::new(&contested, peers, config);
+    let mut owners = Owners::of_cluster(config);
     let mut left_out = BTreeSet::new();
     for index in &involved {
         if !owners.admit(&mut nodes[*index], problems) {
@@ -61,10 +59,10 @@ struct Contested {
 }
 
 impl Contested {
-    fn of(nodes: &[Arc<Node>], peers: &[Peer], config: &TopologyConfig) -> Self {
+    fn of(nodes: &[Arc<Node>], config: &TopologyConfig) -> Self {
         let claims = nodes.iter().flat_map(|node| claims(node));
         Self {
-            keys: repeated(nodes.iter().filter_map(|node| node.key).chain(peers.iter().map(|peer| peer.key))),
+            keys: repeated(nodes.iter().filter_map(|node| node.key)),
             addresses: Covers::contested(claims.chain(config.reserved().map(|(net, _)| net))),
         }
     }
@@ -85,41 +83,28 @@ fn claims(node: &Node) -> impl Iterator<Item = IpNet> {
 /// Who has what, of what several claim.
 pub(super) struct Owners {
     keys: HashMap<PublicKey, String>,
-    /// The age and the name of the oldest Peer with a key.
-    peers: HashMap<PublicKey, (i64, String)>,
     /// Disjoint.
     addresses: BTreeMap<IpNet, (Claim, Object)>,
 }
 
 impl Owners {
-    fn new(contested: &Contested, peers: &[Peer], config: &TopologyConfig) -> Self {
+    fn of_cluster(config: &TopologyConfig) -> Self {
         let covers = Covers::of(config.reserved().map(|(net, _)| net));
         let widest = config.reserved().filter(|(net, _)| covers.prefixes().contains(net));
         Self {
             keys: HashMap::new(),
-            peers: peers.iter().filter(|peer| contested.keys.binary_search(&peer.key).is_ok()).fold(
-                HashMap::new(),
-                |mut oldest, peer| {
-                    let found = (age(peer.created), peer.name.clone());
-                    let kept = oldest.entry(peer.key).or_insert_with(|| found.clone());
-                    if found < *kept {
-                        *kept = found;
-                    }
-                    oldest
-                },
-            ),
             addresses: widest.map(|(net, claim)| (net, (claim, Object::Mesh))).collect(),
         }
     }
 
     /// Gives a node its key and its pod subnets. Returns whether it can be in the mesh with what it gets.
     fn admit(&mut self, node: &mut Arc<Node>, problems: &mut Problems) -> bool {
-        if let Some(owner) = node.key.and_then(|key| self.key_owner(key, age(node.created))) {
+        if let Some(owner) = node.key.and_then(|key| self.keys.get(&key)) {
             problems.push(Problem::new(
                 Object::Node(node.name.clone()),
                 "DuplicateKey",
                 format!(
-                    "has the same WireGuard key as {owner} and is left out; a cloned disk? Delete the key file on one \
+                    "has the same WireGuard key as node {owner} and is left out; a cloned disk? Delete the key file on one \
                      of them and restart its agent"
                 ),
             ));
@@ -134,13 +119,6 @@ impl Owners {
         }
         self.keys.extend(node.key.map(|key| (key, node.name.clone())));
         true
-    }
-
-    /// Who has a key already: a node that was admitted, or a Peer that is older than the node that asks.
-    fn key_owner(&self, key: PublicKey, age: i64) -> Option<Object> {
-        let node = self.keys.get(&key).map(|name| Object::Node(name.clone()));
-        let peer = || self.peers.get(&key).filter(|(older, _)| *older < age);
-        node.or_else(|| peer().map(|(_, name)| Object::Peer(name.clone())))
     }
 
     /// The pod subnets of a node that overlap nothing of older nodes or of the cluster. They are its own from now on.

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Node, Object, Peer, Problem, Problems, Segment,
     conflict::Claim,
+    node::age,
     overlap::{Covers, Nets},
     prefix,
 };
@@ -95,7 +96,9 @@ impl<'a> Taken<'a> {
             .map(|(_, node, claim, net)| (net, (claim, Owner::Node(node.seniority()))));
         let of_cluster = config.reserved().map(|(net, claim)| (net, (claim, Owner::Mesh)));
         let of_peers = peers.iter().flat_map(|peer| {
-            peer.allowed_ips.iter().map(move |net| (net.trunc(), (Claim::AllowedIp, Owner::Peer(&peer.name))))
+            peer.allowed_ips
+                .iter()
+                .map(move |net| (net.trunc(), (Claim::AllowedIp, Owner::Peer(age(peer.created), &peer.name))))
         });
         let all = of_nodes.chain(of_cluster).chain(of_peers);
         Self(Nets::of(all.filter(|(net, _)| ranges.overlaps(net))))
@@ -106,13 +109,20 @@ impl<'a> Taken<'a> {
     fn owner(&self, wanted: &Wanted<'_>) -> Option<String> {
         let range = &wanted.range;
         let around_address = self.0.around(prefix::host(range.addr()));
-        let mut inside = self.0.inside(range.trunc()).iter();
+        let inside = self.0.inside(range.trunc()).iter();
         let mut takes = around_address.filter(|(net, (claim, owner))| match claim {
             Claim::WireguardSubnet | Claim::Services => range.prefix_len() >= net.prefix_len(),
             Claim::InternalIp => net == range || !owner.is_younger_than(wanted.node),
+            // Of two ranges that nest, each has what is not in the narrower one.
+            Claim::AllowedIp => !owner.is_younger_than(wanted.node),
             _ => true,
         });
-        let of_peer = || inside.find(|(_, (claim, _))| *claim == Claim::AllowedIp);
+        let of_peer = || {
+            let mut inside = inside.filter(|(_, (claim, owner))| {
+                *claim == Claim::AllowedIp && !owner.is_younger_than(wanted.node)
+            });
+            inside.next()
+        };
         let (net, (claim, owner)) = takes.next().or_else(of_peer)?;
         Some(format!("{claim} {net} of {owner}"))
     }
@@ -123,13 +133,14 @@ impl<'a> Taken<'a> {
 enum Owner<'a> {
     /// A node, by its seniority.
     Node((i64, &'a str)),
-    Peer(&'a str),
+    /// A Peer, by age and name.
+    Peer(i64, &'a str),
     Mesh,
 }
 
 impl Owner<'_> {
     fn is_younger_than(&self, node: &Node) -> bool {
-        matches!(self, Self::Node(seniority) if node.is_older_than(seniority.0))
+        matches!(self, Self::Node((age, _)) | Self::Peer(age, _) if node.is_older_than(*age))
     }
 }
 
@@ -137,7 +148,7 @@ impl fmt::Display for Owner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node((_, name)) => write!(f, "node {name}"),
-            Self::Peer(name) => write!(f, "peer {name}"),
+            Self::Peer(_, name) => write!(f, "peer {name}"),
             Self::Mesh => write!(f, "{}", Object::Mesh),
         }
     }

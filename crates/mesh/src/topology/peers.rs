@@ -108,7 +108,10 @@ pub(super) fn leave_to_nodes(
     for peer in peers {
         let name = &peer.name;
         peer.allowed_ips.retain(|ip| {
-            let Some((net, owner)) = taken.around(ip.trunc()).next() else { return true };
+            // A narrower part of a location's range may be a Peer's.
+            let mut taken =
+                taken.around(ip.trunc()).filter(|(net, owner)| owner.gives_no_part() || ip.trunc() == *net);
+            let Some((net, owner)) = taken.next() else { return true };
             problems.push(Problem::new(
                 Object::Peer(name.clone()),
                 "OverlappingAllowedIP",
@@ -134,7 +137,11 @@ fn taken(segments: &[Segment], foreign: &Foreign, peers: &[Peer], config: &Topol
         let hosts = segment.wireguard_ips.iter().map(|ip| prefix::host(*ip)).filter(relevant);
         hosts.map(|net| (net, Owner::Tunnel(segment.name.clone())))
     });
-    Nets::of(services.chain(of_nodes).chain(tunnels))
+    let ranges = segments.iter().flat_map(|segment| {
+        let ranges = segment.allowed_location_ips.iter().map(IpNet::trunc).filter(relevant);
+        ranges.map(|net| (net, Owner::Location(segment.name.clone())))
+    });
+    Nets::of(services.chain(of_nodes).chain(tunnels).chain(ranges))
 }
 
 /// Who has something that a Peer asks for.
@@ -142,16 +149,21 @@ fn taken(segments: &[Segment], foreign: &Foreign, peers: &[Peer], config: &Topol
 enum Owner {
     Services,
     Tunnel(SegmentName),
+    Location(SegmentName),
     Node { claim: Claim, node: String, segment: SegmentName },
 }
 
 impl Owner {
+    fn gives_no_part(&self) -> bool {
+        !matches!(self, Self::Location(_))
+    }
+
     /// What is to be said of an allowed IP that is, or lies in, what the owner has.
     fn says(&self, ip: &IpNet, net: &IpNet) -> String {
         match self {
             Self::Services if ip.trunc() == *net => "is where the services of this cluster are".to_owned(),
             Self::Services => format!("lies in {net}, where the services of this cluster are,"),
-            Self::Tunnel(segment) => format!("belongs to {segment}"),
+            Self::Tunnel(segment) | Self::Location(segment) => format!("belongs to {segment}"),
             Self::Node { node, segment, .. } if ip.trunc() == *net => {
                 format!("belongs to node {node} of {segment}")
             }

@@ -106,6 +106,7 @@ prop_compose! {
         Peer {
             name: format!("p{index}"),
             created,
+changed: false,
 key: key(seed),
             allowed_ips,
             endpoint: endpoint.map(|text| text.parse().unwrap()),
@@ -229,6 +230,7 @@ fn sound_peer(index: usize) -> Peer {
     Peer {
         name: format!("p{index}"),
         created: 0,
+        changed: false,
         key: key(100 + u8::try_from(index).unwrap()),
         allowed_ips: vec![
             format!("10.5.0.{index}/32").parse().unwrap(),

@@ -181,6 +181,7 @@ fn peer(object: &Value) -> Option<Peer> {
     };
     Some(Peer {
         created: 0,
+        changed: false,
         name: object["metadata"]["name"].as_str()?.to_owned(),
         key: spec["publicKey"].as_str()?.parse().ok()?,
         allowed_ips: ips.collect::<Option<Vec<_>>>().filter(|ips| !ips.is_empty())?,

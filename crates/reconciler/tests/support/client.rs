@@ -113,6 +113,7 @@ pub fn laptop(number: u8) -> Peer {
     Peer {
         name: "laptop".to_owned(),
         created: 0,
+        changed: false,
         key: key(number).public_key(),
         allowed_ips: vec!["10.10.10.10/32".parse().unwrap()],
         endpoint: None,

@@ -119,6 +119,7 @@ impl Simulation {
         let peer = Peer {
             name: name.clone(),
             created: 0,
+            changed: false,
             key: PrivateKey::from_random(self.random.bytes()).public_key(),
             allowed_ips: vec![IpNet::from(std::net::IpAddr::from(address))],
             endpoint: None,

@@ -42,7 +42,9 @@ impl<'a> Written<'a> {
         });
         let of_peers = peers.iter().flat_map(|peer| {
             let owner = Owner { age: age(peer.created), location: None, name: &peer.name };
-            peer.allowed_ips.iter().map(move |net| (*net, owner))
+            // Whoever may change a Peer does not get by it what nodes have had meanwhile, and no network of theirs.
+            let unchanged = peer.allowed_ips.iter().filter(|net| !peer.changed && prefix::is_host(net));
+            unchanged.map(move |net| (*net, owner))
         });
         // In a wide range, which is no network of somebody but many of them, a node may well be.
         let mut written = of_nodes.chain(of_peers).filter(|(net, _)| !is_wide(net)).peekable();
@@ -54,15 +56,15 @@ impl<'a> Written<'a> {
         Self(Nets::of(written.filter(|(net, _)| addresses.overlaps(net))))
     }
 
-    /// The oldest range that has a better right to an address than a node. What an operator gave to the node is better than a
-    /// range around it, and a location's range is that of its own nodes.
+    /// The oldest range that has a better right to an address than a node. What an operator gave to the node is better than
+    /// any, and a location's range is that of its own nodes.
     pub(super) fn owner(&self, node: &Node, address: IpAddr) -> Option<(&IpNet, &Owner<'a>)> {
+        if node.internal_ips_forced {
+            return None;
+        }
         let around = self.0.around(prefix::host(address));
-        let better = around.filter(|(net, owner)| {
-            owner.age < age(node.created)
-                && owner.location != Some(&node.location)
-                && (prefix::is_host(net) || !node.internal_ips_forced)
-        });
+        let better = around
+            .filter(|(_, owner)| owner.age < age(node.created) && owner.location != Some(&node.location));
         better.min_by_key(|(_, owner)| owner).map(|(net, owner)| (net, owner))
     }
 }
