@@ -146,12 +146,18 @@ mod tests {
         let first = shown(&[problem(1, "a"), problem(2, "b")]);
         assert_eq!(lines.update(&first, now), [Line::New(problem(1, "a")), Line::New(problem(2, "b"))]);
         assert_eq!(lines.update(&shown(&first), now), []);
+        let many = |count: usize| {
+            let of_one = (0..count).map(|number| problem(1, &format!("{number}")));
+            shown(&of_one.chain([problem(2, "b")]).collect::<Vec<_>>())
+        };
+        let more = many(20);
+        assert_eq!(lines.update(&more, now), [Line::New(more[0].clone())]);
         // Only the number of others like it is new.
-        let more = shown(&[problem(1, "a"), problem(1, "c"), problem(2, "b")]);
-        assert_eq!(lines.update(&more, now), []);
+        assert_eq!(lines.update(&many(30), now), []);
         let other = shown(&[problem(2, "d"), problem(3, "e")]);
-        let gone = Line::Gone(more[0].clone());
-        assert_eq!(lines.update(&other, now), [gone, Line::New(problem(2, "d")), Line::New(problem(3, "e"))]);
+        let lines = lines.update(&other, now);
+        let gone = Line::Gone(many(30)[0].clone());
+        assert_eq!(lines, [gone, Line::New(problem(2, "d")), Line::New(problem(3, "e"))]);
     }
 
     #[test]
