@@ -50,13 +50,13 @@ struct Object {
     data: BTreeMap<String, Secret>,
 }
 
-/// The key in a Secret, or what is wrong and what to do. Another type is not named, and of other entries nothing is told:
+/// The key in a Secret, or what is wrong and what to do. The error names neither another type nor other entries:
 /// whoever writes Peers may not be allowed to know.
 fn decode(text: &str, key: &str) -> Result<PresharedKey, String> {
     let object: Object =
         serde_json::from_str(text).map_err(|_| "the API's answer is no Secret".to_owned())?;
     if object.kind != SECRET_TYPE {
-        return Err(format!("its type is not {SECRET_TYPE}; create it anew with this type"));
+        return Err(format!("its type is not {SECRET_TYPE}; delete it and create it with this type"));
     }
     let advice = format!("put a key that `wg genpsk` makes into its data as {key}");
     let value = object.data.get(key).ok_or_else(|| format!("it has no {key}; {advice}"))?;

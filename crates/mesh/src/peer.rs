@@ -26,6 +26,12 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Since when the Peer is known to have what it claims, in Unix seconds; 0 when unknown: a Peer that was changed may have
+    /// claimed something else before.
+    pub fn claims_since(&self) -> i64 {
+        if self.changed { 0 } else { self.created }
+    }
+
     /// The Secret that holds the key shared with the peer, if one does.
     pub fn secret(&self) -> Option<&SecretRef> {
         self.preshared_key.as_ref()?.secret()

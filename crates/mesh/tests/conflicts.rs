@@ -521,7 +521,10 @@ fn a_younger_peer_takes_no_range_of_a_location() {
         };
         let mut expected = vec![with, kept];
         expected.extend(problem);
-        check(SUBNET, &[owner], &[&format!("p1 key=9 {ip} created=200")], &expected);
+        // One that was made before and changed since counts as younger.
+        for age in ["created=200", "created=1 changed"] {
+            check(SUBNET, &[owner], &[&format!("p1 key=9 {ip} {age}")], &expected);
+        }
         check(
             SUBNET,
             &[owner],

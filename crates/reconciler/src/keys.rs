@@ -1,4 +1,4 @@
-//! Preshared keys that are kept in Secrets: which of them are read, and what is kept of them.
+//! Preshared keys in Secrets: when the agent reads them, and how long it keeps them.
 
 use std::time::Duration;
 

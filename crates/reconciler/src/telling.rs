@@ -13,11 +13,11 @@ use pace::{Backoff, Jitter};
 
 use crate::{Now, PatchFailure, Status};
 
-/// How long after somebody else has changed what this node told it is told again, the first time. Two that contradict
-/// each other must not keep the API busy, so the pauses double.
+/// The first pause before the node writes again what somebody else has overwritten. The pauses double, so that two writers who
+/// contradict each other do not keep the API busy.
 const INSIST: Duration = Duration::from_secs(1);
 
-/// How long after a failure the others are told again, the first time.
+/// The first pause before a failed write is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A heartbeat may come earlier by this part of the time between two, so that thousands of agents that were started at
@@ -97,7 +97,7 @@ impl Telling {
         }
     }
 
-    /// It is told at this moment or before, if it may be.
+    /// Schedules the next write for this moment or earlier, but not before a pause has passed.
     fn due(&mut self, at: Instant) {
         let at = self.not_before.map_or(at, |not_before| at.max(not_before));
         self.next = Some(self.next.map_or(at, |before| before.min(at)));

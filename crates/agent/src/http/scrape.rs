@@ -1,4 +1,4 @@
-//! The text of `/metrics`, which anybody may ask for as often as he likes. It is made anew ten times a second at most.
+//! The text of `/metrics`, which anybody may request at any rate. It is rendered at most ten times a second.
 
 use std::{
     sync::{Mutex, PoisonError},

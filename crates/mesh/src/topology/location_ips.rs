@@ -96,9 +96,9 @@ impl<'a> Taken<'a> {
             .map(|(_, node, claim, net)| (net, (claim, Owner::Node(node.seniority()))));
         let of_cluster = config.reserved().map(|(net, claim)| (net, (claim, Owner::Mesh)));
         let of_peers = peers.iter().flat_map(|peer| {
-            peer.allowed_ips
-                .iter()
-                .map(move |net| (net.trunc(), (Claim::AllowedIp, Owner::Peer(age(peer.created), &peer.name))))
+            peer.allowed_ips.iter().map(move |net| {
+                (net.trunc(), (Claim::AllowedIp, Owner::Peer(age(peer.claims_since()), &peer.name)))
+            })
         });
         let all = of_nodes.chain(of_cluster).chain(of_peers);
         Self(Nets::of(all.filter(|(net, _)| ranges.overlaps(net))))

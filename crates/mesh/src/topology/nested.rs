@@ -72,7 +72,7 @@ struct Held<'a> {
     ranges: Nets<usize>,
     /// What holds a range, in the order of precedence: nodes, the mesh, peers.
     holders: Vec<(Claim, Owner<'a>, IpNet)>,
-    /// How many holders there are before each peer: the later one is told of the earlier one.
+    /// How many holders there are before each peer: an overlap is reported at the later peer.
     before_peer: Vec<usize>,
 }
 

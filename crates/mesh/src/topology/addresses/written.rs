@@ -41,10 +41,10 @@ impl<'a> Written<'a> {
             node.allowed_location_ips.iter().map(move |net| (*net, owner))
         });
         let of_peers = peers.iter().flat_map(|peer| {
-            let owner = Owner { age: age(peer.created), location: None, name: &peer.name };
-            // Whoever may change a Peer does not get by it what nodes have had meanwhile, and no network of theirs.
-            let unchanged = peer.allowed_ips.iter().filter(|net| !peer.changed && prefix::is_host(net));
-            unchanged.map(move |net| (*net, owner))
+            let owner = Owner { age: age(peer.claims_since()), location: None, name: &peer.name };
+            // A network behind a Peer may well be one that nodes are in.
+            let addresses = peer.allowed_ips.iter().filter(|net| prefix::is_host(net));
+            addresses.map(move |net| (*net, owner))
         });
         // In a wide range, which is no network of somebody but many of them, a node may well be.
         let mut written = of_nodes.chain(of_peers).filter(|(net, _)| !is_wide(net)).peekable();
