@@ -42,6 +42,10 @@ pub const MESH_TABLE: u32 = 1108;
 /// The routing table of clients, hosts outside of the cluster.
 pub const CLIENT_TABLE: u32 = 1109;
 
+/// The routing table for what pods send to leaders that are reached where their tunnels end. The host's own packets, and so
+/// the tunnels', do not look into it.
+pub const LEADER_TABLE: u32 = 1110;
+
 /// The name of our VXLAN interface.
 pub const VXLAN_LINK: &str = "kilo-vxlan";
 
@@ -55,7 +59,7 @@ pub const VXLAN_NETWORK: u32 = 1107;
 pub const MAIN_TABLE: u32 = 254;
 
 /// The tables that we have routes in.
-pub const TABLES: [u32; 3] = [KILO_TABLE, MESH_TABLE, CLIENT_TABLE];
+pub const TABLES: [u32; 4] = [KILO_TABLE, MESH_TABLE, CLIENT_TABLE, LEADER_TABLE];
 
 /// The name of our nftables table, of family `inet`.
 pub const NFT_TABLE: &str = "kilo";

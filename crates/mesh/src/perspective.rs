@@ -1,6 +1,10 @@
 //! The mesh as one node sees it: its role, its segment, and the endpoints it would use.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{Endpoint, Node, Peer, PublicKey, Segment, Topology};
 
@@ -76,6 +80,13 @@ impl<'a> Perspective<'a> {
     /// Where a peer is reached: if it is behind NAT, where it was seen.
     pub fn peer_endpoint(&self, peer: &Peer) -> Option<Endpoint> {
         self.discovered(&peer.key, peer.persistent_keepalive).or_else(|| peer.endpoint.clone())
+    }
+
+    /// Where the leader of the own segment sees other leaders' tunnels end. It alone has sessions with them, and it says so
+    /// for its members; see [`Node::discovered_endpoints`].
+    pub fn seen_tunnel_ends(&self) -> impl Iterator<Item = (PublicKey, IpAddr)> {
+        let leader = self.segment().leader();
+        leader.discovered_endpoints.iter().map(|(key, address)| (*key, address.ip()))
     }
 
     fn discovered(&self, key: &PublicKey, persistent_keepalive: u16) -> Option<Endpoint> {

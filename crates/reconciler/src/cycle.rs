@@ -1,7 +1,8 @@
 //! One reconcile: look, compute, plan, apply, look again until nothing is left to do.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -16,6 +17,7 @@ use crate::{
     machine::{Action, Mtu, Reconciler},
     nat::Located,
     sessions::begin_anew,
+    tunnel_ends::wants_proof,
 };
 
 /// What WireGuard adds to a packet at most: IPv6 40, UDP 8, WireGuard 32 bytes.
@@ -198,8 +200,9 @@ impl Reconciler {
         // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
         node.wireguard_ips = Vec::new();
         let located = self.locate(&observation.handshakes, now);
-        node.discovered_endpoints = located.endpoints;
+        let written = std::mem::replace(&mut node.discovered_endpoints, located.endpoints);
         self.last.somebody_missing = located.missing;
+        node.discovered_endpoints.extend(self.tunnel_ends(&observation.handshakes, &written));
         (Arc::new(node), found)
     }
 
@@ -213,6 +216,19 @@ impl Reconciler {
         let told: HashSet<&PublicKey> = others.flat_map(|node| node.discovered_endpoints.keys()).collect();
         let others = |key: &PublicKey| told.contains(key);
         self.behind_nat.endpoints(behind_nat.map(|(key, _)| key), handshakes, others, now.instant)
+    }
+
+    /// Where other leaders' tunnels end, as the own WireGuard sees them: the proof that pods need.
+    fn tunnel_ends(
+        &mut self,
+        handshakes: &BTreeMap<PublicKey, Handshake>,
+        written: &BTreeMap<PublicKey, SocketAddr>,
+    ) -> impl Iterator<Item = (PublicKey, SocketAddr)> {
+        let wanted = self.known.nodes().filter(|node| wants_proof(node, &self.surroundings));
+        let wanted: BTreeSet<_> = wanted.filter_map(|node| node.key).filter(|key| *key != self.key).collect();
+        let seen = self.tunnel_ends.look(&wanted, handshakes, written);
+        self.last.somebody_missing |= seen.len() < wanted.len();
+        seen.iter().map(|(key, at)| (*key, *at))
     }
 
     fn render_config(&self) -> RenderConfig {

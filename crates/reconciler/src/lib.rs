@@ -25,6 +25,7 @@ mod rounds;
 mod sessions;
 mod shown;
 mod telling;
+mod tunnel_ends;
 mod view;
 mod watchdog;
 

@@ -23,6 +23,7 @@ use crate::{
     sessions::Sessions,
     shown::Shown,
     telling::Telling,
+    tunnel_ends::TunnelEnds,
     view::View,
     watchdog::Watchdog,
 };
@@ -103,6 +104,7 @@ pub struct Reconciler {
     pub(crate) outdated: bool,
     pub(crate) intended: Option<Intended>,
     pub(crate) behind_nat: BehindNat,
+    pub(crate) tunnel_ends: TunnelEnds,
     pub(crate) endpoints: Endpoints,
     pub(crate) sessions: Sessions,
     pub(crate) rounds: Rounds,
@@ -151,6 +153,7 @@ impl Reconciler {
             outdated: true,
             intended: None,
             behind_nat: BehindNat::default(),
+            tunnel_ends: TunnelEnds::default(),
             endpoints: Endpoints::default(),
             sessions: Sessions::default(),
             last: Outcome::default(),

@@ -54,6 +54,8 @@ pub enum Way {
     Part(Vec<IpNet>),
     /// It is part of the mesh, and reached without a tunnel.
     Direct,
+    /// It is the address where its tunnel ends. The host reaches it without the tunnel, pods through it.
+    TunnelEnd,
     /// It is the host's: reached as if there were no mesh. What comes from there through its tunnel is accepted.
     Host,
     /// It is the host's, and nobody else speaks as it.
@@ -68,12 +70,12 @@ impl Way {
 
     /// What of a destination may speak through its tunnel.
     pub fn accepted(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
-        self.share(destination, matches!(self, Self::Mesh | Self::Direct | Self::Host))
+        self.share(destination, matches!(self, Self::Mesh | Self::Direct | Self::TunnelEnd | Self::Host))
     }
 
     /// What of a destination counts as a part of the mesh.
     pub fn meshed(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
-        self.share(destination, matches!(self, Self::Mesh | Self::Direct))
+        self.share(destination, matches!(self, Self::Mesh | Self::Direct | Self::TunnelEnd))
     }
 
     /// All of a destination, its parts, or nothing. There are tens of thousands, so no list is made of one.
@@ -112,6 +114,8 @@ pub struct Guard {
     home: Vec<IpAddr>,
     /// Whether another container network has routes to pods as well.
     addon: bool,
+    /// Where sessions of tunnels are seen to end.
+    seen: BTreeSet<(PublicKey, IpAddr)>,
 }
 
 /// What a guard knows.
@@ -129,18 +133,20 @@ pub struct Known {
     pub home: Vec<IpAddr>,
     /// Whether another container network has routes to the same pods, which ours are to come before.
     pub addon: bool,
+    /// Where sessions of tunnels are seen to end: proof that the node with the key has the address.
+    pub seen: BTreeSet<(PublicKey, IpAddr)>,
 }
 
 impl Guard {
     /// A guard that knows this.
     pub fn new(known: Known) -> Self {
-        let Known { kept, mesh, written, allowed, home, addon } = known;
+        let Known { kept, mesh, written, allowed, home, addon, seen } = known;
         let is_network = |keep: &Keep| matches!(keep, Keep::Connected(_) | Keep::Route(_));
         let networks = kept.iter().filter(|(_, keep)| is_network(keep)).map(|(net, _)| net.trunc());
         let too_much = width::too_much(&written, networks);
         let written = Nets::of(written.into_iter().map(|(net, _)| (net, ())));
         let kept = Nets::of(kept.into_iter().chain(keep::everywhere()));
-        Self { kept, mesh: Nets::of(mesh.into_iter()), written, too_much, allowed, home, addon }
+        Self { kept, mesh: Nets::of(mesh.into_iter()), written, too_much, allowed, home, addon, seen }
     }
 
     /// What becomes of a destination without host bits, and why, if that is to be told.
@@ -155,6 +161,7 @@ impl Guard {
             Some((Verdict::Out, net, keep)) => (Way::Out, is(net, keep)),
             Some((Verdict::Host, net, keep)) => (Way::Host, is(net, keep)),
             Some((Verdict::Known, ..)) => (Way::Host, None),
+            Some((Verdict::TunnelEnd, ..)) => (Way::TunnelEnd, None),
             Some((Verdict::Direct, ..)) => (Way::Direct, None),
             Some((Verdict::Pass, ..)) | None => {
                 let written = matches!(claim, Claim::Range(_));
@@ -186,7 +193,9 @@ impl Guard {
             (verdict, within, keep)
         });
         let verdicts: Vec<_> = verdicts.collect();
-        let known = verdicts.iter().any(|(verdict, ..)| matches!(verdict, Verdict::Known | Verdict::Direct));
+        let is_known =
+            |verdict: &Verdict| matches!(verdict, Verdict::Known | Verdict::Direct | Verdict::TunnelEnd);
+        let known = verdicts.iter().any(|(verdict, ..)| is_known(verdict));
         // A neighbour is where it is, whatever somebody says of his pods.
         let neighbour = matches!(claim, Claim::Address { near: true, .. })
             && verdicts.iter().any(|(_, net, keep)| matches!(keep, Keep::Connected(_)) && self.is_home(net));
@@ -257,6 +266,11 @@ impl Guard {
     /// in it is the node's.
     fn is_shared(&self, network: &IpNet) -> bool {
         width::is_shared(network) && self.is_home(network)
+    }
+
+    /// Whether the node with this key was seen at a single address.
+    fn is_seen(&self, key: PublicKey, address: &IpNet) -> bool {
+        self.seen.contains(&(key, address.addr()))
     }
 
     fn is_allowed(&self, destination: &IpNet) -> bool {

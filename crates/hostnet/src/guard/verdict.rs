@@ -3,13 +3,15 @@
 use ipnet::IpNet;
 use mesh::{PublicKey, prefix};
 
-use super::{Guard, Keep, width};
+use super::{Guard, Keep, Lifeline, width};
 
 /// A verdict because of one thing that is kept. The strictest counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verdict {
     /// It is nothing to this claim.
     Pass,
+    /// It is a part of the mesh, and its tunnel ends there.
+    TunnelEnd,
     /// It is a part of the mesh, and reached without a tunnel.
     Direct,
     /// It is the host's, and that is as it should be.
@@ -108,8 +110,12 @@ pub(super) fn of_address(
     keep: &Keep,
 ) -> Verdict {
     let public = is_public(&at.net);
+    let seen = guard.is_seen(tunnel, &at.net);
     match keep {
-        Keep::Endpoint(key, _) if *key == tunnel => Verdict::Direct,
+        // Anybody can write a public address as an endpoint; pods' packets go to whoever answers there with the key.
+        Keep::Endpoint(key, _) if *key == tunnel && (seen || !public) => Verdict::TunnelEnd,
+        Keep::Endpoint(key, _) if *key == tunnel => Verdict::Known,
+        Keep::Lifeline(Lifeline::ApiServer) if seen => Verdict::Pass,
         // A member's own address, where it has no other.
         Keep::Candidate(key, _) if *key == tunnel => Verdict::Pass,
         Keep::Endpoint(..) | Keep::Candidate(..) => at.or_out(!public),

@@ -209,6 +209,7 @@ impl Judged {
             allowed: config.allow_host_routes.clone(),
             home: Vec::new(),
             addon: false,
+            seen: Default::default(),
         };
         Self { guard: Guard::new(known), report: Report::default() }
     }

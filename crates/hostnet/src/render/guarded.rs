@@ -40,6 +40,7 @@ impl Guarded {
             allowed: config.allow_host_routes.clone(),
             home: perspective.node.internal_ips.iter().map(IpNet::addr).collect(),
             addon: config.compatibility != Compatibility::None,
+            seen: perspective.seen_tunnel_ends().collect(),
         };
         let guarded = Self { verdicts: HashMap::new(), report: Report::default(), exposed: BTreeSet::new() };
         let mut court = Court { guard: Guard::new(known), config, guarded };
@@ -60,6 +61,12 @@ impl Guarded {
     /// What of a destination counts as a part of the mesh.
     pub fn meshed(&self, destination: IpNet) -> impl Iterator<Item = IpNet> {
         self.way(&destination).meshed(destination)
+    }
+
+    /// The addresses of leaders where their tunnels end.
+    pub fn tunnel_ends(&self) -> BTreeSet<IpNet> {
+        let ends = self.verdicts.iter().filter(|(_, way)| **way == Way::TunnelEnd);
+        ends.map(|(address, _)| *address).collect()
     }
 
     /// Whether an address of a node of the own location may have a way of its own.

@@ -14,7 +14,7 @@ use super::{
     carrier::{Hop, NoHop},
     priority,
 };
-use crate::{KILO_TABLE, Lifeline, LinkName, MESH_TABLE, Route, Rule};
+use crate::{KILO_TABLE, LEADER_TABLE, Lifeline, LinkName, MESH_TABLE, Route, Rule};
 
 /// The lower of the priorities of our policy rules, where nothing of the host is before it: the next is the other one.
 const PRIORITY: u32 = KILO_TABLE;
@@ -35,7 +35,7 @@ impl Renderer<'_> {
             }
             for subnet in node.pod_subnets.iter().filter(|_| local) {
                 let routed: Vec<IpNet> = self.guarded.routed(subnet.trunc()).collect();
-                self.routes_inside(Family::of_prefix(subnet), &routed, node);
+                self.routes_inside(MESH_TABLE, Family::of_prefix(subnet), &routed, node);
             }
             if leads {
                 self.receive_from(node);
@@ -50,13 +50,19 @@ impl Renderer<'_> {
     }
 
     /// Routes to destinations of one family with a node of the location as the next hop.
-    pub(super) fn routes_inside(&mut self, family: Family, destinations: &[IpNet], gateway: &Node) {
+    pub(super) fn routes_inside(
+        &mut self,
+        table: u32,
+        family: Family,
+        destinations: &[IpNet],
+        gateway: &Node,
+    ) {
         if destinations.is_empty() {
             return;
         }
         match self.hop(family, gateway) {
             Ok(hop) => {
-                self.routes.extend(destinations.iter().map(|net| hop.route(MESH_TABLE, *net)));
+                self.routes.extend(destinations.iter().map(|net| hop.route(table, *net)));
             }
             Err((reason, message)) => self.problem(reason, message),
         }
@@ -82,6 +88,9 @@ impl Renderer<'_> {
             let first = self.first_priority(family);
             if self.has_routes(KILO_TABLE, family) {
                 self.encapsulation_rules(first, family);
+            }
+            if self.has_routes(LEADER_TABLE, family) {
+                self.leader_rules(first, family);
             }
             if self.has_routes(MESH_TABLE, family) {
                 self.state.rules.insert(priority::rule(first + 1, MESH_TABLE, family, self.config.marks));

@@ -6,6 +6,7 @@
 mod carrier;
 pub mod client;
 mod guarded;
+mod leaders;
 mod local;
 mod nat;
 mod other_peers;
@@ -159,6 +160,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         Role::Leader => renderer.routes_through_tunnels(),
         Role::Member => renderer.routes_through_leader(),
     }
+    renderer.routes_to_leaders();
     renderer.routes_inside_location();
     renderer.rules();
     renderer.state.firewall = Some(renderer.firewall());

@@ -52,7 +52,7 @@ impl Renderer<'_> {
         let destinations = own.chain(others).chain(peers).flat_map(|net| self.guarded.routed(net));
         let (v4, v6): (Vec<_>, Vec<_>) = destinations.partition(|net| Family::of_prefix(net) == Family::V4);
         for (family, destinations) in [(Family::V4, v4), (Family::V6, v6)] {
-            self.routes_inside(family, &destinations, leader);
+            self.routes_inside(MESH_TABLE, family, &destinations, leader);
         }
     }
 }

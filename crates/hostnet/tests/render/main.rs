@@ -13,6 +13,7 @@ mod encapsulation;
 mod families;
 mod firewall;
 mod guard;
+mod leaders;
 mod many;
 mod options;
 mod trouble;

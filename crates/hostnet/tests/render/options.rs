@@ -109,9 +109,10 @@ fn names_of_endpoints() {
     assert_eq!(peers.len(), 3);
 }
 
-/// A tunnel's own packets must not go through the tunnel, also when its endpoint is a name.
+/// A tunnel's own packets, and all others of the host, must not go through the tunnel, also when its endpoint is a name. Those of
+/// pods do.
 #[test]
-fn no_route_to_an_endpoint_through_its_own_tunnel() {
+fn only_pods_reach_an_endpoint_through_its_own_tunnel() {
     let mut fixture = Fixture::v4("a1", Encapsulation::Never);
     for node in fixture.nodes.iter_mut().filter(|node| node.name == "b1") {
         node.endpoint = "b.example.com:51820".parse().ok();
@@ -122,6 +123,9 @@ fn no_route_to_an_endpoint_through_its_own_tunnel() {
         "address 10.4.0.1/16 kilo0",
         "route 10.2.2.0/24 via 10.1.0.2 dev eth0 table 1108",
         "route 10.2.3.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1 table 1108",
+        "route 10.1.9.1/32 dev kilo0 table 1110",
+        "rule 1107: from 10.2.1.0/24 lookup 1110 V4",
+        "rule 1107: from 10.2.2.0/24 lookup 1110 V4",
         "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }

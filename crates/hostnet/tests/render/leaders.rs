@@ -1,0 +1,98 @@
+//! Leaders whose internal address is their endpoint: pods reach them through the tunnel, hosts without it.
+
+use hostnet::{Encapsulation, Lifeline};
+
+use crate::Fixture;
+
+/// Locations `a` and `b`, each with two nodes; the leader of `b` is reached at this address alone.
+fn fixture(host: &'static str, address: &str) -> Fixture {
+    let b1 = format!("b1 {address}/24 10.2.3.0/24");
+    let nodes = ["a1 10.1.0.1/24 10.2.1.0/24", "a2 10.1.0.2/24 10.2.2.0/24", &b1, "b2 10.1.9.2/24 10.2.4.0/24"];
+    let mut fixture = Fixture::of(host, &nodes, "10.4.0.0/16", Encapsulation::Never);
+    let b1 = fixture.nodes.iter_mut().find(|node| node.name == "b1").unwrap();
+    b1.endpoint = format!("{address}:51820").parse().ok();
+    b1.leader = true;
+    fixture
+}
+
+/// The leader of `a` has a session with the leader of `b` there.
+fn seen(mut fixture: Fixture, address: &str) -> Fixture {
+    let key = fixture.nodes.iter().find(|node| node.name == "b1").unwrap().key.unwrap();
+    let seen = (key, format!("{address}:51820").parse().unwrap());
+    fixture.nodes.iter_mut().find(|node| node.name == "a1").unwrap().discovered_endpoints.extend([seen]);
+    fixture
+}
+
+/// What packets from pods look into, and whether what pods send there is masqueraded.
+fn check(fixture: &Fixture, address: &str, expected: &[&str], masqueraded: bool) {
+    let state = fixture.rendered().state;
+    let routes = state.routes.iter().map(ToString::to_string).filter(|route| route.ends_with("table 1110"));
+    let rules = state.rules.iter().map(ToString::to_string).filter(|rule| rule.ends_with("lookup 1110"));
+    assert_eq!(routes.chain(rules).collect::<Vec<_>>(), expected);
+    let host = format!("{address}/32").parse().unwrap();
+    assert!(!state.routes.iter().any(|route| route.table == 1108 && route.destination == host));
+    let kept = &state.firewall.unwrap().never_masquerade;
+    assert_eq!(!kept.iter().any(|net| net.contains(&host)), masqueraded, "{kept:?}");
+}
+
+#[test]
+fn pods_of_a_leader_and_of_its_location() {
+    let route = "10.1.9.1/32 dev kilo0 table 1110";
+    check(
+        &fixture("a1", "10.1.9.1"),
+        "10.1.9.1",
+        &[route, "1107: from 10.2.1.0/24 lookup 1110", "1107: from 10.2.2.0/24 lookup 1110"],
+        false,
+    );
+}
+
+#[test]
+fn pods_of_a_member() {
+    check(
+        &fixture("a2", "10.1.9.1"),
+        "10.1.9.1",
+        &["10.1.9.1/32 via 10.1.0.1 dev eth0 table 1110", "1107: from 10.2.2.0/24 lookup 1110"],
+        false,
+    );
+    // In the own location nothing changes.
+    check(&fixture("b2", "10.1.9.1"), "10.1.9.1", &[], false);
+    check(&fixture("b1", "10.1.9.1"), "10.1.9.1", &[], false);
+}
+
+/// Anybody can write a public address: until the tunnel is seen to end there, pods reach it as they reach the Internet.
+#[test]
+fn a_public_address_needs_a_session() {
+    let address = "203.0.113.77";
+    for host in ["a1", "a2"] {
+        check(&fixture(host, address), address, &[], true);
+        check(&seen(fixture(host, address), "203.0.113.78"), address, &[], true);
+    }
+    let there = [
+        "203.0.113.77/32 dev kilo0 table 1110",
+        "1107: from 10.2.1.0/24 lookup 1110",
+        "1107: from 10.2.2.0/24 lookup 1110",
+    ];
+    check(&seen(fixture("a1", address), address), address, &there, false);
+    let there =
+        ["203.0.113.77/32 via 10.1.0.1 dev eth0 table 1110", "1107: from 10.2.2.0/24 lookup 1110"];
+    check(&seen(fixture("a2", address), address), address, &there, false);
+}
+
+/// An API server at the address of a leader: with a session it may be reached through the tunnel, too, and answers that come
+/// through it are accepted. A name server never is.
+#[test]
+fn a_lifeline_at_the_address_of_a_leader() {
+    for address in ["10.1.9.1", "203.0.113.77"] {
+        let with = |lifeline, is_seen| {
+            let mut fixture = fixture("a2", address);
+            fixture.config.lifelines.insert(address.parse().unwrap(), lifeline);
+            if is_seen { seen(fixture, address) } else { fixture }
+        };
+        check(&with(Lifeline::ApiServer, false), address, &[], true);
+        let route = format!("{address}/32 via 10.1.0.1 dev eth0 table 1110");
+        let there = [route.as_str(), "1107: from 10.2.2.0/24 lookup 1110"];
+        check(&with(Lifeline::ApiServer, true), address, &there, false);
+        check(&with(Lifeline::NameServer, false), address, &[], true);
+        check(&with(Lifeline::NameServer, true), address, &[], true);
+    }
+}
