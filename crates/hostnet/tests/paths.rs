@@ -79,6 +79,29 @@ proptest! {
         }
     }
 
+    /// Every pod reaches the own address of every other leader, also where the leader's tunnel ends there, and is answered by
+    /// the same way: through a tunnel.
+    #[test]
+    fn pods_reach_leaders(cluster in sound(), encapsulation in encapsulation(), at_home in any::<bool>()) {
+        let mut cluster = cluster;
+        for node in cluster.nodes.iter_mut().filter(|_| at_home) {
+            let node = std::sync::Arc::make_mut(node);
+            if let Some(address) = node.internal_ip(Family::V4) {
+                node.endpoint = Some(mesh::Endpoint::from_ip(address, 51820));
+            }
+        }
+        let mesh = Mesh::of(&cluster, encapsulation);
+        let leads = |node: &Node| mesh.leaders.contains(&node.name);
+        for (a, b) in pairs(&cluster).filter(|(a, b)| leads(b) && !together(&cluster, a, b)) {
+            let (Some(source), Some(destination)) = (pod(a, Family::V4), b.internal_ip(Family::V4)) else { continue };
+            let there = mesh.path(&a.name, &b.name, Packet { source, destination, iif: Some("cni0") });
+            let tunnels = |path: &Path| path.iter().filter(|(_, way)| matches!(way, Way::Tunnel { .. })).count();
+            prop_assert_eq!(there.as_ref().map(tunnels), Ok(1), "{} to {}: {:?}", a.name, b.name, there);
+            let back = mesh.path(&b.name, &a.name, Packet { source: destination, destination: source, iif: None });
+            prop_assert_eq!(back.as_ref().map(tunnels), Ok(1), "{} to {}: {:?}", b.name, a.name, back);
+        }
+    }
+
     /// What a node itself sends to a pod elsewhere has a source that the way there and the way back know.
     #[test]
     fn nodes_reach_pods(cluster in sound(), encapsulation in encapsulation()) {

@@ -80,7 +80,7 @@ impl Network {
     /// The path of a packet that `from` sends or, with `iif`, forwards.
     ///
     /// # Errors
-    /// When it does not arrive at a pod of `to`, or is not what it was: why, and how far it came.
+    /// When it does not arrive at `to` or a pod of it, or is not what it was: why, and how far it came.
     pub fn path(&self, from: &str, to: &str, packet: Packet<'_>) -> Result<Path, String> {
         let mut path = Path::new();
         let mut at = &self.hosts[self.by_name[from]];
@@ -99,6 +99,7 @@ impl Network {
             }
             let (next, link) = match &way {
                 Way::Link { link, .. } if link == "cni0" && at.name == to => return Ok(path),
+                Way::Local if at.name == to => return Ok(path),
                 Way::Link { link, to } if link == "eth0" => (self.neighbour(at, *to), "eth0"),
                 Way::Encapsulated { outer } => match self.neighbour(at, *outer) {
                     Some(next) if !next.accepts_encapsulated(at, *outer) => {

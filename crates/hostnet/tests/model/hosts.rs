@@ -11,7 +11,7 @@ use simulation::{
     forwarding::{Kernel, Packet},
     network::{Host, Network, Path},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clusters::Cluster;
 
@@ -59,6 +59,8 @@ pub fn facts(node: &Node) -> HostFacts {
 pub struct Mesh {
     pub network: Network,
     pub rendered: Vec<Rendered>,
+    /// The names of the leaders.
+    pub leaders: BTreeSet<String>,
 }
 
 impl Mesh {
@@ -81,7 +83,8 @@ impl Mesh {
             (host, rendered)
         };
         let (hosts, rendered) = topology.nodes().map(host).unzip();
-        Self { network: Network::new(hosts), rendered }
+        let leaders = topology.segments.iter().map(|segment| segment.leader().name.clone()).collect();
+        Self { network: Network::new(hosts), rendered, leaders }
     }
 
     /// The hosts.

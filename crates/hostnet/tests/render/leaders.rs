@@ -7,7 +7,8 @@ use crate::Fixture;
 /// Locations `a` and `b`, each with two nodes; the leader of `b` is reached at this address alone.
 fn fixture(host: &'static str, address: &str) -> Fixture {
     let b1 = format!("b1 {address}/24 10.2.3.0/24");
-    let nodes = ["a1 10.1.0.1/24 10.2.1.0/24", "a2 10.1.0.2/24 10.2.2.0/24", &b1, "b2 10.1.9.2/24 10.2.4.0/24"];
+    let nodes =
+        ["a1 10.1.0.1/24 10.2.1.0/24", "a2 10.1.0.2/24 10.2.2.0/24", &b1, "b2 10.1.9.2/24 10.2.4.0/24"];
     let mut fixture = Fixture::of(host, &nodes, "10.4.0.0/16", Encapsulation::Never);
     let b1 = fixture.nodes.iter_mut().find(|node| node.name == "b1").unwrap();
     b1.endpoint = format!("{address}:51820").parse().ok();
@@ -73,8 +74,7 @@ fn a_public_address_needs_a_session() {
         "1107: from 10.2.2.0/24 lookup 1110",
     ];
     check(&seen(fixture("a1", address), address), address, &there, false);
-    let there =
-        ["203.0.113.77/32 via 10.1.0.1 dev eth0 table 1110", "1107: from 10.2.2.0/24 lookup 1110"];
+    let there = ["203.0.113.77/32 via 10.1.0.1 dev eth0 table 1110", "1107: from 10.2.2.0/24 lookup 1110"];
     check(&seen(fixture("a2", address), address), address, &there, false);
 }
 
