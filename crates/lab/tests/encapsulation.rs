@@ -40,6 +40,33 @@ fn vxlan_carries_a_location() {
     assert!(!link.status.success(), "it has stayed: {}", String::from_utf8_lossy(&link.stdout));
 }
 
+/// Nodes that know each other by IPv6 alone carry the pods' IPv4 as it is: IPIP cannot, and need not where they are neighbours.
+#[test]
+fn ipv4_goes_by_way_of_ipv6_neighbours() {
+    let mut spec = common::with_agents("via6");
+    spec.mesh.encapsulate = "always".into();
+    spec.mesh.agents = false;
+    let lab = common::up(spec);
+    for (node, address) in [
+        ("a1", "fd00:101::11/64"),
+        ("a2", "fd00:101::12/64"),
+        ("b1", "fd00:102::11/64"),
+        ("b2", "fd00:102::12/64"),
+    ] {
+        lab.api().annotate(node, "kilo.squat.ai/force-internal-ip", Some(address)).expect("it is free text");
+    }
+    for node in lab.nodes() {
+        node.start_agent(&[]).expect("it starts");
+    }
+    common::assert_converges(&lab);
+    let routes = run(&lab, "a2", "ip -4 route show table 1108");
+    assert!(routes.contains("10.42.1.0/24 via inet6 fd00:101::11 dev eth0"), "{routes}");
+    for node in ["a1", "a2", "b1", "b2"] {
+        let health = lab.node(node).expect("the demo has it").http_get("/health").expect("it answers");
+        assert!(health.status == 200 && !health.body.contains("NoNextHop"), "{node}: {}", health.body);
+    }
+}
+
 fn run(lab: &Lab, place: &str, script: &str) -> String {
     let output = lab.exec(place, &["sh", "-ec", script]).expect("there is a shell");
     let said = String::from_utf8_lossy(&output.stderr);

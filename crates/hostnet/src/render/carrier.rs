@@ -94,7 +94,7 @@ impl Renderer<'_> {
     pub(super) fn is_overlaid(&self, node: &Node) -> bool {
         let overlaid = match &self.carrier {
             Carrier::Foreign(devices) => devices.iter().any(Option::is_some),
-            Carrier::Ipip(_) | Carrier::Vxlan => self.outer(node) != internal(node),
+            Carrier::Ipip(_) | Carrier::Vxlan => self.outer(node) != self.internal(node),
         };
         overlaid && self.encapsulates(node)
     }
@@ -116,17 +116,19 @@ impl Renderer<'_> {
         }
     }
 
-    /// Over the private network as it is.
+    /// Over the private network as it is. IPv4 goes by way of an IPv6 neighbour, too (`RTA_VIA`); IPv6 needs one of its own.
     fn bare(&self, family: Family, node: &Node) -> Result<Hop, NoHop> {
-        let via = node.internal_ip(family).ok_or_else(|| no_address(node, family))?;
+        let by_ipv6 = family == Family::V4 && !self.shares(Family::V4, node) && self.shares(Family::V6, node);
+        let by = if by_ipv6 { Family::V6 } else { family };
+        let via = node.internal_ip(by).ok_or_else(|| no_neighbour(node, family))?;
         self.other_than_own(via, node)?;
         // Go leaves the choice of the source to the kernel here: it is the private interface's own address.
-        Ok(Hop { next_hop: NextHop::Gateway(via), link: self.private_link(family)?, source: None })
+        Ok(Hop { next_hop: NextHop::Gateway(via), link: self.private_link(by)?, source: None })
     }
 
     fn in_ip(&mut self, family: Family, node: &Node, device: LinkName) -> Result<Hop, NoHop> {
-        let Some(IpAddr::V4(outer)) = self.outer(node).filter(IpAddr::is_ipv4) else {
-            return Err(no_address(node, Family::V4));
+        let (true, Some(IpAddr::V4(outer))) = (self.has_ipip(node), self.outer(node)) else {
+            return Err(no_ipip(node));
         };
         self.other_than_own(outer.into(), node)?;
         let (via, device, kind) = match family {
@@ -138,7 +140,7 @@ impl Renderer<'_> {
     }
 
     fn in_vxlan(&mut self, family: Family, node: &Node) -> Result<Hop, NoHop> {
-        let outer = self.outer(node).ok_or_else(|| no_address(node, Family::V4))?;
+        let outer = self.outer(node).ok_or_else(|| no_common_family(node))?;
         self.other_than_own(outer, node)?;
         let link = self.device(name(VXLAN_LINK), LinkKind::Vxlan, self.vxlan_overhead(node));
         Ok(Hop { next_hop: NextHop::Outer(outer), link, source: self.underlay.source(family) })
@@ -177,7 +179,35 @@ impl Renderer<'_> {
     pub(super) fn outer(&self, node: &Node) -> Option<IpAddr> {
         let inside = (self.config.compatibility == Compatibility::Cilium)
             .then(|| node.cni_compatibility_ips.iter().map(ipnet::IpNet::addr).find(IpAddr::is_ipv4));
-        inside.flatten().or_else(|| internal(node))
+        inside.flatten().or_else(|| self.internal(node))
+    }
+
+    /// The address by which a node is reached in the private network; IPv4, where both have one.
+    fn internal(&self, node: &Node) -> Option<IpAddr> {
+        let shared = Family::ALL.into_iter().find(|family| self.shares(*family, node))?;
+        node.internal_ip(shared)
+    }
+
+    /// Whether this node and another one have internal addresses of a family.
+    fn shares(&self, family: Family, node: &Node) -> bool {
+        self.perspective.node.internal_ip(family).is_some() && node.internal_ip(family).is_some()
+    }
+
+    /// Whether IPIP may carry packets to a node: both ends need an IPv4 address.
+    fn has_ipip(&self, node: &Node) -> bool {
+        let v4 = |node| self.outer(node).is_some_and(|outer| outer.is_ipv4());
+        v4(self.perspective.node) && v4(node)
+    }
+
+    /// Whether packets to a neighbour go bare although they were to be encapsulated: IPIP cannot, and nothing is between.
+    pub(super) fn goes_bare(&self, node: &Node) -> bool {
+        let on_link = |family| {
+            let own = self.perspective.node.internal_net(family)?;
+            Some(own.contains(&node.internal_ip(family)?))
+        };
+        matches!(self.carrier, Carrier::Ipip(_))
+            && !self.has_ipip(node)
+            && Family::ALL.into_iter().find_map(on_link) == Some(true)
     }
 
     /// A device for encapsulation, which is added to the desired state.
@@ -216,23 +246,34 @@ impl Renderer<'_> {
     }
 }
 
-/// The address by which a node is reached in the private network; IPv4, where it has one.
-fn internal(node: &Node) -> Option<IpAddr> {
-    Family::ALL.into_iter().find_map(|family| node.internal_ip(family))
+fn no_hop(node: &Node, why: &str) -> NoHop {
+    ("NoNextHop", format!("node {} of this location {why}", node.name))
 }
 
-pub(super) fn no_address(node: &Node, family: Family) -> NoHop {
-    let version = match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    };
-    (
-        "NoNextHop",
-        format!(
-            "node {} of this location has no internal {version} address, so its {version} pods cannot be reached; \
-             give it one, or use --encapsulate=always, which carries IPv6 over IPv4",
-            node.name
+fn no_neighbour(node: &Node, family: Family) -> NoHop {
+    match family {
+        Family::V4 => no_common_family(node),
+        Family::V6 => no_hop(
+            node,
+            "has no internal IPv6 address, so its IPv6 pods cannot be reached; give it one, or use \
+             --encapsulate=always on all nodes of the location, which carries IPv6 over IPv4",
         ),
+    }
+}
+
+fn no_common_family(node: &Node) -> NoHop {
+    no_hop(
+        node,
+        "and this node have no internal addresses of the same IP family, so its pods cannot be reached; give one of them \
+         an address that the other's family has (kilo.squat.ai/force-internal-ip)",
+    )
+}
+
+fn no_ipip(node: &Node) -> NoHop {
+    no_hop(
+        node,
+        "or this node has no internal IPv4 address, which --encapsulation-type=ipip needs, so its pods cannot be reached; \
+         give both one, or use --encapsulation-type=vxlan on all nodes of the location",
     )
 }
 

@@ -144,7 +144,7 @@ impl Renderer<'_> {
     pub(super) fn encapsulates(&self, node: &Node) -> bool {
         match self.config.encapsulation {
             Encapsulation::Never => false,
-            Encapsulation::Always => true,
+            Encapsulation::Always => !self.goes_bare(node),
             Encapsulation::CrossSubnet => {
                 let both = |family| {
                     let own = self.perspective.node.internal_net(family)?;
