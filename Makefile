@@ -6,8 +6,9 @@ build:
 	cargo build --release --locked -p kg -p kgctl -p kilo-lab
 
 # Three sites on this machine, and what happens when a leader loses its link. Needs root.
-demo: deps-demo build
-	./scripts/as-root ./target/release/kilo-lab demo
+demo: deps-demo
+	cargo build --profile demo --locked -p kg -p kgctl -p kilo-lab
+	./scripts/as-root ./target/demo/kilo-lab demo
 
 # Everything that can be tested without another kernel. Needs root for network namespaces.
 test: deps-test lint unit
