@@ -110,7 +110,6 @@ enum Merit {
     Announced,
     NamedBeside,
     Own,
-    AnnouncedOther,
     Other,
     /// On a link that does not lead out.
     Inside,
@@ -144,7 +143,7 @@ impl<'a> Candidates<'a> {
                 let by_name = config.hostname_addresses.contains(&address);
                 let by_route = routed || facts.default_interface.as_ref() == Some(name);
                 // As Go Kilo does: what the hostname says, then the default route, then IPv4, then the text.
-                let rank = (!by_name, !by_route, family);
+                let rank = (!announced, !by_name, !by_route, family);
                 let near = gateways.iter().any(|gateway| net.contains(gateway));
                 let candidate = Candidate { net: *net, link: name, uplink, place, named, announced, merit };
                 found.push(((merit, rank, Reverse(near), net.to_string()), candidate));
@@ -191,13 +190,12 @@ impl<'a> Candidates<'a> {
         if is_public(address) || !(cidrs.is_empty() || self.is_in_range(candidate)) {
             return false;
         }
-        let own = candidate.uplink && candidate.place == Place::Own;
-        own || candidate.named || self.is_in_range(candidate)
+        candidate.is_of_host() || candidate.named || self.is_in_range(candidate)
     }
 
     /// Whether this can be a public endpoint.
     fn is_public(&self, candidate: &Candidate<'_>) -> bool {
-        is_public(candidate.net.addr()) && (candidate.uplink || candidate.named)
+        is_public(candidate.net.addr()) && (candidate.is_of_host() || candidate.named)
     }
 
     fn is_eligible(&self, candidate: &Candidate<'_>) -> bool {
@@ -225,6 +223,13 @@ impl<'a> Candidates<'a> {
     }
 }
 
+impl Candidate<'_> {
+    /// Whether the host has it for itself, as far as link and place say.
+    fn is_of_host(&self) -> bool {
+        self.uplink && matches!(self.place, Place::Own | Place::Granted)
+    }
+}
+
 fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
     match place {
         Place::Own | Place::Granted if named => Merit::Named,
@@ -232,7 +237,6 @@ fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
         _ if !uplink && !named => Merit::Inside,
         Place::Own | Place::Granted if announced => Merit::Announced,
         Place::Own | Place::Granted => Merit::Own,
-        Place::Beside | Place::After if announced => Merit::AnnouncedOther,
         Place::Beside | Place::After => Merit::Other,
     }
 }
@@ -240,7 +244,12 @@ fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
 /// The networks that links lead to.
 fn networks<'a>(facts: &'a HostFacts, uplinks: &Uplinks<'_>) -> Vec<&'a IpNet> {
     let links = facts.interfaces.iter().filter(|(name, _)| uplinks.has(name));
-    links.flat_map(|(_, link)| &link.addresses).filter(|net| !is_host(net)).collect()
+    links.flat_map(|(_, link)| first_addresses(link)).filter(|net| !is_host(net)).collect()
+}
+
+/// The addresses of a link without those that come after others.
+fn first_addresses(link: &Interface) -> impl Iterator<Item = &IpNet> {
+    link.addresses.iter().filter(|net| !link.secondary.contains(&net.addr()))
 }
 
 /// The gateways of default routes.
@@ -261,15 +270,18 @@ fn place(net: &IpNet, link: &Interface, networks: &[&IpNet], routed: bool) -> Pl
     if networks.iter().any(|network| network.contains(&address)) {
         return Place::After;
     }
-    let beside = link.addresses.iter().filter(|other| !is_host(other) && is_usable(other.addr()));
+    let beside = first_addresses(link).filter(|other| other.addr() != address && is_usable(other.addr()));
     let (same, other): (Vec<&IpNet>, Vec<&IpNet>) =
         beside.partition(|other| Family::of_prefix(other) == Family::of(address));
-    if same.is_empty() {
-        // Clouds give single addresses of IPv6 beside networks of IPv4, with a default route.
-        return if routed || other.is_empty() { Place::Own } else { Place::Beside };
+    let in_public = same.iter().any(|other| is_public(other.addr()) && !is_host(other));
+    match same.iter().any(|other| !is_host(other)) {
+        true if is_public(address) && !in_public => Place::Granted,
+        true => Place::Beside,
+        false if !is_public(address) && same.iter().any(|other| is_public(other.addr())) => Place::Beside,
+        // Clouds give single addresses of IPv6 beside those of IPv4, with a default route.
+        false if routed || other.is_empty() => Place::Own,
+        false => Place::Beside,
     }
-    let is_granted = is_public(address) && !same.iter().any(|other| is_public(other.addr()));
-    if is_granted { Place::Granted } else { Place::Beside }
 }
 
 #[cfg(test)]
