@@ -175,6 +175,33 @@ mod tests {
         check(&["ppp0 ppp 203.0.113.9/32", "ppp1 ppp 10.8.0.2/32"], &["ppp0"], &["ppp0"]);
     }
 
+    /// A virtual address, or an internal one that another tunnel repeats.
+    #[test]
+    fn of_several_interfaces_with_an_address_the_one_that_leads_out_has_it() {
+        let link = |kind: &str, running: bool, net: &str| Interface {
+            kind: kind.to_owned(),
+            running,
+            addresses: vec![net.parse().unwrap()],
+            ..Interface::default()
+        };
+        let mut facts = HostFacts::default();
+        let add = |facts: &mut HostFacts, name: &str, link| {
+            drop(facts.interfaces.insert(name.parse().unwrap(), link))
+        };
+        let found = |facts: &HostFacts| {
+            facts.interface_with([10, 0, 0, 5].into()).map(|(name, _)| name.to_string()).unwrap_or_default()
+        };
+        assert_eq!(found(&facts), "");
+        add(&mut facts, "aaa", link("wireguard", true, "10.0.0.5/8"));
+        assert_eq!(found(&facts), "aaa");
+        add(&mut facts, "eth7", link("", true, "10.0.0.5/32"));
+        assert_eq!(found(&facts), "eth7");
+        add(&mut facts, "eth8", link("", false, "10.0.0.5/16"));
+        assert_eq!(found(&facts), "eth7");
+        add(&mut facts, "eth9", link("", true, "10.0.0.5/24"));
+        assert_eq!(found(&facts), "eth9");
+    }
+
     #[test]
     fn a_pair_leads_out_of_a_container_and_not_into_one() {
         check(&["eth0 veth 172.19.0.3/16", "eth1 veth 10.0.0.5/24"], &["eth0"], &["eth0", "eth1"]);

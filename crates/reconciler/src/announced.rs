@@ -22,8 +22,10 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Announced {
     memory: Memory,
-    /// What was chosen last by this agent; `None`: nothing yet.
-    chosen: Option<Discovered>,
+    /// Whether an agent before this one has announced something.
+    remembered: bool,
+    /// Whether this agent has chosen anything: from then on it knows by itself.
+    chosen: bool,
     /// Since when something of it is gone.
     gone: Option<Instant>,
 }
@@ -32,9 +34,10 @@ impl Announced {
     /// Takes in what the own Node says that an agent announced before this one. What was forced was not chosen.
     pub fn remember(&mut self, node: &Node, forced: Option<&Forced>) {
         // Without a key no agent has announced anything.
-        if self.chosen.is_some() || node.key.is_none() {
+        if self.chosen || node.key.is_none() {
             return;
         }
+        self.remembered = true;
         let is_forced = forced.is_some_and(|forced| forced.endpoint.is_some());
         self.memory.endpoint = node.endpoint.as_ref().filter(|_| !is_forced).and_then(Endpoint::ip);
         self.memory.internal_ips = (!node.internal_ips_forced).then(|| node.internal_ips.clone());
@@ -49,6 +52,15 @@ impl Announced {
         changed
     }
 
+    /// The addresses of the hostname are known later than others: what was chosen for the first time without them is no reason
+    /// to stay with it.
+    pub fn reconsider(&mut self) {
+        if !self.remembered {
+            self.memory = Memory { status: std::mem::take(&mut self.memory.status), ..Memory::default() };
+            self.gone = None;
+        }
+    }
+
     /// What to announce now.
     pub fn choose(
         &mut self,
@@ -61,7 +73,7 @@ impl Announced {
         let mut found = candidates.choose();
         let lost = |address: IpAddr| {
             // Before this agent chose anything, an address that does not qualify is a wrong choice of another one.
-            !candidates.has(address) && (self.chosen.is_some() || !is_there(facts, address))
+            !candidates.has(address) && (self.chosen || !is_there(facts, address))
         };
         let endpoint = self.memory.endpoint.filter(|address| lost(*address));
         let internal: Vec<IpNet> = self.memory.internal_ips.iter().flatten().copied().collect();
@@ -81,7 +93,7 @@ impl Announced {
         }
         self.memory.endpoint = found.endpoint.as_ref().and_then(Endpoint::ip);
         self.memory.internal_ips = Some(found.internal_ips.clone());
-        self.chosen = Some(found.clone());
+        self.chosen = true;
         found
     }
 

@@ -5,14 +5,18 @@
 //! Node's status says, and by whether it has been announced before. Where that leaves a choice, it is Go Kilo's. What
 //! follows when an announced address is gone is decided in [`crate::announced`].
 
+mod place;
+
 use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
 
-use hostnet::{HostFacts, Interface, LinkName, Uplinks};
+use hostnet::{HostFacts, LinkName, Uplinks};
 use ipnet::IpNet;
 use mesh::{
     Endpoint,
-    prefix::{Family, is_host, is_public, is_usable},
+    prefix::{Family, is_public, is_usable},
 };
+
+use place::{Place, networks, place};
 
 /// What the operator says about addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,19 +94,6 @@ struct Candidate<'a> {
     merit: Merit,
 }
 
-/// What an address is among those of its link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// One by which the host is in its network.
-    Own,
-    /// A public one of a single host beside private ones of a network, as clouds give them, and virtual routers.
-    Granted,
-    /// Another one of a single host beside those of a network: a virtual one, or one that is routed to this host.
-    Beside,
-    /// One that comes after another of the same network.
-    After,
-}
-
 /// How good an address is, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Merit {
@@ -169,8 +160,11 @@ impl<'a> Candidates<'a> {
         let internal_ips: Vec<IpNet> = internal_ips.map(|candidate| candidate.net).collect();
         let stays = self.memory.endpoint.is_some_and(|endpoint| self.has(endpoint));
         let can_be_endpoint = |candidate: &&Candidate<'_>| !(stays && self.arrives(candidate));
-        let public = self.all.iter().filter(|candidate| self.is_public(candidate)).find(can_be_endpoint);
-        let private = private().find(can_be_endpoint);
+        let public = || self.all.iter().filter(|candidate| self.is_public(candidate)).filter(can_be_endpoint);
+        let private = || private().filter(can_be_endpoint);
+        // A tunnel inside of a tunnel is only for those who have nothing else.
+        let public = public().find(|candidate| candidate.uplink).or_else(|| public().next());
+        let private = private().find(|candidate| candidate.uplink).or_else(|| private().next());
         let endpoint = match self.config.prioritise_private {
             true => private.or(public),
             false => public.or(private),
@@ -241,47 +235,10 @@ fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
     }
 }
 
-/// The networks that links lead to.
-fn networks<'a>(facts: &'a HostFacts, uplinks: &Uplinks<'_>) -> Vec<&'a IpNet> {
-    let links = facts.interfaces.iter().filter(|(name, _)| uplinks.has(name));
-    links.flat_map(|(_, link)| first_addresses(link)).filter(|net| !is_host(net)).collect()
-}
-
-/// The addresses of a link without those that come after others.
-fn first_addresses(link: &Interface) -> impl Iterator<Item = &IpNet> {
-    link.addresses.iter().filter(|net| !link.secondary.contains(&net.addr()))
-}
-
 /// The gateways of default routes.
 fn gateways(facts: &HostFacts) -> impl Iterator<Item = IpAddr> + '_ {
     let defaults = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0);
     defaults.filter_map(|route| route.gateway)
-}
-
-/// What an address is among those of its link. `routed`: a default route of its family leads through the link.
-fn place(net: &IpNet, link: &Interface, networks: &[&IpNet], routed: bool) -> Place {
-    let address = net.addr();
-    if link.secondary.contains(&address) {
-        return Place::After;
-    }
-    if !is_host(net) {
-        return Place::Own;
-    }
-    if networks.iter().any(|network| network.contains(&address)) {
-        return Place::After;
-    }
-    let beside = first_addresses(link).filter(|other| other.addr() != address && is_usable(other.addr()));
-    let (same, other): (Vec<&IpNet>, Vec<&IpNet>) =
-        beside.partition(|other| Family::of_prefix(other) == Family::of(address));
-    let in_public = same.iter().any(|other| is_public(other.addr()) && !is_host(other));
-    match same.iter().any(|other| !is_host(other)) {
-        true if is_public(address) && !in_public => Place::Granted,
-        true => Place::Beside,
-        false if !is_public(address) && same.iter().any(|other| is_public(other.addr())) => Place::Beside,
-        // Clouds give single addresses of IPv6 beside those of IPv4, with a default route.
-        false if routed || other.is_empty() => Place::Own,
-        false => Place::Beside,
-    }
 }
 
 #[cfg(test)]

@@ -300,6 +300,7 @@ impl Reconciler {
     pub fn handle_hostname(&mut self, addresses: Vec<IpAddr>, now: Now) {
         if self.config.discovery.hostname_addresses != addresses {
             self.config.discovery.hostname_addresses = addresses;
+            self.announced.reconsider();
             self.rounds.look_soon(now.instant);
         }
     }

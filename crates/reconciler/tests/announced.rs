@@ -145,6 +145,25 @@ fn the_status_may_change_at_any_time() {
     assert_eq!(announced(&world), "198.51.100.1 | 192.168.1.5/24");
 }
 
+/// A name server that is slow at the first start changes nothing in the end.
+#[test]
+fn the_hostname_may_be_known_later() {
+    let mut world = World::new();
+    world.see(Node { endpoint: None, key: None, internal_ips: Vec::new(), ..node("a", "one", 1) });
+    set_link(&mut world, "eth1", "", &["192.168.1.5/24"]);
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.settle();
+    assert_eq!(announced(&world), PLAIN);
+    let named = vec!["192.168.1.5".parse().unwrap()];
+    world.reconciler.handle_hostname(named.clone(), world.now);
+    world.pass(5 * SECOND, &[]);
+    assert_eq!(announced(&world), "203.0.113.1 | 192.168.1.5/24");
+    let mut world = restarted(world, "203.0.113.1:51820", &["10.0.0.1/24"], Forced::default());
+    world.reconciler.handle_hostname(named, world.now);
+    world.pass(5 * SECOND, &[]);
+    assert_eq!(history(&world), [PLAIN]);
+}
+
 /// What an operator forces is announced at once, and what was chosen comes back after it, also where the agent started meanwhile.
 #[test]
 fn what_is_forced_is_not_remembered() {

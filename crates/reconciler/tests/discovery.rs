@@ -171,6 +171,15 @@ fn the_status_decides_between_addresses_of_the_host_and_names_others() {
     );
     check(&["eth0 172.16.0.2/30 10.5.5.5/32"], &status(&["10.5.5.5"]), "10.5.5.5 | 10.5.5.5/32");
     check(&["eth0 172.16.0.2/30", "lo 10.5.5.5/32"], &status(&["10.5.5.5"]), "10.5.5.5 | 10.5.5.5/32");
+    // Nobody wants a tunnel inside of a tunnel who has another way.
+    let over_vpn = ["eth0 203.0.113.9/24", "tailscale0:tun 100.64.0.7/32"];
+    check(&over_vpn, &status(&["100.64.0.7"]), "203.0.113.9 | ");
+    check(&over_vpn[1..], &status(&["100.64.0.7"]), "100.64.0.7 | ");
+    check(
+        &["eth0 10.0.0.5/24", "wg0:wireguard 10.6.0.2/24"],
+        &status(&["10.6.0.2"]),
+        "10.0.0.5 | 10.6.0.2/24",
+    );
     // Of two public addresses the one that the cloud names.
     check(
         &["eth0 10.0.0.5/24 198.51.100.7/32 203.0.113.9/32"],
