@@ -16,7 +16,9 @@ enum Sort {
     Pair,
     /// Wherever its ports or routes lead: bridges, dialled connections, and kinds that are not known here.
     Routed,
-    /// Through a tunnel, or nowhere.
+    /// To other hosts, in packets of another link.
+    Tunnel,
+    /// Nowhere, or not out of the host.
     Inner,
 }
 
@@ -24,6 +26,7 @@ enum Sort {
 #[derive(Debug)]
 pub struct Uplinks<'a> {
     names: BTreeSet<&'a LinkName>,
+    tunnels: BTreeSet<&'a LinkName>,
     default_routes: BTreeSet<(Family, &'a LinkName)>,
 }
 
@@ -45,15 +48,21 @@ impl<'a> Uplinks<'a> {
             Sort::Network => true,
             Sort::Pair => routed.contains(name) || is_inside_container(name, link),
             Sort::Routed => routed.contains(name) || (link.kind == "bridge" && bridged.contains(name)),
-            Sort::Inner => false,
+            Sort::Tunnel | Sort::Inner => false,
         };
         let names = facts.interfaces.iter().filter(leads_out).map(|(name, _)| name).collect();
-        Self { names, default_routes }
+        let tunnels = facts.interfaces.iter().filter(|(name, link)| sort(name, link) == Sort::Tunnel);
+        Self { names, tunnels: tunnels.map(|(name, _)| name).collect(), default_routes }
     }
 
     /// Whether this is one.
     pub fn has(&self, link: &LinkName) -> bool {
         self.names.contains(link)
+    }
+
+    /// Whether a link is a tunnel, which is none.
+    pub fn has_tunnel(&self, link: &LinkName) -> bool {
+        self.tunnels.contains(link)
     }
 
     /// Whether a default route of this family leads through a link.
@@ -72,7 +81,8 @@ fn sort(name: &LinkName, link: &Interface) -> Sort {
         "veth" | "netkit" => Sort::Pair,
         "tun" | "wireguard" | "amneziawg" | "ovpn" | "ipip" | "sit" | "gre" | "gretap" | "erspan"
         | "ip6tnl" | "ip6gre" | "ip6gretap" | "ip6erspan" | "vti" | "vti6" | "xfrm" | "vxlan" | "geneve"
-        | "bareudp" | "gtp" | "l2tpeth" | "dummy" | "ifb" | "nlmon" | "vrf" => Sort::Inner,
+        | "bareudp" | "gtp" | "l2tpeth" => Sort::Tunnel,
+        "dummy" | "ifb" | "nlmon" | "vrf" => Sort::Inner,
         _ => Sort::Routed,
     }
 }

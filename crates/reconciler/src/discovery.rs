@@ -86,6 +86,8 @@ struct Candidate<'a> {
     link: &'a LinkName,
     /// Whether the link leads out of the host.
     uplink: bool,
+    /// Whether the link is a tunnel.
+    tunnel: bool,
     place: Place,
     /// Whether the Node's status names it.
     named: bool,
@@ -136,7 +138,9 @@ impl<'a> Candidates<'a> {
                 // As Go Kilo does: what the hostname says, then the default route, then IPv4, then the text.
                 let rank = (!announced, !by_name, !by_route, family);
                 let near = gateways.iter().any(|gateway| net.contains(gateway));
-                let candidate = Candidate { net: *net, link: name, uplink, place, named, announced, merit };
+                let tunnel = uplinks.has_tunnel(name);
+                let candidate =
+                    Candidate { net: *net, link: name, uplink, tunnel, place, named, announced, merit };
                 found.push(((merit, rank, Reverse(near), net.to_string()), candidate));
             }
         }
@@ -163,8 +167,8 @@ impl<'a> Candidates<'a> {
         let public = || self.all.iter().filter(|candidate| self.is_public(candidate)).filter(can_be_endpoint);
         let private = || private().filter(can_be_endpoint);
         // A tunnel inside of a tunnel is only for those who have nothing else.
-        let public = public().find(|candidate| candidate.uplink).or_else(|| public().next());
-        let private = private().find(|candidate| candidate.uplink).or_else(|| private().next());
+        let public = public().find(|candidate| !candidate.tunnel).or_else(|| public().next());
+        let private = private().find(|candidate| !candidate.tunnel).or_else(|| private().next());
         let endpoint = match self.config.prioritise_private {
             true => private.or(public),
             false => public.or(private),
