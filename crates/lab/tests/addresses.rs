@@ -144,8 +144,12 @@ fn set_addresses(lab: &Lab, node: &str, addresses: &[Value]) {
 #[test]
 fn nothing_that_comes_and_goes_changes_what_is_announced() {
     let lab = common::up(common::without_agents("addr"));
-    // On half of the hosts nothing says which addresses are meant but what was announced before.
+    // On half of the hosts nothing says which addresses are meant but what was announced before. At the first start all are in
+    // several networks.
     ["a1", "a2", "c1"].iter().for_each(|node| set_addresses(&lab, node, &[]));
+    let all = |commands: &[&str], what: &str| lab.nodes().for_each(|node| ip(node, commands, what));
+    all(CONTAINERS, "add");
+    all(FURTHER, "add");
     lab.nodes().for_each(|node| node.start_agent(&[]).expect("it starts"));
     common::assert_converges(&lab);
     common::led(&lab);
@@ -159,8 +163,11 @@ fn nothing_that_comes_and_goes_changes_what_is_announced() {
         assert_eq!((value("endpoint"), value("internal-ips")), (Some(endpoint), Some(internal)), "{node}");
     }
     let running = streams(&lab);
-    let all = |commands: &[&str], what: &str| lab.nodes().for_each(|node| ip(node, commands, what));
     let mut vpns = Vec::new();
+    stays(&lab, &before, "bridges and further addresses that went", || {
+        all(WITHOUT_CONTAINERS, "del");
+        all(FURTHER, "del");
+    });
     stays(&lab, &before, "virtual addresses", || all(VIRTUAL, "add"));
     stays(&lab, &before, "virtual addresses that went", || all(VIRTUAL, "del"));
     stays(&lab, &before, "further addresses", || all(FURTHER, "add"));
@@ -202,6 +209,11 @@ fn hosts_with_public_addresses_only_stay_so_beside_bridges_of_containers() {
     let behind_nat = spec.sites.pop().expect("the demo's last site is behind NAT");
     let one = |name: &str, node: &str| Site::new(name, Access::Public, vec![Node::new(node)]);
     spec.sites = vec![one("a", "a1"), one("b", "b1"), behind_nat];
+    // As nobody has said where they are: with an address in the same network, each would take the other for a neighbour.
+    for name in ["a1", "b1"] {
+        let node = spec.node_mut(name).expect("it is there");
+        node.annotations.insert("kilo.squat.ai/location".into(), "somewhere".into());
+    }
     let lab = common::up(spec);
     for name in ["a1", "b1"] {
         let node = lab.node(name).expect("it is there");
