@@ -193,6 +193,9 @@ impl Runtime {
             Update::Node(name, Some(watched)) => {
                 let forced = watched.own.map(|own| {
                     self.annotations = own.annotations;
+                    if let Some(addresses) = &own.addresses {
+                        self.reconciler.handle_node_addresses(addresses, now);
+                    }
                     own.forced
                 });
                 let update = NodeUpdate { node: watched.node, problems: watched.problems, forced };
@@ -222,7 +225,12 @@ impl Runtime {
             Done::Patched(result, permission) => {
                 self.permission = permission;
                 self.reconciler.handle_refusal(self.permission.problem(&self.setup.reconciler.node));
-                let result = result.map(|annotations| self.annotations = annotations);
+                let result = result.map(|written| {
+                    self.annotations = written.annotations;
+                    if let Some(addresses) = &written.addresses {
+                        self.reconciler.handle_node_addresses(addresses, now());
+                    }
+                });
                 let result = result.map_err(|error| PatchFailure {
                     why: error.to_string(),
                     retry_after: error.retry_after(),

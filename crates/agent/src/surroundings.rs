@@ -14,13 +14,15 @@ use hostnet::Lifeline;
 use ipnet::IpNet;
 use kube::Client;
 use kubernetes::{api_servers::api_servers, client::ApiAccess, services::service_ranges};
+use pace::Jitter;
 use program::Resolver;
 use reconciler::Surroundings;
-use tokio::{sync::watch, task::JoinSet, time::interval};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 use underlay::{Lifelines, State, Underlay, is_own};
 
-/// How often is looked.
-const PERIOD: Duration = Duration::from_secs(60);
+/// How long the pause between two looks is, at least and at most: all agents of a cluster may start at the same moment, and
+/// are not to ask at the same moments ever after.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(75));
 
 /// How long the start waits until it is known what answers without the mesh: what does, mostly does within a few
 /// milliseconds.
@@ -107,9 +109,8 @@ impl Follower {
     async fn follow(mut self) {
         // Without waiting for anything: the first report says where the API is.
         self.known.named = self.named().await;
-        let mut times = interval(PERIOD);
+        let mut jitter = Jitter::of(&rand::random::<[u8; 8]>());
         for look in (0..SELDOM).cycle() {
-            self.telling(times.tick()).await;
             let seldom = look == 0;
             self.known.named = self.named().await;
             self.tell();
@@ -119,6 +120,7 @@ impl Follower {
                 self.known.asked = true;
             }
             self.telling(self.probe(seldom)).await;
+            self.telling(sleep(jitter.between(PAUSE.0, PAUSE.1))).await;
         }
     }
 

@@ -247,8 +247,14 @@ impl Links {
             .filter(|link| link.name != self.interface);
         let mut interfaces: BTreeMap<u32, (LinkName, Interface)> = foreign
             .map(|link| {
-                let (mtu, running, kind) = (link.mtu, link.running, link.kind.clone());
-                (link.index, (link.name.clone(), Interface { mtu, running, addresses: Vec::new(), kind }))
+                let interface = Interface {
+                    mtu: link.mtu,
+                    running: link.running,
+                    kind: link.kind.clone(),
+                    master: link.master.and_then(|index| Some(self.all.get(&index)?.name.clone())),
+                    ..Interface::default()
+                };
+                (link.index, (link.name.clone(), interface))
             })
             .collect();
         let usable = addresses.iter().filter(|address| address.is_usable());
@@ -256,6 +262,7 @@ impl Links {
         for address in permanent.into_iter().chain(temporary) {
             if let Some((_, interface)) = interfaces.get_mut(&address.link) {
                 interface.addresses.push(address.net);
+                interface.secondary.extend(address.is_secondary().then(|| address.net.addr()));
             }
         }
         interfaces.into_values().collect()

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use hostnet::{
     Address, Change, HostRoute, HostState, KILO_TABLE, LinkKind, MESH_TABLE, ROUTE_PROTOCOL, Route, Rule,
@@ -252,6 +252,8 @@ fn facts_of_the_host() {
         run("ip link set eth1 up");
         run("ip route add default via 10.1.0.254 dev eth0 metric 100");
         run("ip addr add fd99::1/64 dev eth1 nodad preferred_lft 0");
+        run("ip link set eth1-peer master br0");
+        run("ip addr add 10.1.0.9/16 dev eth0");
         let mut plane = open().await;
         let mut desired = with_interface();
         desired.routes = [route("0.0.0.0/1", None, KILO), route("0.0.0.0/0", None, KILO)].into();
@@ -266,8 +268,15 @@ fn facts_of_the_host() {
         let br0 = &facts.interfaces[&name("br0")];
         assert_eq!((br0.mtu, br0.kind.as_str()), (1400, "bridge"));
         assert!(!facts.interfaces[&name("eth1")].running, "its peer is down");
+        assert_eq!(eth0.secondary, ["10.1.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(facts.interfaces[&name("eth1-peer")].master, Some(name("br0")));
+        assert_eq!(eth0.master, None);
         let deprecated = "fd99::1/64".parse().unwrap();
         assert!(!facts.interfaces[&name("eth1")].addresses.contains(&deprecated));
+        assert_eq!(facts.interface_with("10.1.0.1".parse().unwrap()).unwrap().0, &name("eth0"));
+        // Also where a bridge, the first by name, has it too.
+        run("ip addr add 10.1.0.1/32 dev br0");
+        let facts = plane.observe().await.unwrap().facts;
         assert_eq!(facts.interface_with("10.1.0.1".parse().unwrap()).unwrap().0, &name("eth0"));
     });
 }

@@ -14,6 +14,7 @@ pub mod render;
 pub mod route;
 mod show;
 pub mod state;
+pub mod uplink;
 pub mod wireguard;
 
 pub use compatibility::Compatibility;
@@ -26,6 +27,7 @@ pub use plan::{Change, plan};
 pub use render::{Encapsulation, EncapsulationType, RenderConfig, Rendered, Responsible, render};
 pub use route::{MarkMatch, NextHop, Route, Rule};
 pub use state::{Address, HostState, Leftover};
+pub use uplink::Uplinks;
 pub use wireguard::{Wireguard, WireguardPeer};
 
 /// The protocol number that marks routes and rules as ours (`rtm_protocol`, `FRA_PROTOCOL`). It is not among those

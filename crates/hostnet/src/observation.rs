@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use mesh::PublicKey;
 
-use crate::{HostState, Leftover, LinkName};
+use crate::{HostState, Leftover, LinkName, uplink::Uplinks};
 
 /// What is seen on a host in one look.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -98,6 +98,11 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
     /// Its kind as the kernel names it (`IFLA_INFO_KIND`), for example `bridge`, `veth`, `vxlan`; empty for hardware.
     pub kind: String,
+    /// Those of its addresses that come after another one: an IPv4 address in the network of an earlier one, a temporary
+    /// IPv6 address (RFC 8981). The kernel has one flag for both (`IFA_F_SECONDARY`, `IFA_F_TEMPORARY`).
+    pub secondary: Vec<IpAddr>,
+    /// The bridge, bond or VRF that it is a port of.
+    pub master: Option<LinkName>,
 }
 
 impl HostRoute {
@@ -128,10 +133,21 @@ impl HostFacts {
         }
     }
 
-    /// The interface that has this very address.
+    /// The interface that has this very address. Of several it is the one by which the host reaches others: one that is
+    /// running and leads out of the host, then the one with the widest network around the address.
     pub fn interface_with(&self, address: IpAddr) -> Option<(&LinkName, &Interface)> {
-        self.interfaces
-            .iter()
-            .find(|(_, interface)| interface.addresses.iter().any(|net| net.addr() == address))
+        let found = self.interfaces.iter().filter_map(|(name, interface)| {
+            let nets = interface.addresses.iter().filter(|net| net.addr() == address);
+            Some((name, interface, nets.map(IpNet::prefix_len).min()?))
+        });
+        let found: Vec<_> = found.collect();
+        if let [(name, interface, _)] = found[..] {
+            return Some((name, interface));
+        }
+        let uplinks = Uplinks::of(self);
+        let best = found.into_iter().min_by_key(|(name, interface, length)| {
+            (!interface.running, !uplinks.has(name), *length, self.default_interface.as_ref() != Some(name))
+        });
+        best.map(|(name, interface, _)| (name, interface))
     }
 }

@@ -5,8 +5,9 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
+    net::IpAddr,
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -42,7 +43,7 @@ pub struct BlockAffinityObject {
     pub spec: serde_json::Value,
 }
 
-/// A Node object: name, labels, annotations of Kilo, pod subnets.
+/// A Node object: name, labels, annotations of Kilo, pod subnets, addresses.
 ///
 /// Of the metadata only `name`, `uid`, `resourceVersion`, `creationTimestamp`, `labels` and the annotations with Kilo's
 /// prefix are there.
@@ -53,7 +54,13 @@ pub struct NodeObject {
     pub metadata: ObjectMeta,
     /// `spec.podCIDRs`, or `spec.podCIDR` where that is all there is.
     pub pod_cidrs: Vec<String>,
+    /// The first [`MOST_ADDRESSES`] of `status.addresses` that are of type `InternalIP` or `ExternalIP`; `None`: nothing is known of
+    /// the status, as where only the metadata was read.
+    pub addresses: Option<BTreeSet<IpAddr>>,
 }
+
+/// How many addresses of a Node count. A host has a handful.
+pub const MOST_ADDRESSES: usize = 256;
 
 impl NodeObject {
     /// The name of the Node.
@@ -255,6 +262,30 @@ struct WireNode {
     metadata: WireMetadata,
     #[serde(default)]
     spec: Option<WireNodeSpec>,
+    #[serde(default)]
+    status: Option<WireNodeStatus>,
+}
+
+#[derive(Deserialize)]
+struct WireNodeStatus {
+    #[serde(default)]
+    addresses: Option<Vec<WireNodeAddress>>,
+}
+
+#[derive(Deserialize)]
+struct WireNodeAddress {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    address: String,
+}
+
+impl WireNodeStatus {
+    fn addresses(self) -> BTreeSet<IpAddr> {
+        let all = self.addresses.unwrap_or_default().into_iter();
+        let of_host = all.filter(|entry| matches!(&*entry.kind, "InternalIP" | "ExternalIP"));
+        of_host.filter_map(|entry| entry.address.parse().ok()).take(MOST_ADDRESSES).collect()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -287,7 +318,7 @@ impl From<WireNode> for NodeObject {
             creation_timestamp,
             ..ObjectMeta::default()
         };
-        Self { metadata, pod_cidrs }
+        Self { metadata, pod_cidrs, addresses: wire.status.map(WireNodeStatus::addresses) }
     }
 }
 

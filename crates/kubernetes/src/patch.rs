@@ -3,8 +3,9 @@
 //! How often is decided by the caller.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -54,10 +55,19 @@ pub async fn patch_node(client: &Client, name: &str, patch: &Value) -> Result<No
 }
 
 /// What came of telling the others about the own node.
-pub type Told = Result<BTreeMap<String, String>, Error>;
+pub type Told = Result<Written, Error>;
+
+/// What the own Node is after it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Kilo's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The internal and external addresses of its status; `None`: nothing was written, so nothing was read.
+    pub addresses: Option<BTreeSet<IpAddr>>,
+}
 
 /// Writes what an agent tells the others to its Node, as far as the API lets it. `current` are the annotations as they were
-/// last read. Gives those that are there now.
+/// last read. Gives those that are there now, and the addresses, which so are read as often as the heartbeat is written.
 ///
 /// # Errors
 /// When the API does not answer, or refuses even the heartbeat; [`Error::is_missing`] when there is no such Node.
@@ -69,7 +79,12 @@ pub async fn tell(
     permission: &mut Permission,
 ) -> Told {
     let latest = write(client, name, encode::changed(current, facts), permission).await?;
-    Ok(latest.unwrap_or_else(|| current.clone()))
+    Ok(match latest {
+        Some(node) => {
+            Written { annotations: node.metadata.annotations.unwrap_or_default(), addresses: node.addresses }
+        }
+        None => Written { annotations: current.clone(), addresses: None },
+    })
 }
 
 /// Takes back everything that an agent has written to its Node, as far as the API lets it.
@@ -80,13 +95,13 @@ pub async fn take_back(client: &Client, name: &str, permission: &mut Permission)
     write(client, name, encode::cleared(), permission).await.map(|_| ())
 }
 
-/// Writes annotations, in as many requests as it takes. Gives those that are there after the last one.
+/// Writes annotations, in as many requests as it takes. Gives the Node as it is after the last one.
 async fn write(
     client: &Client,
     name: &str,
     changed: Annotations,
     permission: &mut Permission,
-) -> Result<Option<BTreeMap<String, String>>, Error> {
+) -> Result<Option<NodeObject>, Error> {
     let mut attempts = permission.attempts(changed, Instant::now());
     let mut latest = None;
     let mut failure = None;
@@ -94,7 +109,7 @@ async fn write(
         match patch_node(client, name, &encode::annotations_patch(group)).await {
             Ok(object) => {
                 attempts.accepted();
-                latest = Some(object.metadata.annotations.unwrap_or_default());
+                latest = Some(object);
             }
             Err(error) => match error.refusal() {
                 Some(said) => {

@@ -12,8 +12,9 @@ mod follow;
 mod heartbeat;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -99,6 +100,9 @@ pub struct OwnNode {
     pub annotations: BTreeMap<String, String>,
     /// What the operator decides instead of the agent.
     pub forced: Forced,
+    /// The internal and external addresses of its status; `None`: the watch brought its metadata alone, and they may be as
+    /// they were.
+    pub addresses: Option<BTreeSet<IpAddr>>,
 }
 
 /// A Peer as far as it matters.
@@ -233,7 +237,8 @@ fn decode_watched(object: &NodeObject, config: &WatchConfig) -> WatchedNode {
     }
     let own = is_own.then(|| {
         let annotations = object.metadata.annotations.clone().unwrap_or_default();
-        Box::new(OwnNode { annotations, forced: decode_forced(object) })
+        let addresses = object.addresses.clone();
+        Box::new(OwnNode { annotations, forced: decode_forced(object), addresses })
     });
     WatchedNode { node: Arc::new(node), problems, own }
 }

@@ -292,3 +292,28 @@ fn an_odd_location_counts_and_is_told() {
         assert!(shown.chars().all(mesh::text::is_plain) && shown.len() < 500, "{shown}");
     }
 }
+
+#[test]
+fn addresses_are_those_of_the_status_that_are_addresses_of_the_host() {
+    let addresses = |status: Value| {
+        let object = from_json(json!({ "metadata": { "name": "a1" }, "status": status }));
+        object.addresses.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let status = json!({ "addresses": [
+        { "type": "InternalIP", "address": "10.0.0.5" },
+        { "type": "InternalIP", "address": "fd00:1::5" },
+        { "type": "ExternalIP", "address": "203.0.113.9" },
+        { "type": "ExternalIP", "address": "not an address" },
+        { "type": "Hostname", "address": "192.0.2.1" },
+        { "type": "ExternalDNS", "address": "a1.example" },
+        {},
+    ] });
+    assert_eq!(addresses(status).unwrap(), ["10.0.0.5", "203.0.113.9", "fd00:1::5"]);
+    assert_eq!(addresses(json!({ "conditions": [] })), Some(Vec::new()));
+    assert_eq!(addresses(json!({ "addresses": null })), Some(Vec::new()));
+    assert_eq!(addresses(Value::Null), None, "the metadata alone says nothing of it");
+    let many = (0..1000)
+        .map(|n| json!({ "type": "InternalIP", "address": format!("10.0.{}.{}", n / 250, n % 250) }));
+    let many = json!({ "addresses": many.collect::<Vec<_>>() });
+    assert_eq!(addresses(many).unwrap().len(), kubernetes::object::MOST_ADDRESSES);
+}

@@ -116,7 +116,7 @@ async fn annotations_that_a_policy_does_not_know_are_left_out() {
         unknown.iter().any(|key| changed.contains_key(*key)).then(|| denied("unknown annotation"))?
     });
     let (client, mut permission) = (api.client(), Permission::new(b"own"));
-    let told = tell(&client, "own", &BTreeMap::new(), &facts(1), &mut permission).await.unwrap();
+    let told = tell(&client, "own", &BTreeMap::new(), &facts(1), &mut permission).await.unwrap().annotations;
     let expected = encode(&facts(1)).into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     let expected: BTreeMap<String, String> = expected
         .filter(|(key, _)| ![name::INTERNAL_IPS, name::POD_CIDR_SOURCE].contains(&key.as_str()))
@@ -132,7 +132,7 @@ async fn annotations_that_a_policy_does_not_know_are_left_out() {
     assert!(!problem.message.contains("wireguard-ips"), "{problem}");
     // Every heartbeat from then on is one request.
     for second in 2..20 {
-        let told = tell(&client, "own", &told, &facts(second), &mut permission).await.unwrap();
+        let told = tell(&client, "own", &told, &facts(second), &mut permission).await.unwrap().annotations;
         assert_eq!(told[name::LAST_SEEN], second.to_string());
         assert_eq!((api.requests(), permission.problem("own")), (1, Some(problem.clone())));
     }
@@ -150,7 +150,7 @@ async fn a_policy_that_refuses_everything_is_named_and_not_pressed() {
     assert_eq!(api.requests(), 1, "whether the heartbeat is refused still decides");
     // The policy is corrected.
     *api.policy.lock().unwrap() = |_| None;
-    let told = tell(&client, "own", &BTreeMap::new(), &facts(3), &mut permission).await.unwrap();
+    let told = tell(&client, "own", &BTreeMap::new(), &facts(3), &mut permission).await.unwrap().annotations;
     assert_eq!((told.len(), api.requests(), permission.problem("own")), (11, 2, None));
 }
 

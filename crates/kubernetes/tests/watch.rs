@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use apiserver::Deny;
 use common::{KEY, TestApi, node, peer};
 use kubernetes::peer::custom_resource_definition;
@@ -267,4 +269,36 @@ async fn a_watch_that_nobody_reads_ends() {
         assert!(tokio::time::Instant::now() < deadline, "{:?}", api.server.counters());
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+/// The own Node's addresses arrive with the list, and with what the API answers to a patch; a watch of metadata says nothing of
+/// them.
+#[tokio::test]
+async fn addresses_of_the_own_node_arrive() {
+    let api = TestApi::new().await;
+    let mut own = node("own", &[]);
+    own["status"] = json!({ "addresses": [{ "type": "InternalIP", "address": "10.0.0.5" }] });
+    api.apply(own.clone());
+    let mut reader = api.watch().await;
+    reader.until("node own").await;
+    let of = |text: &str| Some([text.parse().unwrap()].into());
+    assert_eq!(reader.nodes["own"].own.as_ref().unwrap().addresses, of("10.0.0.5"));
+    own["status"] = json!({ "addresses": [{ "type": "InternalIP", "address": "10.0.0.6" }] });
+    api.apply(own);
+    let facts = kubernetes::encode::AgentFacts {
+        endpoint: None,
+        internal_ips: Vec::new(),
+        key: KEY.parse().unwrap(),
+        wireguard_ips: Vec::new(),
+        granularity: mesh::Granularity::Location,
+        last_seen: 7,
+        discovered_endpoints: BTreeMap::new(),
+        cni_compatibility_ips: Vec::new(),
+        pod_cidr_source: kubernetes::PodCidrSource::Node,
+    };
+    let mut permission = kubernetes::permission::Permission::new(b"own");
+    let client = api.client().await;
+    let told =
+        kubernetes::patch::tell(&client, "own", &BTreeMap::new(), &facts, &mut permission).await.unwrap();
+    assert_eq!(told.addresses, of("10.0.0.6"));
 }

@@ -41,11 +41,14 @@ impl AgentCommand<'_> {
 
     /// A Go agent, or anything else that is used as one: flags that Go Kilo 0.7 knows, and no others.
     pub fn go(&self, program: &Path) -> Vec<String> {
-        self.with_further(self.common(program))
+        let site = &self.layout.sites[self.node.site];
+        let mut command = self.common(program);
+        // It takes any address of any interface for its own; ours is to find the right one by itself.
+        command.push(format!("--internal-cidr={},{}", site.lan_v4(), site.lan_v6()));
+        self.with_further(command)
     }
 
     fn common(&self, program: &Path) -> Vec<String> {
-        let site = &self.layout.sites[self.node.site];
         let mesh = &self.spec.mesh;
         let (services_v4, services_v6) = self.layout.services();
         vec![
@@ -57,7 +60,6 @@ impl AgentCommand<'_> {
             format!("--mesh-granularity={}", mesh.granularity),
             format!("--subnet={}", mesh.subnet),
             format!("--service-cidr={services_v4},{services_v6}"),
-            format!("--internal-cidr={},{}", site.lan_v4(), site.lan_v6()),
             format!("--listen=:{AGENT_PORT}"),
             format!("--log-level={}", mesh.log_level),
             "--cni=false".into(),

@@ -211,6 +211,9 @@ fn router(layout: &Layout, site: &SiteLayout) -> String {
 /// A public site's router masquerades what leaves with a private address, as clouds do. That of a NATed site
 /// masquerades everything and forwards nothing inward that was not asked for.
 ///
+/// No router lets anything out of a LAN but from the addresses that were given to it, as clouds do: what a node sends with the
+/// address of a pod arrives nowhere.
+///
 /// Protocols are numbers (ICMP and ICMPv6), because names are looked up in a file that small systems do not
 /// have.
 fn router_filter(site: &SiteLayout) -> String {
@@ -224,6 +227,7 @@ fn router_filter(site: &SiteLayout) -> String {
                    meta l4proto { 1, 58 } accept\n\
                    iifname wan0 counter drop\n}\n";
     }
+    script += &source_filter(site);
     script += "chain postrouting { type nat hook postrouting priority 100;\n";
     match site.access {
         Access::Public => {
@@ -237,6 +241,19 @@ fn router_filter(site: &SiteLayout) -> String {
         Access::Nat => script += "oifname wan0 masquerade\n",
     }
     script + "}\n}\n"
+}
+
+fn source_filter(site: &SiteLayout) -> String {
+    let (mut v4, mut v6) = (site.lan_v4().to_string(), site.lan_v6().to_string());
+    if site.access == Access::Public {
+        v4 += &format!(", {}", site.public_v4());
+        v6 += &format!(", {}", site.public_v6());
+    }
+    format!(
+        "chain sources {{ type filter hook forward priority -10;\n\
+         oifname wan0 ip saddr != {{ {v4} }} counter drop\n\
+         oifname wan0 ip6 saddr != {{ {v6} }} counter drop\n}}\n"
+    )
 }
 
 fn node(layout: &Layout, node: &NodeLayout) -> String {

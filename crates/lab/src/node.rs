@@ -284,7 +284,9 @@ impl NodeRef<'_> {
             }
         }
         let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-        for node in &self.layout.nodes {
+        // As Debian does, so that a host's own name says nothing of its addresses.
+        hosts += &format!("127.0.1.1 {}\n", self.node.name);
+        for node in self.layout.nodes.iter().filter(|node| node.name != self.node.name) {
             hosts += &format!("{} {}\n{} {}\n", node.lan.v4, node.name, node.lan.v6, node.name);
         }
         write(&own.join("hosts"), &hosts)?;

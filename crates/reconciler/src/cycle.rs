@@ -12,7 +12,7 @@ use mesh::{Excerpt, Node, Perspective, Problem, PublicKey, Role, Topology, prefi
 
 use crate::{
     Now, PatchFailure, Status,
-    discovery::{Discovered, discover},
+    discovery::Discovered,
     intended::Intended,
     machine::{Action, Mtu, Reconciler},
     nat::Located,
@@ -145,7 +145,11 @@ impl Reconciler {
         self.last.reconciles += 1;
         self.watch_exposed(now);
         let missing = self.last.somebody_missing && self.last.role == Some(Role::Leader);
-        let sooner = [self.behind_nat.next_look(missing), self.sessions.next_look(now.instant)];
+        let sooner = [
+            self.behind_nat.next_look(missing),
+            self.sessions.next_look(now.instant),
+            self.announced.next_look(now.instant),
+        ];
         self.rounds.succeed(sooner.into_iter().flatten().min(), now.instant);
     }
 
@@ -185,7 +189,8 @@ impl Reconciler {
             Some(node) => (**node).clone(),
             None => Node::named(&self.config.node),
         };
-        let mut found = discover(&observation.facts, &node.pod_subnets, &self.config.discovery);
+        let discovery = &self.config.discovery;
+        let mut found = self.announced.choose(&observation.facts, &node.pod_subnets, discovery, now.instant);
         if let Some(endpoint) = &self.forced.endpoint {
             found.endpoint = Some(endpoint.clone());
         }

@@ -1,14 +1,22 @@
-//! Which addresses this node tells the others: its private ones and its endpoint.
+//! Which addresses this node announces: its private ones and its endpoint.
+//!
+//! What is announced is to stay the same while addresses come and go that are not the host's own: those of virtual routers,
+//! containers and VPNs. So an address counts by the link it is on, by its place among the others there, by what the
+//! Node's status says, and by whether it has been announced before. Where that leaves a choice, it is Go Kilo's. What
+//! follows when an announced address is gone is decided in [`crate::announced`].
 
-use std::net::IpAddr;
+mod place;
 
+use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
+
+use hostnet::{HostFacts, LinkName, Uplinks};
 use ipnet::IpNet;
 use mesh::{
     Endpoint,
     prefix::{Family, is_public, is_usable},
 };
 
-use hostnet::{HostFacts, LinkName};
+use place::{Place, networks, place};
 
 /// What the operator says about addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +31,29 @@ pub struct DiscoveryConfig {
     pub port: u16,
 }
 
+/// What is known besides what is seen on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The internal and external addresses of the Node's status.
+    pub status: BTreeSet<IpAddr>,
+    /// The endpoint that was announced last; `None`: none, or it is not known.
+    pub endpoint: Option<IpAddr>,
+    /// The private addresses that were announced last; `None`: it is not known whether there were any.
+    pub internal_ips: Option<Vec<IpNet>>,
+}
+
+impl Memory {
+    fn has(&self, address: IpAddr) -> bool {
+        self.endpoint == Some(address) || self.internal_ip(Family::of(address)) == Some(address)
+    }
+
+    /// The private address of a family.
+    pub fn internal_ip(&self, family: Family) -> Option<IpAddr> {
+        let mut addresses = self.internal_ips.iter().flatten().map(IpNet::addr);
+        addresses.find(|address| Family::of(*address) == family)
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Discovered {
@@ -32,72 +63,186 @@ pub struct Discovered {
     pub endpoint: Option<Endpoint>,
 }
 
-/// Looks for the node's addresses: first those that the hostname resolves to, then those of the default route's
-/// interface, then any. Interfaces of a CNI are passed over.
-pub fn discover(facts: &HostFacts, pod_subnets: &[IpNet], config: &DiscoveryConfig) -> Discovered {
-    let candidates = candidates(facts, pod_subnets, config);
-    let private = |net: &&IpNet| {
-        let cidrs = &config.internal_cidrs;
-        !is_public(net.addr()) && (cidrs.is_empty() || cidrs.iter().any(|cidr| cidr.contains(&net.addr())))
-    };
-    let public = candidates.iter().find(|net| is_public(net.addr()));
-    let internal_ips: Vec<IpNet> = Family::ALL
-        .into_iter()
-        .filter_map(|family| candidates.iter().filter(private).find(|net| Family::of_prefix(net) == family))
-        .copied()
-        .collect();
-    let first_private = candidates.iter().find(private);
-    let endpoint =
-        if config.prioritise_private { first_private.or(public) } else { public.or(first_private) };
-    Discovered {
-        endpoint: endpoint.map(|net| Endpoint::from_ip(net.addr(), config.port)),
-        // A public address is none: its neighbours would send to it without encryption. As with the Go agent, a node
-        // without private addresses is alone in its segment, and all it sends goes through tunnels.
-        internal_ips,
-    }
+/// Chooses the node's addresses. The rules, in order, are in docs/concepts.md.
+pub fn discover(
+    facts: &HostFacts,
+    pod_subnets: &[IpNet],
+    config: &DiscoveryConfig,
+    memory: &Memory,
+) -> Discovered {
+    Candidates::of(facts, pod_subnets, config, memory).choose()
 }
 
-/// All addresses that can be told, in the order in which they are looked at.
-fn candidates(facts: &HostFacts, pod_subnets: &[IpNet], config: &DiscoveryConfig) -> Vec<IpNet> {
-    let of_default = |name: &LinkName| facts.default_interface.as_ref() == Some(name);
-    let mut found: Vec<(u8, bool, String, IpNet)> = Vec::new();
-    for (name, interface) in &facts.interfaces {
-        if !interface.running || belongs_to_cni(name) {
-            continue;
-        }
-        for net in &interface.addresses {
-            let address = net.addr();
-            if !is_usable(address) || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
-                continue;
+/// The addresses that can be announced, the best first.
+pub struct Candidates<'a> {
+    all: Vec<Candidate<'a>>,
+    config: &'a DiscoveryConfig,
+    memory: &'a Memory,
+}
+
+/// An address that can be announced.
+struct Candidate<'a> {
+    net: IpNet,
+    link: &'a LinkName,
+    /// Whether the link leads out of the host.
+    uplink: bool,
+    /// Whether the link is a tunnel.
+    tunnel: bool,
+    place: Place,
+    /// Whether the Node's status names it.
+    named: bool,
+    /// Whether it was announced last.
+    announced: bool,
+    merit: Merit,
+}
+
+/// How good an address is, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Merit {
+    Named,
+    Announced,
+    NamedBeside,
+    Own,
+    Other,
+    /// On a link that does not lead out.
+    Inside,
+}
+
+impl<'a> Candidates<'a> {
+    /// All addresses that can be announced.
+    pub fn of(
+        facts: &'a HostFacts,
+        pod_subnets: &[IpNet],
+        config: &'a DiscoveryConfig,
+        memory: &'a Memory,
+    ) -> Self {
+        let uplinks = Uplinks::of(facts);
+        let networks = networks(facts, &uplinks);
+        let gateways: BTreeSet<IpAddr> = gateways(facts).collect();
+        let mut found = Vec::new();
+        for (name, interface) in facts.interfaces.iter().filter(|(_, interface)| interface.running) {
+            let uplink = uplinks.has(name);
+            for net in &interface.addresses {
+                let address = net.addr();
+                if !is_usable(address) || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
+                    continue;
+                }
+                let family = Family::of(address);
+                let routed = uplinks.has_default_route(name, family);
+                let place = place(net, interface, &networks, routed);
+                let named = memory.status.contains(&address);
+                let announced = memory.has(address);
+                let merit = merit(place, uplink, named, announced);
+                let by_name = config.hostname_addresses.contains(&address);
+                let by_route = routed || facts.default_interface.as_ref() == Some(name);
+                // As Go Kilo does: what the hostname says, then the default route, then IPv4, then the text.
+                let rank = (!announced, !by_name, !by_route, family);
+                let near = gateways.iter().any(|gateway| net.contains(gateway));
+                let tunnel = uplinks.has_tunnel(name);
+                let candidate =
+                    Candidate { net: *net, link: name, uplink, tunnel, place, named, announced, merit };
+                found.push(((merit, rank, Reverse(near), net.to_string()), candidate));
             }
-            let rank = match () {
-                () if config.hostname_addresses.contains(&address) => 0,
-                () if of_default(name) => 1,
-                () => 2,
-            };
-            found.push((rank, address.is_ipv6(), net.to_string(), *net));
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self { all: found.into_iter().map(|(_, candidate)| candidate).collect(), config, memory }
+    }
+
+    /// Whether an address can be announced.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.all.iter().any(|candidate| candidate.net.addr() == address && self.is_eligible(candidate))
+    }
+
+    /// Chooses.
+    pub fn choose(&self) -> Discovered {
+        let private = || self.all.iter().filter(|candidate| self.is_internal(candidate));
+        let internal_ips = Family::ALL.into_iter().filter_map(|family| {
+            let was_absent = self.memory.internal_ips.is_some() && self.memory.internal_ip(family).is_none();
+            let mut of_family = private().filter(|candidate| Family::of_prefix(&candidate.net) == family);
+            of_family.find(|candidate| !(was_absent && self.arrives(candidate)))
+        });
+        let internal_ips: Vec<IpNet> = internal_ips.map(|candidate| candidate.net).collect();
+        let stays = self.memory.endpoint.is_some_and(|endpoint| self.has(endpoint));
+        let can_be_endpoint = |candidate: &&Candidate<'_>| !(stays && self.arrives(candidate));
+        let public = || self.all.iter().filter(|candidate| self.is_public(candidate)).filter(can_be_endpoint);
+        let private = || private().filter(can_be_endpoint);
+        // A tunnel inside of a tunnel is only for those who have nothing else.
+        let public = public().find(|candidate| !candidate.tunnel).or_else(|| public().next());
+        let private = private().find(|candidate| !candidate.tunnel).or_else(|| private().next());
+        let endpoint = match self.config.prioritise_private {
+            true => private.or(public),
+            false => public.or(private),
+        };
+        Discovered {
+            endpoint: endpoint.map(|candidate| Endpoint::from_ip(candidate.net.addr(), self.config.port)),
+            // A public address is none: its neighbours would send to it without encryption. As with the Go agent, a node
+            // without private addresses is alone in its segment, and all it sends goes through tunnels.
+            internal_ips,
         }
     }
-    found.sort();
-    found.into_iter().map(|(_, _, _, net)| net).collect()
+
+    /// Whether this can be a private address of the node.
+    fn is_internal(&self, candidate: &Candidate<'_>) -> bool {
+        let cidrs = &self.config.internal_cidrs;
+        let address = candidate.net.addr();
+        if is_public(address) || !(cidrs.is_empty() || self.is_in_range(candidate)) {
+            return false;
+        }
+        candidate.is_of_host() || candidate.named || self.is_in_range(candidate)
+    }
+
+    /// Whether this can be a public endpoint.
+    fn is_public(&self, candidate: &Candidate<'_>) -> bool {
+        is_public(candidate.net.addr()) && (candidate.is_of_host() || candidate.named)
+    }
+
+    fn is_eligible(&self, candidate: &Candidate<'_>) -> bool {
+        self.is_internal(candidate) || self.is_public(candidate)
+    }
+
+    fn is_in_range(&self, candidate: &Candidate<'_>) -> bool {
+        self.config.internal_cidrs.iter().any(|cidr| cidr.contains(&candidate.net.addr()))
+    }
+
+    /// Whether this is one more address on a link of a node that has announced others: a virtual one, or one beside a better
+    /// one that is announced. It announces nothing that was absent.
+    fn arrives(&self, candidate: &Candidate<'_>) -> bool {
+        if candidate.named || candidate.announced || self.is_in_range(candidate) {
+            return false;
+        }
+        let is_better = |other: &Candidate<'_>| {
+            other.announced
+                && other.link == candidate.link
+                && Family::of_prefix(&other.net) == Family::of_prefix(&candidate.net)
+                && other.merit < candidate.merit
+                && self.is_eligible(other)
+        };
+        candidate.place != Place::Own || self.all.iter().any(is_better)
+    }
 }
 
-/// Interfaces that container networks make, by the names they give them.
-fn belongs_to_cni(name: &LinkName) -> bool {
-    const PREFIXES: [&str; 11] = [
-        "cali",
-        "cilium",
-        "lxc",
-        "flannel",
-        "docker",
-        "cni",
-        "kube-",
-        "virbr",
-        "nodelocaldns",
-        "vxlan.calico",
-        "vxlan-v6.calico",
-    ];
-    PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+impl Candidate<'_> {
+    /// Whether the host has it for itself, as far as link and place say.
+    fn is_of_host(&self) -> bool {
+        self.uplink && matches!(self.place, Place::Own | Place::Granted)
+    }
+}
+
+fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
+    match place {
+        Place::Own | Place::Granted if named => Merit::Named,
+        Place::Beside if named => Merit::NamedBeside,
+        _ if !uplink && !named => Merit::Inside,
+        Place::Own | Place::Granted if announced => Merit::Announced,
+        Place::Own | Place::Granted => Merit::Own,
+        Place::Beside | Place::After => Merit::Other,
+    }
+}
+
+/// The gateways of default routes.
+fn gateways(facts: &HostFacts) -> impl Iterator<Item = IpAddr> + '_ {
+    let defaults = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0);
+    defaults.filter_map(|route| route.gateway)
 }
 
 #[cfg(test)]
@@ -116,7 +261,7 @@ mod tests {
             if index == 0 {
                 facts.default_interface = Some(name.clone());
             }
-            let interface = Interface { mtu: 1500, running: true, addresses, kind: String::new() };
+            let interface = Interface { running: true, addresses, ..Interface::default() };
             facts.interfaces.insert(name, interface);
         }
         let mut config = DiscoveryConfig {
@@ -126,7 +271,7 @@ mod tests {
             port: 51820,
         };
         change(&mut config);
-        let found = discover(&facts, &["10.42.0.0/24".parse().unwrap()], &config);
+        let found = discover(&facts, &["10.42.0.0/24".parse().unwrap()], &config, &Memory::default());
         let endpoint = found.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
         let internal: Vec<_> = found.internal_ips.iter().map(ToString::to_string).collect();
         assert_eq!(format!("{endpoint} | {}", internal.join(" ")), expected);

@@ -8,6 +8,7 @@
 //! changed, which learned endpoints are kept, what counts as healthy. How a route gets into a kernel or an
 //! annotation to an API server is not known here.
 
+mod announced;
 mod client;
 mod cycle;
 pub mod discovery;

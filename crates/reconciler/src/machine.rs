@@ -13,6 +13,7 @@ use mesh::{Forced, Node, PresharedKey, Problem, PublicKey, SecretRef, Topology, 
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Surroundings, Watch,
+    announced::Announced,
     discovery::DiscoveryConfig,
     endpoints::Endpoints,
     intended::Intended,
@@ -96,6 +97,7 @@ pub struct Reconciler {
     pub(crate) key: PublicKey,
     pub(crate) known: Known,
     pub(crate) forced: Forced,
+    pub(crate) announced: Announced,
     /// The own node as it went into the topology.
     pub(crate) local: Option<Arc<Node>>,
     /// As it was last computed.
@@ -148,6 +150,7 @@ impl Reconciler {
             surroundings: config.surroundings.clone(),
             config,
             forced: Forced::default(),
+            announced: Announced::default(),
             local: None,
             topology: None,
             outdated: true,
@@ -181,9 +184,17 @@ impl Reconciler {
     fn handle_own_node(&mut self, update: &NodeUpdate, now: Now) {
         self.behind_nat.remember(&update.node.discovered_endpoints, now.instant);
         self.telling.insist(&update.node, now.instant);
+        self.announced.remember(&update.node, update.forced.as_ref());
         if let Some(forced) = update.forced.as_ref().filter(|forced| self.forced != **forced) {
             self.forced = forced.clone();
             self.mesh_changed(now);
+        }
+    }
+
+    /// The internal and external addresses that the own Node's status names.
+    pub fn handle_node_addresses(&mut self, addresses: &BTreeSet<IpAddr>, now: Now) {
+        if self.announced.set_status(addresses) {
+            self.rounds.look_soon(now.instant);
         }
     }
 
@@ -292,6 +303,7 @@ impl Reconciler {
     pub fn handle_hostname(&mut self, addresses: Vec<IpAddr>, now: Now) {
         if self.config.discovery.hostname_addresses != addresses {
             self.config.discovery.hostname_addresses = addresses;
+            self.announced.reconsider();
             self.rounds.look_soon(now.instant);
         }
     }

@@ -145,6 +145,6 @@ fn surroundings() -> Surroundings {
     Surroundings {
         lifelines: [(server, Lifeline::ApiServer)].into(),
         api_servers: [server].into(),
-        services: Vec::new(),
+        ..Surroundings::default()
     }
 }

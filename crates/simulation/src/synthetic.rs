@@ -147,7 +147,7 @@ pub fn render_config(private_key: PrivateKey) -> RenderConfig {
 /// A host with its internal addresses on eth0, which has the default route, its endpoint's address there too, and a
 /// bridge with the first address of its pods.
 pub fn facts(node: &Node) -> HostFacts {
-    let interface = |addresses| Interface { mtu: 1500, running: true, addresses, kind: String::new() };
+    let interface = |addresses| Interface { mtu: 1500, running: true, addresses, ..Interface::default() };
     let first = |net: &IpNet| IpNet::new(net.hosts().next().unwrap(), net.prefix_len()).unwrap();
     let outside = node.endpoint.as_ref().and_then(Endpoint::ip).map(IpNet::from);
     let mut addresses = node.internal_ips.clone();

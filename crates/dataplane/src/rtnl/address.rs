@@ -31,6 +31,12 @@ impl KernelAddress {
         self.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED | IFA_F_DEPRECATED) == 0
     }
 
+    /// Whether it comes after another one: IPv4's of the same network, or, for a temporary one, IPv6's stable one
+    /// (`IFA_F_TEMPORARY` is the same number).
+    pub fn is_secondary(&self) -> bool {
+        self.flags & IFA_F_SECONDARY != 0
+    }
+
     /// Whether it stays until somebody removes it.
     pub fn is_permanent(&self) -> bool {
         self.flags & IFA_F_PERMANENT != 0

@@ -20,6 +20,8 @@ pub struct KernelLink {
     pub mtu: u32,
     pub up: bool,
     pub running: bool,
+    /// The index of the bridge, bond or VRF that it is a port of.
+    pub master: Option<u32>,
     /// Of kind `vxlan`, and set up as we do it; see [`vxlan`].
     pub is_our_vxlan: bool,
 }
@@ -45,6 +47,7 @@ fn decode(message: &Received<'_>) -> Option<KernelLink> {
         mtu: attributes.u32(IFLA_MTU).unwrap_or_default(),
         up: flags & IFF_UP != 0,
         running: flags & IFF_UP != 0 && flags & IFF_LOWER_UP != 0,
+        master: attributes.u32(IFLA_MASTER),
         is_our_vxlan: info.text(IFLA_INFO_KIND) == kind_name(LinkKind::Vxlan)
             && is_our_vxlan(info.inside(IFLA_INFO_DATA)),
     })

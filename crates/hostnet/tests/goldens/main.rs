@@ -256,7 +256,7 @@ fn facts(object: &serde_json::Value) -> HostFacts {
     let external = endpoint.and_then(|endpoint| endpoint.ip()).map(prefix::host);
     let addresses: BTreeSet<IpNet> = internal.into_iter().chain(external).collect();
     let addresses = addresses.into_iter().collect();
-    let eth0 = Interface { mtu: 1500, running: true, addresses, kind: String::new() };
+    let eth0 = Interface { mtu: 1500, running: true, addresses, ..Interface::default() };
     HostFacts {
         interfaces: BTreeMap::from([("eth0".parse().unwrap(), eth0)]),
         default_interface: Some("eth0".parse().unwrap()),

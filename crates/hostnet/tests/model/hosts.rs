@@ -42,7 +42,7 @@ pub fn config((encapsulation, encapsulation_type): (Encapsulation, Encapsulation
 
 /// The host has its internal addresses on eth0 and a bridge with its pods.
 pub fn facts(node: &Node) -> HostFacts {
-    let interface = |addresses| Interface { mtu: 1500, running: true, addresses, kind: String::new() };
+    let interface = |addresses| Interface { mtu: 1500, running: true, addresses, ..Interface::default() };
     let first = |net: &IpNet| IpNet::new(net.hosts().next().unwrap(), net.prefix_len()).unwrap();
     let bridge = node.pod_subnets.iter().map(first).collect();
     HostFacts {

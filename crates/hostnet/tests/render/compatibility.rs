@@ -16,7 +16,7 @@ fn addon(host: &'static str, compatibility: Compatibility, interfaces: &[&str]) 
             mtu: 1450,
             running: true,
             addresses: vec![address.parse().unwrap()],
-            kind: String::new(),
+            ..Interface::default()
         };
         fixture.facts.interfaces.insert(name.parse().unwrap(), interface);
     }

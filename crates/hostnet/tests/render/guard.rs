@@ -26,7 +26,7 @@ fn fixture(host: &'static str) -> Fixture {
         mtu: 1500,
         running: true,
         addresses: addresses.split(' ').map(|net| net.parse().unwrap()).collect(),
-        kind: String::new(),
+        ..Interface::default()
     };
     fixture.facts.interfaces.insert("eth1".parse().unwrap(), link("192.0.2.17/28 2001:db8:5::17/64"));
     fixture.facts.interfaces.insert("docker0".parse().unwrap(), link("172.17.0.1/16"));
@@ -349,7 +349,13 @@ fn nodes_are_reached_beside_another_networks_tunnels() {
         let mut fixture = fixture(host);
         fixture.config.compatibility = compatibility;
         if device != "tunl0" {
-            let tunnel = Interface { mtu: 1480, running: true, addresses: Vec::new(), kind: "ipip".into() };
+            let tunnel = Interface {
+                mtu: 1480,
+                running: true,
+                addresses: Vec::new(),
+                kind: "ipip".into(),
+                ..Interface::default()
+            };
             fixture.facts.interfaces.insert(device.parse().unwrap(), tunnel);
         }
         let far = if host == "a1" { "10.1.9.1" } else { "10.1.0.1" };

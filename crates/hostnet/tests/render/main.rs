@@ -76,8 +76,12 @@ impl Fixture {
     fn of(host: &'static str, nodes: &[&str], subnets: &'static str, encapsulation: Encapsulation) -> Self {
         let nodes: Vec<_> = nodes.iter().map(|text| node(text)).collect();
         let own = nodes.iter().find(|node| node.name == host).unwrap();
-        let eth0 =
-            Interface { mtu: 1500, running: true, addresses: own.internal_ips.clone(), kind: String::new() };
+        let eth0 = Interface {
+            mtu: 1500,
+            running: true,
+            addresses: own.internal_ips.clone(),
+            ..Interface::default()
+        };
         let facts = HostFacts {
             interfaces: BTreeMap::from([("eth0".parse().unwrap(), eth0)]),
             default_interface: Some("eth0".parse().unwrap()),

@@ -93,7 +93,7 @@ impl World {
     pub fn new() -> Self {
         let eth0: hostnet::LinkName = "eth0".parse().unwrap();
         let addresses = vec!["10.0.0.1/24".parse().unwrap(), "203.0.113.1/24".parse().unwrap()];
-        let interface = Interface { mtu: 1500, running: true, addresses, kind: String::new() };
+        let interface = Interface { mtu: 1500, running: true, addresses, ..Interface::default() };
         let facts = HostFacts {
             interfaces: [(eth0.clone(), interface)].into(),
             default_interface: Some(eth0),

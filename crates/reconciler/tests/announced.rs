@@ -1,0 +1,184 @@
+//! What a node announces over time: across restarts, while links flap, and when the status or the operator says something else.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use hostnet::Interface;
+use mesh::{Forced, Node};
+use reconciler::{NodeUpdate, Status, Watch};
+use support::{World, key, node};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// `endpoint | internal addresses`.
+fn text(status: &Status) -> String {
+    let endpoint = status.endpoint.as_ref().and_then(mesh::Endpoint::ip).map(|ip| ip.to_string());
+    let internal: Vec<_> = status.internal_ips.iter().map(ToString::to_string).collect();
+    format!("{} | {}", endpoint.unwrap_or_default(), internal.join(" "))
+}
+
+fn announced(world: &World) -> String {
+    text(world.patches.last().unwrap())
+}
+
+/// Everything different that was announced, in order.
+fn history(world: &World) -> Vec<String> {
+    let mut all: Vec<String> = world.patches.iter().map(text).collect();
+    all.dedup();
+    all
+}
+
+/// The links change, and the kernel says so.
+fn change(world: &mut World, change: impl FnOnce(&mut hostnet::HostFacts)) {
+    change(&mut world.facts);
+    world.reconciler.handle_notice(world.now);
+    world.settle();
+}
+
+fn set_link(world: &mut World, name: &str, kind: &str, addresses: &[&str]) {
+    let addresses = addresses.iter().map(|net| net.parse().unwrap()).collect();
+    let link = Interface { running: true, mtu: 1500, kind: kind.to_owned(), addresses, ..Default::default() };
+    change(world, |facts| drop(facts.interfaces.insert(name.parse().unwrap(), link)));
+}
+
+fn remove_link(world: &mut World, name: &str) {
+    change(world, |facts| drop(facts.interfaces.remove(&name.parse().unwrap())));
+}
+
+/// An agent that starts where another one has announced this; the facts are as they are.
+fn restarted(world: World, endpoint: &str, internal_ips: &[&str], forced: Forced) -> World {
+    let mut next = World::new();
+    next.facts = world.facts;
+    let own = Node {
+        endpoint: endpoint.parse().ok(),
+        key: Some(key(1).public_key()),
+        internal_ips: internal_ips.iter().map(|net| net.parse().unwrap()).collect(),
+        internal_ips_forced: forced.internal_ips.is_some(),
+        ..node("a", "one", 1)
+    };
+    let update = NodeUpdate { node: Arc::new(own), problems: Vec::new(), forced: Some(forced) };
+    next.reconciler.handle_node("a", Some(update), next.now);
+    next.see(node("b", "two", 2));
+    next.reconciler.handle_watch(Watch::Synced, next.now);
+    next.settle();
+    next
+}
+
+const PLAIN: &str = "203.0.113.1 | 10.0.0.1/24";
+
+#[test]
+fn bridges_vpns_and_virtual_addresses_come_and_go() {
+    let mut world = World::with([node("b", "two", 2)]);
+    assert_eq!(history(&world), [PLAIN]);
+    set_link(&mut world, "br-1f2e", "bridge", &["10.0.1.1/16"]);
+    set_link(&mut world, "aaa", "wireguard", &["10.0.2.1/24", "192.0.2.1/24"]);
+    set_link(
+        &mut world,
+        "eth0",
+        "",
+        &["10.0.0.1/24", "203.0.113.1/24", "10.0.0.0/32", "192.0.2.2/32", "10.0.3.1/24"],
+    );
+    world.pass(60 * SECOND, &[]);
+    let mut world = restarted(world, "203.0.113.1:51820", &["10.0.0.1/24"], Forced::default());
+    remove_link(&mut world, "aaa");
+    remove_link(&mut world, "br-1f2e");
+    set_link(&mut world, "eth0", "", &["10.0.0.1/24", "203.0.113.1/24"]);
+    world.pass(60 * SECOND, &[]);
+    assert_eq!(history(&world), [PLAIN]);
+}
+
+#[test]
+fn an_address_that_is_gone_for_seconds_is_still_announced() {
+    let mut world = World::with([node("b", "two", 2)]);
+    set_link(&mut world, "eth1", "", &["192.168.1.5/24"]);
+    let flap = |world: &mut World, seconds: u32| {
+        change(world, |facts| facts.interfaces.get_mut(&"eth0".parse().unwrap()).unwrap().running = false);
+        world.pass(seconds * SECOND, &[]);
+        change(world, |facts| facts.interfaces.get_mut(&"eth0".parse().unwrap()).unwrap().running = true);
+    };
+    for _ in 0..5 {
+        flap(&mut world, 7);
+        // A lease that is renewed.
+        set_link(&mut world, "eth0", "", &["203.0.113.1/24"]);
+        set_link(&mut world, "eth0", "", &["10.0.0.1/24", "203.0.113.1/24"]);
+    }
+    assert_eq!(history(&world), [PLAIN]);
+    flap(&mut world, 12);
+    world.pass(60 * SECOND, &[]);
+    assert_eq!(history(&world)[1..], ["192.168.1.5 | 192.168.1.5/24", "203.0.113.1 | 192.168.1.5/24"]);
+}
+
+#[test]
+fn a_restart_goes_on_with_what_was_announced_but_not_with_a_wrong_choice() {
+    let mut world = World::with([node("b", "two", 2)]);
+    set_link(&mut world, "br-1f2e", "bridge", &["172.18.0.1/16"]);
+    set_link(&mut world, "eth1", "", &["192.168.1.5/24"]);
+    let world = restarted(world, "203.0.113.1:51820", &["192.168.1.5/24"], Forced::default());
+    assert_eq!(history(&world), ["203.0.113.1 | 192.168.1.5/24"]);
+    let mut world = restarted(world, "203.0.113.1:51820", &["172.18.0.1/16"], Forced::default());
+    assert_eq!(history(&world), [PLAIN]);
+    // A link that is slow at boot is waited for; then the address is another one.
+    remove_link(&mut world, "eth1");
+    let mut world = restarted(world, "203.0.113.1:51820", &["192.168.1.5/24"], Forced::default());
+    assert_eq!(history(&world), ["203.0.113.1 | 192.168.1.5/24"]);
+    world.pass(20 * SECOND, &[]);
+    assert_eq!(history(&world)[1..], [PLAIN]);
+}
+
+#[test]
+fn the_status_may_change_at_any_time() {
+    let mut world = World::with([node("b", "two", 2)]);
+    set_link(&mut world, "eth1", "", &["192.168.1.5/24", "198.51.100.1/24"]);
+    world.reconciler.handle_node_addresses(&["192.168.1.5".parse().unwrap()].into(), world.now);
+    world.settle();
+    assert_eq!(announced(&world), "203.0.113.1 | 192.168.1.5/24");
+    let all = ["192.168.1.5", "198.51.100.1"].map(|text| text.parse().unwrap());
+    world.reconciler.handle_node_addresses(&all.into(), world.now);
+    world.pass(5 * SECOND, &[]);
+    assert_eq!(announced(&world), "198.51.100.1 | 192.168.1.5/24");
+    // That it says less is no reason to leave what is there.
+    world.reconciler.handle_node_addresses(&[].into(), world.now);
+    world.pass(60 * SECOND, &[]);
+    assert_eq!(announced(&world), "198.51.100.1 | 192.168.1.5/24");
+}
+
+/// A name server that is slow at the first start changes nothing in the end.
+#[test]
+fn the_hostname_may_be_known_later() {
+    let mut world = World::new();
+    world.see(Node { endpoint: None, key: None, internal_ips: Vec::new(), ..node("a", "one", 1) });
+    set_link(&mut world, "eth1", "", &["192.168.1.5/24"]);
+    world.reconciler.handle_watch(Watch::Synced, world.now);
+    world.settle();
+    assert_eq!(announced(&world), PLAIN);
+    let named = vec!["192.168.1.5".parse().unwrap()];
+    world.reconciler.handle_hostname(named.clone(), world.now);
+    world.pass(5 * SECOND, &[]);
+    assert_eq!(announced(&world), "203.0.113.1 | 192.168.1.5/24");
+    let mut world = restarted(world, "203.0.113.1:51820", &["10.0.0.1/24"], Forced::default());
+    world.reconciler.handle_hostname(named, world.now);
+    world.pass(5 * SECOND, &[]);
+    assert_eq!(history(&world), [PLAIN]);
+}
+
+/// What an operator forces is announced at once, and what was chosen comes back after it, also where the agent started meanwhile.
+#[test]
+fn what_is_forced_is_not_remembered() {
+    let forced = Forced { endpoint: "192.0.2.9:1".parse().ok(), internal_ips: Some(Vec::new()) };
+    let tell = |world: &mut World, forced: Forced| {
+        let update =
+            NodeUpdate { node: Arc::new(node("a", "one", 1)), problems: Vec::new(), forced: Some(forced) };
+        world.reconciler.handle_node("a", Some(update), world.now);
+        world.pass(5 * SECOND, &[]);
+    };
+    let mut world = World::with([node("b", "two", 2)]);
+    tell(&mut world, forced.clone());
+    assert_eq!(announced(&world), "192.0.2.9 | ");
+    let mut world = restarted(world, "192.0.2.9:1", &[], forced);
+    assert_eq!(announced(&world), "192.0.2.9 | ");
+    tell(&mut world, Forced::default());
+    assert_eq!(announced(&world), PLAIN);
+}

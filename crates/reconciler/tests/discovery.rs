@@ -1,0 +1,379 @@
+//! Which addresses a host announces, whatever else comes to it or goes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::IpAddr;
+
+use hostnet::{HostFacts, HostRoute, Interface, LinkName, MAIN_TABLE};
+use proptest::prelude::*;
+use reconciler::discovery::{Discovered, DiscoveryConfig, Memory, discover};
+
+/// Links as `NAME[:KIND][<MASTER] ADDRESS…`, where `!` after an address says that it is a secondary one; `via NAME GATEWAY…`
+/// are default routes.
+fn host(lines: &[&str]) -> HostFacts {
+    let mut facts = HostFacts::default();
+    for line in lines {
+        add(&mut facts, line);
+    }
+    facts
+}
+
+fn add(facts: &mut HostFacts, line: &str) {
+    let mut words = line.split_whitespace();
+    let head = words.next().unwrap();
+    if head == "via" {
+        let link: LinkName = words.next().unwrap().parse().unwrap();
+        facts.default_interface.get_or_insert_with(|| link.clone());
+        for gateway in words {
+            let gateway: IpAddr = gateway.parse().unwrap();
+            let destination = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" }.parse().unwrap();
+            let (gateway, link) = (Some(gateway), Some(link.clone()));
+            facts.routes.push(HostRoute { destination, gateway, link, table: MAIN_TABLE });
+        }
+        return;
+    }
+    let (head, master) = head.split_once('<').map_or((head, None), |(head, master)| (head, Some(master)));
+    let (name, kind) = head.split_once(':').unwrap_or((head, ""));
+    let link = facts.interfaces.entry(name.parse().unwrap()).or_insert_with(|| Interface {
+        running: true,
+        kind: kind.to_owned(),
+        master: master.map(|master| master.parse().unwrap()),
+        ..Interface::default()
+    });
+    for word in words {
+        let net: ipnet::IpNet = word.trim_end_matches('!').parse().unwrap();
+        link.addresses.push(net);
+        if word.ends_with('!') {
+            link.secondary.push(net.addr());
+        }
+    }
+}
+
+fn config() -> DiscoveryConfig {
+    DiscoveryConfig {
+        hostname_addresses: Vec::new(),
+        internal_cidrs: Vec::new(),
+        prioritise_private: false,
+        port: 51820,
+    }
+}
+
+fn status(addresses: &[&str]) -> Memory {
+    Memory { status: addresses.iter().map(|text| text.parse().unwrap()).collect(), ..Memory::default() }
+}
+
+fn remembering(found: &Discovered) -> Memory {
+    Memory {
+        endpoint: found.endpoint.as_ref().and_then(mesh::Endpoint::ip),
+        internal_ips: Some(found.internal_ips.clone()),
+        ..Memory::default()
+    }
+}
+
+fn text(found: &Discovered) -> String {
+    let endpoint = found.endpoint.as_ref().and_then(mesh::Endpoint::ip).map(|ip| ip.to_string());
+    let internal: Vec<_> = found.internal_ips.iter().map(ToString::to_string).collect();
+    format!("{} | {}", endpoint.unwrap_or_default(), internal.join(" "))
+}
+
+#[track_caller]
+fn check(lines: &[&str], memory: &Memory, expected: &str) {
+    assert_eq!(text(&discover(&host(lines), &[], &config(), memory)), expected, "{lines:?} {memory:?}");
+}
+
+/// What is there at the first start, without anything that says which address is meant.
+#[test]
+fn the_first_start_finds_the_addresses_of_the_host() {
+    let none = Memory::default();
+    // A VPS after `docker compose up`.
+    let vps =
+        ["eth0 203.0.113.9/24", "via eth0 203.0.113.1", "br-1f2e:bridge 172.18.0.1/16", "veth1:veth<br-1f2e"];
+    check(&vps, &none, "203.0.113.9 | ");
+    // A Proxmox host with containers.
+    let proxmox = ["vmbr0:bridge 10.0.0.5/24", "eno1<vmbr0", "vmbr1:bridge 10.9.0.1/24", "tap1:tun<vmbr1"];
+    check(&proxmox, &none, "10.0.0.5 | 10.0.0.5/24");
+    // Hetzner: one public address, a private network of single addresses.
+    check(
+        &["eth0 203.0.113.9/32 2001:db8::1/64", "ens10 10.0.0.2/32", "via eth0 172.31.1.1 fe80::1"],
+        &none,
+        "203.0.113.9 | 10.0.0.2/32",
+    );
+    // GCE and AWS.
+    check(&["ens4 10.128.0.5/32", "via ens4 10.128.0.1"], &none, "10.128.0.5 | 10.128.0.5/32");
+    check(
+        &["ens5 172.31.0.5/20 2001:db8::5/128", "via ens5 172.31.0.1 fe80::1"],
+        &none,
+        "2001:db8::5 | 172.31.0.5/20",
+    );
+    // Stateful DHCP for IPv6.
+    check(
+        &["eth0 192.168.1.5/24 fd00::abc/128", "via eth0 192.168.1.1 fe80::1"],
+        &none,
+        "192.168.1.5 | 192.168.1.5/24 fd00::abc/128",
+    );
+    // PPPoE.
+    check(
+        &["eth0 192.168.1.1/24", "ppp0:ppp 203.0.113.9/32", "via ppp0 198.51.100.1"],
+        &none,
+        "203.0.113.9 | 192.168.1.1/24",
+    );
+    // A second network of another sort is none of the choice where the gateway is.
+    check(
+        &["eth0 192.168.7.5/24 10.9.0.5/24", "via eth0 192.168.7.1"],
+        &none,
+        "192.168.7.5 | 192.168.7.5/24",
+    );
+}
+
+#[test]
+fn virtual_addresses_are_not_the_hosts() {
+    let none = Memory::default();
+    for line in [
+        "eth0 10.0.0.1/32",
+        "eth0 10.0.0.1/24!",
+        "vrrp.51:macvlan 10.0.0.1/32",
+        "macv:macvlan 10.0.0.1/32",
+        "lo 10.0.0.1/32",
+        "kube-ipvs0:dummy 10.0.0.1/32",
+        "eth0 10.9.9.9/32",
+        "eth0 fd00::1/128",
+        "tailscale0:tun 100.64.0.7/32 fd7a::7/128",
+        "wg1:wireguard 10.6.0.2/24",
+    ] {
+        check(&["eth0 10.0.0.5/24", line], &none, "10.0.0.5 | 10.0.0.5/24");
+        // Nobody's hostname is an address that may be on another host soon.
+        let at = host(&["eth0 10.0.0.5/24", line]);
+        let named = line.split(' ').nth(1).unwrap().split('/').next().unwrap().parse().unwrap();
+        let config = DiscoveryConfig { hostname_addresses: vec![named], ..config() };
+        assert_eq!(text(&discover(&at, &[], &config, &none)), "10.0.0.5 | 10.0.0.5/24", "{line}");
+        // Nor is what somebody has read from there.
+        if line.starts_with("eth0 10.0.0.1") {
+            check(&["eth0 10.0.0.5/24", line], &status(&["10.0.0.1"]), "10.0.0.5 | 10.0.0.5/24");
+        }
+    }
+}
+
+#[test]
+fn the_status_decides_between_addresses_of_the_host_and_names_others() {
+    let two = ["eth0 10.0.0.5/24", "eth1 192.168.1.5/24", "via eth0 10.0.0.1"];
+    check(&two, &status(&["192.168.1.5"]), "192.168.1.5 | 192.168.1.5/24");
+    check(&two, &status(&["172.16.0.9"]), "10.0.0.5 | 10.0.0.5/24");
+    // Clusters over a VPN, over a bridge of one's own, and with addresses that routers announce.
+    check(
+        &["eth0 203.0.113.9/24", "wg0:wireguard 10.6.0.2/24"],
+        &status(&["10.6.0.2"]),
+        "203.0.113.9 | 10.6.0.2/24",
+    );
+    check(
+        &["eth0 203.0.113.9/24", "br0:bridge 10.6.0.2/24"],
+        &status(&["10.6.0.2"]),
+        "203.0.113.9 | 10.6.0.2/24",
+    );
+    check(&["eth0 172.16.0.2/30 10.5.5.5/32"], &status(&["10.5.5.5"]), "10.5.5.5 | 10.5.5.5/32");
+    check(&["eth0 172.16.0.2/30", "lo 10.5.5.5/32"], &status(&["10.5.5.5"]), "10.5.5.5 | 10.5.5.5/32");
+    // Nobody wants a tunnel inside of a tunnel who has another way.
+    let over_vpn = ["eth0 203.0.113.9/24", "tailscale0:tun 100.64.0.7/32"];
+    check(&over_vpn, &status(&["100.64.0.7"]), "203.0.113.9 | ");
+    check(&over_vpn[1..], &status(&["100.64.0.7"]), "100.64.0.7 | ");
+    check(
+        &["eth0 10.0.0.5/24", "wg0:wireguard 10.6.0.2/24"],
+        &status(&["10.6.0.2"]),
+        "10.0.0.5 | 10.6.0.2/24",
+    );
+    // Of two public addresses the one that the cloud names.
+    check(
+        &["eth0 10.0.0.5/24 198.51.100.7/32 203.0.113.9/32"],
+        &status(&["203.0.113.9"]),
+        "203.0.113.9 | 10.0.0.5/24",
+    );
+    // What was absent comes when it is named.
+    let private = host(&["eth0 203.0.113.9/24"]);
+    let memory = remembering(&discover(&private, &[], &config(), &Memory::default()));
+    let named = Memory { status: ["10.0.0.7".parse().unwrap()].into(), ..memory };
+    check(&["eth0 203.0.113.9/24 10.0.0.7/24"], &named, "203.0.113.9 | 10.0.0.7/24");
+}
+
+#[test]
+fn what_was_announced_stays_and_what_was_absent_comes_with_a_link() {
+    let of = |lines: &[&str]| remembering(&discover(&host(lines), &[], &config(), &Memory::default()));
+    let memory = of(&["eth1 192.168.1.5/24"]);
+    check(
+        &["eth0 10.0.0.5/24", "eth1 192.168.1.5/24", "via eth0 10.0.0.1"],
+        &memory,
+        "192.168.1.5 | 192.168.1.5/24",
+    );
+    // The second network card of a public host was slow.
+    let memory = of(&["eth0 203.0.113.9/24"]);
+    check(&["eth0 203.0.113.9/24", "eth1 10.0.0.5/24"], &memory, "203.0.113.9 | 10.0.0.5/24");
+    check(&["eth0 203.0.113.9/24 10.0.0.5/24"], &memory, "203.0.113.9 | ");
+    // IPv6 came after IPv4, as it does at every boot.
+    let memory = of(&["eth0 10.0.0.5/24"]);
+    check(&["eth0 10.0.0.5/24 fd00::5/64 2001:db8::5/64"], &memory, "2001:db8::5 | 10.0.0.5/24 fd00::5/64");
+    check(&["eth0 10.0.0.5/24 203.0.113.9/32"], &memory, "10.0.0.5 | 10.0.0.5/24");
+    check(&["eth0 10.0.0.5/24", "eth1 192.168.7.5/24 203.0.113.9/32"], &memory, "10.0.0.5 | 10.0.0.5/24");
+    check(&["eth0 10.0.0.5/24", "eth1 203.0.113.9/24"], &memory, "203.0.113.9 | 10.0.0.5/24");
+    // It has another mask, or is gone.
+    check(&["eth0 10.0.0.5/16 10.0.0.1/16!"], &memory, "10.0.0.5 | 10.0.0.5/16");
+    check(&["eth0 10.0.7.7/24"], &memory, "10.0.7.7 | 10.0.7.7/24");
+}
+
+#[test]
+fn a_wrong_choice_of_another_agent_is_not_kept() {
+    let memory = |endpoint: &str, internal: &str| Memory {
+        endpoint: Some(endpoint.parse().unwrap()),
+        internal_ips: Some(vec![internal.parse().unwrap()]),
+        ..Memory::default()
+    };
+    check(
+        &["eth0 203.0.113.9/24", "br-1f2e:bridge 172.18.0.1/16"],
+        &memory("203.0.113.9", "172.18.0.1/16"),
+        "203.0.113.9 | ",
+    );
+    check(&["eth0 10.0.0.5/24 10.0.0.1/32"], &memory("10.0.0.1", "10.0.0.1/32"), "10.0.0.5 | 10.0.0.5/24");
+    check(&["eth0 203.0.113.9/24 203.0.113.1/32"], &memory("203.0.113.1", "10.7.7.7/32"), "203.0.113.9 | ");
+    check(
+        &["eth0 10.0.0.5/24", "tailscale0:tun 100.64.0.7/32"],
+        &memory("100.64.0.7", "10.0.0.5/24"),
+        "10.0.0.5 | 10.0.0.5/24",
+    );
+}
+
+/// `--internal-cidr` names an address wherever it is, but better ones in the range go first.
+#[test]
+fn ranges_of_the_operator_name_what_does_not_count_by_itself() {
+    let in_range = |lines: &[&str], memory: &Memory, range: &str, expected: &str| {
+        let config = DiscoveryConfig { internal_cidrs: vec![range.parse().unwrap()], ..config() };
+        assert_eq!(text(&discover(&host(lines), &[], &config, memory)), expected, "{lines:?} in {range}");
+    };
+    let none = Memory::default();
+    let host = ["eth0 203.0.113.9/24 10.0.0.5/24 10.0.0.1/24!", "wg0:wireguard 10.6.0.2/24"];
+    in_range(&host, &none, "10.6.0.0/16", "203.0.113.9 | 10.6.0.2/24");
+    in_range(&host, &none, "10.0.0.1/32", "203.0.113.9 | 10.0.0.1/24");
+    in_range(&host, &none, "10.0.0.0/8", "203.0.113.9 | 10.0.0.5/24");
+    // Whatever was announced before the operator said so.
+    let memory =
+        Memory { endpoint: Some("203.0.113.9".parse().unwrap()), internal_ips: Some(Vec::new()), ..none };
+    in_range(&host, &memory, "10.0.0.0/24", "203.0.113.9 | 10.0.0.5/24");
+}
+
+/// A host with one or two network cards, or bridges over them, in which networks ever.
+fn hosts() -> impl Strategy<Value = Vec<String>> {
+    let v4 = prop_oneof![
+        Just("10.0.0.50/24"),
+        Just("203.0.113.50/24"),
+        Just("203.0.113.50/32"),
+        Just("10.0.0.50/24 203.0.113.50/32"),
+        Just("203.0.113.50/24 10.0.0.50/24"),
+        Just("100.64.3.50/24"),
+        Just(""),
+    ];
+    let v6 = prop_oneof![
+        Just("fd00::50/64"),
+        Just("2001:db8::50/64"),
+        Just("2001:db8::50/64 fd00::50/64"),
+        Just("2001:db8::50/128"),
+        Just(""),
+    ];
+    let second = prop_oneof![
+        Just(""),
+        Just("eth1 192.168.1.50/24"),
+        Just("eth1 192.168.1.50/32"),
+        Just("eth1:vlan fd07::50/64")
+    ];
+    let all = (v4, v6, second, any::<bool>(), any::<bool>());
+    let all = all.prop_filter("it has an address", |(v4, v6, ..)| !(v4.is_empty() && v6.is_empty()));
+    all.prop_map(|(v4, v6, second, bridge, first)| {
+        let name = if bridge { "vmbr0" } else { "eth0" };
+        let mut lines = vec![if bridge { "vmbr0:bridge" } else { "eth0" }.to_owned() + " " + v4 + " " + v6];
+        if bridge {
+            lines.push("eno1<vmbr0".to_owned());
+        }
+        if !second.is_empty() {
+            lines.push(second.to_owned());
+        }
+        let gateways = format!(
+            "via {name} {} {}",
+            if v4.is_empty() { "" } else { "10.0.0.254" },
+            if v6.is_empty() { "" } else { "fe80::1" }
+        );
+        if first {
+            lines.insert(0, gateways)
+        } else {
+            lines.push(gateways)
+        }
+        lines
+    })
+}
+
+/// What comes and goes. `UPLINK` is the host's first card.
+const OTHERS: &[&str] = &[
+    "UPLINK 10.0.0.1/32",
+    "UPLINK 10.0.0.200/24!",
+    "UPLINK 203.0.113.1/24!",
+    "UPLINK 10.0.9.1/32",
+    "UPLINK fd00::1/128",
+    "UPLINK fd00::ffff/128 fe80::1/64",
+    "UPLINK 2001:db8::77aa/64!",
+    "lo 10.0.0.3/32 fd00::3/128 203.0.113.3/32",
+    "vrrp.51:macvlan 10.0.0.4/32",
+    "docker0:bridge 172.17.0.1/16",
+    "br-1f2e3d4c5b6a:bridge 172.18.0.1/16 fd18::1/64",
+    "veth1:veth<br-1f2e3d4c5b6a",
+    "incusbr0:bridge 10.9.0.1/24 fd09::1/64",
+    "tap0:tun<incusbr0",
+    "ve-db:veth 192.168.9.1/28",
+    "tailscale0:tun 100.64.0.7/32 fd7a::7/128",
+    "aaa:wireguard 10.6.0.2/24 2001:db8:6::2/64",
+    "gre1:gre 10.7.0.1/30",
+    "kube-ipvs0:dummy 10.43.0.1/32",
+    "ppp1:ppp 10.8.0.2/32",
+];
+
+/// What can be told from the host's own addresses only by what was announced, or by the status.
+const UNCLEAR: &[&str] =
+    &["UPLINK 192.0.2.1/32", "UPLINK 10.0.77.1/24", "UPLINK 203.0.113.2/32", "UPLINK fd00:77::1/64"];
+
+fn with(lines: &[String], others: &[&str]) -> HostFacts {
+    let uplink = if lines.iter().any(|line| line.starts_with("vmbr0")) { "vmbr0" } else { "eth0" };
+    let mut facts = HostFacts::default();
+    lines.iter().for_each(|line| add(&mut facts, line));
+    others.iter().for_each(|line| add(&mut facts, &line.replace("UPLINK", uplink)));
+    facts
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_else_changes_what_is_announced(
+        lines in hosts(),
+        others in proptest::sample::subsequence(OTHERS, 0..OTHERS.len()),
+        unclear in proptest::sample::subsequence(UNCLEAR, 0..UNCLEAR.len()),
+    ) {
+        let own = with(&lines, &[]);
+        let find = |facts: &HostFacts, memory: &Memory| text(&discover(facts, &[], &config(), memory));
+        let found = discover(&own, &[], &config(), &Memory::default());
+        let (expected, memory) = (text(&found), remembering(&found));
+        // The first start.
+        prop_assert_eq!(find(&with(&lines, &others), &Memory::default()), expected.clone(), "{:?}", others);
+        // They come, go, and are there when another agent starts.
+        // Beside an address of the family that is announced, one more is no news; elsewhere it may be what was waited for.
+        let uplink = own.interfaces.iter().find(|(name, _)| ["eth0", "vmbr0"].contains(&name.as_str())).unwrap().1;
+        let internal = memory.internal_ips.iter().flatten().map(ipnet::IpNet::addr);
+        let announced: Vec<IpAddr> = internal.chain(memory.endpoint).collect();
+        let has = |v6: bool| {
+            let mut addresses = uplink.addresses.iter().map(ipnet::IpNet::addr);
+            addresses.any(|address| address.is_ipv6() == v6 && announced.contains(&address))
+        };
+        let unclear = unclear.into_iter().filter(|line| has(line.contains("::")));
+        let all: Vec<_> = others.iter().copied().chain(unclear).collect();
+        prop_assert_eq!(find(&with(&lines, &all), &memory), expected.clone(), "{:?}", all);
+        prop_assert_eq!(find(&with(&lines, &others), &memory), expected.clone(), "{:?}", others);
+        prop_assert_eq!(find(&own, &memory), expected.clone());
+        // A status that names the host's own addresses makes the first start like any other.
+        let own_addresses = own.interfaces.values().flat_map(|link| &link.addresses).map(|net| net.addr());
+        let named = Memory { status: own_addresses.collect(), ..Memory::default() };
+        let named_only = find(&own, &named);
+        prop_assert_eq!(&named_only, &expected);
+        prop_assert_eq!(find(&with(&lines, &others), &named), named_only);
+    }
+}
