@@ -1,0 +1,304 @@
+//! Keeps a client's credentials as its files have them. Whoever has a client of this keeps it; beneath, what is new is
+//! taken up.
+//!
+//! Files are looked at before a request, though not twice in a second, and from time to time, because a watch asks for
+//! nothing for minutes. Another token or another user goes with the next request. Whatever connections depend on, such as a
+//! client certificate, makes new ones: no request goes over the old, and watches on them end, so that they are resumed
+//! over the new. Requests that wait for their answer get it. As long as what is new cannot be used, for example because a
+//! certificate is there and its key is not yet, everything stays as it was.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use tokio::sync::{Mutex, watch};
+use tower::{BoxError, Service, ServiceExt as _};
+use underlay::Underlay;
+
+use super::{
+    ApiAccess,
+    ending::Ending,
+    files::{FileIdentity, identities},
+    identity::Identity,
+    plugin::{self, Credential},
+    settings::{Settings, Transport},
+    stack::{AnswerBody, Stack, stack},
+    status::Note,
+};
+use crate::{Error, explain::chain};
+
+/// Files are not looked at again sooner.
+const LOOK: Duration = Duration::from_secs(1);
+/// Files are looked at as often without a request.
+const WATCH: Duration = Duration::from_secs(10);
+
+/// A service whose credentials are renewed.
+#[derive(Clone)]
+pub(super) struct Renewing(Arc<Shared>);
+
+/// Credentials that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NoCredentials(String);
+
+/// An error of a request, and what may be behind it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Noted(String);
+
+struct Shared {
+    access: ApiAccess,
+    underlay: Underlay,
+    state: Mutex<State>,
+}
+
+struct State {
+    settings: Settings,
+    credential: Option<Credential>,
+    generation: Arc<Generation>,
+    /// When files were looked at, and what they were when they were read. `None`: they may have changed since.
+    looked: Instant,
+    seen: Option<Vec<FileIdentity>>,
+    /// Why what the files hold now is not used.
+    unusable: Option<String>,
+}
+
+/// What requests go with, for a time.
+struct Generation {
+    transport: Transport,
+    identity: Identity,
+    stack: Stack,
+    /// Dropped when connections are no longer to be used, shared with generations that have the same.
+    alive: Arc<watch::Sender<()>>,
+}
+
+impl Renewing {
+    /// Reads all that the access names.
+    ///
+    /// # Errors
+    /// When something is missing or makes no sense.
+    pub fn new(access: &ApiAccess, underlay: &Underlay) -> Result<Self, Error> {
+        let (settings, seen) = read(access, None)?;
+        let wrong = |why| Error::Client { url: settings.transport.server.to_string(), why };
+        let generation = Generation::new(&settings, None, underlay, None).map_err(wrong)?;
+        let followed = !settings.files.is_empty();
+        let state = State {
+            settings,
+            credential: None,
+            generation: Arc::new(generation),
+            looked: Instant::now(),
+            seen,
+            unusable: None,
+        };
+        let (access, underlay, state) = (access.clone(), underlay.clone(), Mutex::new(state));
+        let shared = Arc::new(Shared { access, underlay, state });
+        if followed {
+            tokio::spawn(follow(Arc::downgrade(&shared)));
+        }
+        Ok(Self(shared))
+    }
+
+    /// The namespace of requests that name none.
+    pub async fn namespace(&self) -> String {
+        self.0.state.lock().await.settings.namespace.clone()
+    }
+}
+
+impl Service<Request<Body>> for Renewing {
+    type Response = Response<AnswerBody>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.send(request).await })
+    }
+}
+
+async fn follow(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.state.lock().await.look(&shared);
+    }
+}
+
+impl Shared {
+    async fn send(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
+        let generation = self.clone().current().await.map_err(NoCredentials)?;
+        generation.identity.introduce(request.headers_mut());
+        let watches = is_watch(&request);
+        let mut alive = generation.alive.subscribe();
+        let answer = generation.stack.clone().oneshot(request).await;
+        match answer {
+            Ok(mut answer) if answer.status() == StatusCode::UNAUTHORIZED => {
+                if let Some(note) = self.refused(&generation).await {
+                    answer.extensions_mut().insert(Note(note));
+                }
+                Ok(answer)
+            }
+            Ok(answer) if watches => {
+                let end = async move { while alive.changed().await.is_ok() {} };
+                Ok(answer.map(|body| Ending::new(body, end).boxed_unsync()))
+            }
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(match self.state.lock().await.note() {
+                Some(note) => Noted(format!("{}; {note}", chain(&*error))).into(),
+                None => error,
+            }),
+        }
+    }
+
+    /// What the next request is to go with.
+    async fn current(self: Arc<Self>) -> Result<Arc<Generation>, String> {
+        let mut state = self.state.lock().await;
+        if state.looked.elapsed() >= LOOK {
+            state.look(&self);
+        }
+        if !state.wants_credential() {
+            return Ok(state.generation.clone());
+        }
+        drop(state);
+        // Whoever asks may lose patience while somebody types a password.
+        let asked = tokio::spawn(async move {
+            let mut state = self.state.lock().await;
+            state.ask(&self.underlay).await?;
+            Ok(state.generation.clone())
+        });
+        asked.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// The API does not accept the credentials; gives what may be behind it.
+    async fn refused(&self, generation: &Arc<Generation>) -> Option<String> {
+        let mut state = self.state.lock().await;
+        if Arc::ptr_eq(&state.generation, generation) {
+            state.credential = None;
+        }
+        state.note()
+    }
+}
+
+impl State {
+    /// Takes up what has changed in files.
+    fn look(&mut self, shared: &Shared) {
+        self.looked = Instant::now();
+        let now = identities(&self.settings.files);
+        if self.seen.as_ref() == Some(&now) && self.unusable.is_none() {
+            return;
+        }
+        let taken = read(&shared.access, Some(&self.settings.files))
+            .map_err(|error| error.to_string())
+            .and_then(|(settings, seen)| {
+                let credential = self.credential.as_ref().filter(|_| settings.plugin == self.settings.plugin);
+                let generation =
+                    Generation::new(&settings, credential, &shared.underlay, Some(&self.generation))?;
+                Ok((settings, seen, generation))
+            });
+        match taken {
+            Ok((settings, seen, generation)) => {
+                if settings.plugin != self.settings.plugin {
+                    self.credential = None;
+                }
+                self.settings = settings;
+                self.seen = seen;
+                self.unusable = None;
+                self.take_up(generation);
+            }
+            Err(why) => {
+                if self.unusable.as_ref() != Some(&why) {
+                    tracing::warn!("the credentials have changed and are used as they were: {why}");
+                }
+                self.unusable = Some(why);
+            }
+        }
+    }
+
+    fn take_up(&mut self, generation: Generation) {
+        let old = std::mem::replace(&mut self.generation, Arc::new(generation));
+        if !Arc::ptr_eq(&old.alive, &self.generation.alive) {
+            tracing::info!("the credentials have changed; connecting with the new ones");
+            old.alive.send_replace(());
+        } else if old.identity != self.generation.identity {
+            tracing::debug!("the credentials have changed");
+        }
+    }
+
+    fn wants_credential(&self) -> bool {
+        self.settings.plugin.is_some() && self.credential.as_ref().is_none_or(Credential::is_past)
+    }
+
+    /// Asks the plugin for credentials, unless somebody else has meanwhile.
+    async fn ask(&mut self, underlay: &Underlay) -> Result<(), String> {
+        let Some(plugin) = self.settings.plugin.clone().filter(|_| self.wants_credential()) else {
+            return Ok(());
+        };
+        let credential = plugin::run(&plugin).await?;
+        let generation =
+            Generation::new(&self.settings, Some(&credential), underlay, Some(&self.generation))?;
+        self.credential = Some(credential);
+        self.take_up(generation);
+        Ok(())
+    }
+
+    /// What may be behind a request that did not work.
+    fn note(&self) -> Option<String> {
+        let past = self.settings.expiries.iter().filter(|expiry| expiry.is_past()).map(ToString::to_string);
+        let unusable = self.unusable.iter().map(|why| format!("what is there now cannot be used: {why}"));
+        let notes: Vec<String> = past.chain(unusable).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
+    }
+}
+
+impl Generation {
+    /// With the connections of an older one, if they do.
+    fn new(
+        settings: &Settings,
+        credential: Option<&Credential>,
+        underlay: &Underlay,
+        older: Option<&Arc<Generation>>,
+    ) -> Result<Self, String> {
+        let (mut transport, mut identity) = (settings.transport.clone(), settings.identity.clone());
+        if let Some(credential) = credential {
+            if let Some(token) = &credential.token {
+                identity.bear(token).map_err(|()| "the exec plugin's token has signs that no token has")?;
+            }
+            if let Some(certificate) = &credential.certificate {
+                transport.certificate = Some(certificate.clone());
+            }
+        }
+        let (stack, alive) = match older.filter(|older| older.transport == transport) {
+            Some(older) => (older.stack.clone(), older.alive.clone()),
+            None => (stack(&transport, underlay)?, Arc::new(watch::Sender::new(()))),
+        };
+        Ok(Self { transport, identity, stack, alive })
+    }
+}
+
+/// Reads what the access names, and what the files were right before. They are known for certain when the same ones were
+/// read the last time.
+fn read(
+    access: &ApiAccess,
+    files: Option<&Vec<PathBuf>>,
+) -> Result<(Settings, Option<Vec<FileIdentity>>), Error> {
+    let before = files.map(|files| identities(files));
+    let settings = Settings::of(access)?;
+    let seen = before.filter(|_| files == Some(&settings.files));
+    Ok((settings, seen))
+}
+
+fn is_watch(request: &Request<Body>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|part| matches!(part, "watch=true" | "watch=1"))
+}
