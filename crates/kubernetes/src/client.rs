@@ -32,6 +32,7 @@ use self::{renewal::Renewing, settings::Settings};
 use crate::{Error, explain::chain};
 
 pub(crate) use self::renewal::NoCredentials;
+pub use self::tls::provider as tls_provider;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

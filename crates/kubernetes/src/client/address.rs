@@ -33,12 +33,12 @@ pub(super) fn split(url: &str) -> Result<(Uri, Option<Login>), String> {
     Ok((uri, login))
 }
 
-/// The address of an API server. `HOST:PORT` without a scheme has this one.
+/// The address of an API server. `HOST:PORT` without a scheme means plain HTTP, as for kubectl.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn server(url: &str, scheme: &str) -> Result<(Uri, Option<Login>), String> {
-    let whole = if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") };
+pub(super) fn server(url: &str) -> Result<(Uri, Option<Login>), String> {
+    let whole = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let (uri, login) = split(&whole)?;
     match uri.scheme_str() {
         Some("http" | "https") => Ok((uri, login)),
@@ -63,9 +63,9 @@ mod tests {
 
     #[test]
     fn an_address_may_lack_a_scheme_and_have_a_path() {
-        let whole = |url: &str| server(url, "https").map(|(uri, _)| uri.to_string());
-        assert_eq!(whole("10.0.0.1:6443").as_deref(), Ok("https://10.0.0.1:6443/"));
-        assert_eq!(whole("[2001:db8::1]:6443").as_deref(), Ok("https://[2001:db8::1]:6443/"));
+        let whole = |url: &str| server(url).map(|(uri, _)| uri.to_string());
+        assert_eq!(whole("10.0.0.1:6443").as_deref(), Ok("http://10.0.0.1:6443/"));
+        assert_eq!(whole("[2001:db8::1]:6443").as_deref(), Ok("http://[2001:db8::1]:6443/"));
         assert_eq!(whole("http://[::1]").as_deref(), Ok("http://[::1]/"));
         assert_eq!(whole("https://r/k8s/clusters/c-1/").as_deref(), Ok("https://r/k8s/clusters/c-1/"));
         for wrong in ["ftp://a", "https://", ":6443", "https://a b", "http://[::1"] {

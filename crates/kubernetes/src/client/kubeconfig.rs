@@ -172,7 +172,8 @@ impl Document {
     fn resolve(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| {
             if !path.as_os_str().is_empty() {
-                *path = folder.join(&*path);
+                // Without the `.` of `./name`.
+                *path = folder.join(&*path).components().collect();
             }
         };
         for NamedCluster { cluster, .. } in &mut self.clusters {
@@ -276,7 +277,7 @@ mod tests {
         let user = &document.users[0].user;
         assert_eq!(user.client_certificate, folder.path().join("a.crt"));
         assert_eq!((&*user.client_key, &*user.token_file), (Path::new("/b.key"), Path::new("")));
-        assert_eq!(user.exec.as_ref().unwrap().command, folder.path().join("./c"));
+        assert_eq!(user.exec.as_ref().unwrap().command, folder.path().join("c"));
         assert_eq!(document.users[1].user.exec.as_ref().unwrap().command, Path::new("aws"));
     }
 }

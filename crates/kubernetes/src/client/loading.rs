@@ -31,33 +31,33 @@ pub(super) fn user_files() -> Vec<PathBuf> {
     }
 }
 
-/// What a file that was named says.
+/// What a file that was named says, with the address of another server if one is given.
 ///
 /// # Errors
 /// What is wrong with it and what to do.
-pub(super) fn load_one(path: &Path) -> Result<Chosen, String> {
+pub(super) fn load_one(path: &Path, master: Option<&str>) -> Result<Chosen, String> {
     if let Err(error) = path.metadata() {
         return Err(format!(
             "reading {}: {error}; give a file that is there with --kubeconfig",
             path.display()
         ));
     }
-    choose(vec![Document::read(path)?])
+    choose(vec![Document::read(path)?], master)
 }
 
 /// What these files say together. `None`: none of them is there.
 ///
 /// # Errors
 /// What is wrong with them and what to do.
-pub(super) fn load_all(paths: &[PathBuf]) -> Result<Option<Chosen>, String> {
+pub(super) fn load_all(paths: &[PathBuf], master: Option<&str>) -> Result<Option<Chosen>, String> {
     let there = paths.iter().filter(|path| path.try_exists().unwrap_or(true));
     let documents = there
         .map(|path| Document::read(path).map_err(|why| format!("{}: {why}", path.display())))
         .collect::<Result<Vec<_>, _>>()?;
-    if documents.is_empty() { Ok(None) } else { choose(documents).map(Some) }
+    if documents.is_empty() { Ok(None) } else { choose(documents, master).map(Some) }
 }
 
-fn choose(documents: Vec<Document>) -> Result<Chosen, String> {
+fn choose(documents: Vec<Document>, master: Option<&str>) -> Result<Chosen, String> {
     let name = documents.iter().map(|document| &document.current_context).find(|name| !name.is_empty());
     let name = name.ok_or("it has no current-context; choose one with kubectl config use-context NAME")?;
     let contexts = documents.iter().flat_map(|document| &document.contexts);
@@ -78,9 +78,13 @@ fn choose(documents: Vec<Document>) -> Result<Chosen, String> {
     // As for kubectl, a user that is missing is nobody.
     let user = users.into_iter().find(|entry| entry.name == context.user);
     let user = user.map(|entry| entry.user.clone()).unwrap_or_default();
-    check_cluster(&context.cluster, &cluster.cluster)?;
+    let mut cluster = cluster.cluster.clone();
+    if let Some(master) = master {
+        master.clone_into(&mut cluster.server);
+    }
+    check_cluster(&context.cluster, &cluster)?;
     check_user(&context.user, &user)?;
-    Ok(Chosen { cluster: cluster.cluster.clone(), user, namespace: context.namespace.clone() })
+    Ok(Chosen { cluster, user, namespace: context.namespace.clone() })
 }
 
 fn check_cluster(name: &str, cluster: &Cluster) -> Result<(), String> {

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use tokio::sync::{Mutex, watch};
@@ -76,7 +76,7 @@ struct Generation {
     transport: Transport,
     identity: Identity,
     stack: Stack,
-    /// Dropped when connections are no longer to be used, shared with generations that have the same.
+    /// Tells when connections are no longer to be used; shared by generations that have the same.
     alive: Arc<watch::Sender<()>>,
 }
 
@@ -136,28 +136,30 @@ async fn follow(shared: Weak<Shared>) {
 }
 
 impl Shared {
-    async fn send(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
+    async fn send(self: Arc<Self>, request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
+        let again = repeatable(&request);
         let generation = self.clone().current().await.map_err(NoCredentials)?;
-        generation.identity.introduce(request.headers_mut());
-        let watches = is_watch(&request);
-        let mut alive = generation.alive.subscribe();
-        let answer = generation.stack.clone().oneshot(request).await;
-        match answer {
-            Ok(mut answer) if answer.status() == StatusCode::UNAUTHORIZED => {
-                if let Some(note) = self.refused(&generation).await {
-                    answer.extensions_mut().insert(Note(note));
-                }
+        let answer = generation.send(request).await;
+        if !is_refused(&answer) {
+            return answer;
+        }
+        // What was right a moment ago may have been exchanged.
+        let newer = self.refused(&generation, answer.is_ok()).await;
+        let answer = match again.zip(newer) {
+            Some((request, newer)) => newer.send(request).await,
+            None => answer,
+        };
+        if !is_refused(&answer) {
+            return answer;
+        }
+        let note = self.state.lock().await.note();
+        match (answer, note) {
+            (answer, None) => answer,
+            (Ok(mut answer), Some(note)) => {
+                answer.extensions_mut().insert(Note(note));
                 Ok(answer)
             }
-            Ok(answer) if watches => {
-                let end = async move { while alive.changed().await.is_ok() {} };
-                Ok(answer.map(|body| Ending::new(body, end).boxed_unsync()))
-            }
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(match self.state.lock().await.note() {
-                Some(note) => Noted(format!("{}; {note}", chain(&*error))).into(),
-                None => error,
-            }),
+            (Err(error), Some(note)) => Err(Noted(format!("{}; {note}", chain(&*error))).into()),
         }
     }
 
@@ -180,13 +182,18 @@ impl Shared {
         asked.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    /// The API does not accept the credentials; gives what may be behind it.
-    async fn refused(&self, generation: &Arc<Generation>) -> Option<String> {
+    /// Looks at the files again, because the API, or the way there, refuses what requests go with. Gives what they go with
+    /// from now on, if that is something else.
+    async fn refused(&self, generation: &Arc<Generation>, by_api: bool) -> Option<Arc<Generation>> {
         let mut state = self.state.lock().await;
-        if Arc::ptr_eq(&state.generation, generation) {
+        if by_api && Arc::ptr_eq(&state.generation, generation) {
+            // The next request asks the plugin, as client-go does.
             state.credential = None;
         }
-        state.note()
+        if !state.settings.files.is_empty() {
+            state.look(self);
+        }
+        (!Arc::ptr_eq(&state.generation, generation)).then(|| state.generation.clone())
     }
 }
 
@@ -256,12 +263,33 @@ impl State {
     fn note(&self) -> Option<String> {
         let past = self.settings.expiries.iter().filter(|expiry| expiry.is_past()).map(ToString::to_string);
         let unusable = self.unusable.iter().map(|why| format!("what is there now cannot be used: {why}"));
-        let notes: Vec<String> = past.chain(unusable).collect();
+        let withheld = self.settings.withheld.then(|| {
+            "the credentials of the kubeconfig are not sent without TLS; give it an https:// server"
+                .to_owned()
+        });
+        let notes: Vec<String> = past.chain(unusable).chain(withheld).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 }
 
 impl Generation {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
+        self.identity.introduce(request.headers_mut());
+        let watches = is_watch(&request);
+        let mut alive = self.alive.subscribe();
+        let answer = self.stack.clone().oneshot(request).await?;
+        if !watches {
+            return Ok(answer);
+        }
+        let end = async move {
+            if alive.changed().await.is_err() {
+                // The client is gone, and nobody renews anything.
+                std::future::pending::<()>().await;
+            }
+        };
+        Ok(answer.map(|body| Ending::new(body, end).boxed_unsync()))
+    }
+
     /// With the connections of an older one, if they do.
     fn new(
         settings: &Settings,
@@ -296,6 +324,22 @@ fn read(
     let settings = Settings::of(access)?;
     let seen = before.filter(|_| files == Some(&settings.files));
     Ok((settings, seen))
+}
+
+/// The same request, if it changes nothing and so can be sent twice.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    if request.method() != Method::GET {
+        return None;
+    }
+    let mut again = Request::new(Body::empty());
+    again.method_mut().clone_from(request.method());
+    again.uri_mut().clone_from(request.uri());
+    again.headers_mut().clone_from(request.headers());
+    Some(again)
+}
+
+fn is_refused(answer: &Result<Response<AnswerBody>, BoxError>) -> bool {
+    answer.as_ref().map_or(true, |answer| answer.status() == StatusCode::UNAUTHORIZED)
 }
 
 fn is_watch(request: &Request<Body>) -> bool {

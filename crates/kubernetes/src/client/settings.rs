@@ -34,6 +34,8 @@ pub(super) struct Settings {
     pub files: Vec<PathBuf>,
     /// What ends by itself.
     pub expiries: Vec<Expiry>,
+    /// There are credentials that are not sent, because there is no TLS.
+    pub withheld: bool,
 }
 
 /// What connections depend on.
@@ -81,24 +83,21 @@ impl Settings {
     /// # Errors
     /// What is missing or makes no sense.
     pub fn of(access: &ApiAccess) -> Result<Self, Error> {
+        let master = access.master.as_deref();
+        if let Some(url) = master {
+            address::server(url).map_err(|why| Error::Address { url: url.to_owned(), why })?;
+        }
         let mut settings = match &access.credentials {
             Credentials::Kubeconfig(path) => {
                 let wrong = |why| Error::Kubeconfig { path: path.clone(), why };
-                let chosen = loading::load_one(path).map_err(wrong)?;
+                let chosen = loading::load_one(path, master).map_err(wrong)?;
                 Self::chosen(chosen, vec![path.clone()], access.plugins).map_err(wrong)?
             }
-            Credentials::UserKubeconfig => Self::user(access.plugins)?,
+            Credentials::UserKubeconfig => Self::user(master, access.plugins)?,
             Credentials::ServiceAccount => Self::service_account().map_err(Error::NotInCluster)?,
-            Credentials::Anonymous => Self::anonymous(),
+            Credentials::Anonymous => Self::anonymous(master.unwrap_or_default())
+                .map_err(|_| Error::Address { url: String::new(), why: "there is none".to_owned() })?,
         };
-        if let Some(url) = &access.master {
-            let (server, login) =
-                address::server(url, "http").map_err(|why| Error::Address { url: url.clone(), why })?;
-            settings.transport.server = server;
-            settings.identity.log_in(login);
-        } else if access.credentials == Credentials::Anonymous {
-            return Err(Error::Address { url: String::new(), why: "there is none".to_owned() });
-        }
         if settings.transport.proxy.is_none() {
             let server = &settings.transport.server;
             let proxy = Environment::read().proxy(server);
@@ -107,9 +106,9 @@ impl Settings {
         Ok(settings)
     }
 
-    fn user(plugins: Plugins) -> Result<Self, Error> {
+    fn user(master: Option<&str>, plugins: Plugins) -> Result<Self, Error> {
         let files = loading::user_files();
-        if let Some(chosen) = loading::load_all(&files).map_err(Error::UserKubeconfig)? {
+        if let Some(chosen) = loading::load_all(&files, master).map_err(Error::UserKubeconfig)? {
             return Self::chosen(chosen, files, plugins).map_err(Error::UserKubeconfig);
         }
         // As kubectl, in a pod.
@@ -124,25 +123,25 @@ impl Settings {
 
     fn chosen(chosen: Chosen, mut files: Vec<PathBuf>, plugins: Plugins) -> Result<Self, String> {
         let Chosen { cluster, user, namespace } = chosen;
-        let plugin = plugin(&cluster, &user, plugins)?;
-        let certificate = certificate(&user)?;
-        let trust = trust(&cluster)?;
-        let scheme = if trust == Trust::System && certificate.is_none() { "http" } else { "https" };
-        let (server, login) = address::server(&cluster.server, scheme).map_err(|why| {
+        let (server, login) = address::server(&cluster.server).map_err(|why| {
             format!("its cluster url {:?} makes no sense: {why}; correct it", cluster.server)
         })?;
-        let proxy = Some(&cluster.proxy_url).filter(|url| !url.is_empty());
-        let proxy = proxy.map(|url| Proxy::of_kubeconfig(url)).transpose()?;
-        let mut identity = Identity::of(&user)?;
-        identity.log_in(login);
+        // What cannot be read is wrong also where it is not needed.
+        let (trust, certificate) = (trust(&cluster)?, certificate(&user)?);
         let read =
             [&cluster.certificate_authority, &user.client_certificate, &user.client_key, &user.token_file];
         files.extend(read.into_iter().filter(|path| !path.as_os_str().is_empty()).cloned());
+        let proxy = Some(&cluster.proxy_url).filter(|url| !url.is_empty());
+        let proxy = proxy.map(|url| Proxy::of_kubeconfig(url)).transpose()?;
+        let server_name = Some(&cluster.tls_server_name).filter(|name| !name.is_empty()).cloned();
+        let (shown, certificate, withheld) = disclosed(&server, &user, certificate);
+        let plugin = plugin(&cluster, &shown, plugins)?;
+        let mut identity = Identity::of(&shown)?;
+        identity.log_in(login);
         let expiries = expiries(certificate.as_ref(), &identity);
-        let server_name = Some(cluster.tls_server_name).filter(|name| !name.is_empty());
         let transport = Transport { server, trust, server_name, certificate, proxy };
         let namespace = if namespace.is_empty() { "default".to_owned() } else { namespace };
-        Ok(Self { namespace, transport, identity, plugin, files, expiries })
+        Ok(Self { namespace, transport, identity, plugin, files, expiries, withheld })
     }
 
     fn service_account() -> Result<Self, String> {
@@ -150,7 +149,7 @@ impl Settings {
         let host = variable("KUBERNETES_SERVICE_HOST")?;
         let port = variable("KUBERNETES_SERVICE_PORT")?;
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        let (server, _) = address::server(&format!("{host}:{port}"), "https")
+        let (server, _) = address::server(&format!("https://{host}:{port}"))
             .map_err(|why| format!("KUBERNETES_SERVICE_HOST and _PORT make no sense: {why}"))?;
         let folder = Path::new(SERVICE_ACCOUNT);
         let [token, authority, namespace] = ["token", "ca.crt", "namespace"].map(|name| folder.join(name));
@@ -159,26 +158,50 @@ impl Settings {
         let namespace = String::from_utf8_lossy(&read(&namespace)?).trim().to_owned();
         let expiries = expiries(None, &identity);
         let transport = Transport { server, trust, server_name: None, certificate: None, proxy: None };
-        Ok(Self { namespace, transport, identity, plugin: None, files: vec![token, authority], expiries })
+        let files = vec![token, authority];
+        Ok(Self { namespace, transport, identity, plugin: None, files, expiries, withheld: false })
     }
 
-    fn anonymous() -> Self {
-        let transport = Transport {
-            server: Uri::default(),
-            trust: Trust::System,
-            server_name: None,
-            certificate: None,
-            proxy: None,
-        };
-        Self {
+    fn anonymous(master: &str) -> Result<Self, String> {
+        let (server, login) = address::server(master)?;
+        let mut identity = Identity::default();
+        identity.log_in(login);
+        let transport =
+            Transport { server, trust: Trust::System, server_name: None, certificate: None, proxy: None };
+        Ok(Self {
             namespace: "default".to_owned(),
             transport,
-            identity: Identity::default(),
+            identity,
             plugin: None,
             files: Vec::new(),
             expiries: Vec::new(),
-        }
+            withheld: false,
+        })
     }
+}
+
+/// What of a user a server gets to see, and whether something is withheld: as client-go, without TLS credentials are not
+/// sent to where everybody can read them.
+fn disclosed(
+    server: &Uri,
+    user: &User,
+    certificate: Option<ClientCertificate>,
+) -> (User, Option<ClientCertificate>, bool) {
+    if server.scheme_str() == Some("https") {
+        return (user.clone(), certificate, false);
+    }
+    let shown = User {
+        as_user: user.as_user.clone(),
+        as_uid: user.as_uid.clone(),
+        as_groups: user.as_groups.clone(),
+        as_user_extra: user.as_user_extra.clone(),
+        ..User::default()
+    };
+    let withheld = certificate.is_some()
+        || user.exec.is_some()
+        || !user.token_file.as_os_str().is_empty()
+        || [&user.token, &user.username, &user.password].iter().any(|text| !text.is_empty());
+    (shown, None, withheld)
 }
 
 fn plugin(cluster: &Cluster, user: &User, plugins: Plugins) -> Result<Option<Plugin>, String> {

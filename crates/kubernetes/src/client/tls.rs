@@ -1,5 +1,7 @@
 //! TLS as client-go has it: whom to trust and what to show.
 
+mod p521;
+mod provider;
 mod verifier;
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use rustls::{
 };
 use x509_parser::parse_x509_certificate;
 
+pub use self::provider::provider;
 use self::verifier::{Anyone, Trusted};
 use super::{
     address::host_and_port,
@@ -66,10 +69,6 @@ impl Tls {
 
 fn server_name(name: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(name.to_owned()).map_err(|error| format!("{name:?} is no name of a server: {error}"))
-}
-
-fn provider() -> CryptoProvider {
-    rustls::crypto::ring::default_provider()
 }
 
 fn system(provider: &Arc<CryptoProvider>) -> Result<Arc<Trusted>, String> {
@@ -143,8 +142,7 @@ fn signing_key(pem: &[u8], provider: &CryptoProvider) -> Result<Arc<dyn SigningK
         PrivateKeyDer::Sec1(der.to_vec().into()),
     ];
     let load = |form: PrivateKeyDer<'static>| provider.key_provider.load_private_key(form).ok();
-    forms
-        .into_iter()
-        .find_map(load)
-        .ok_or_else(|| "it is none of RSA (2048 bits and more), ECDSA (P-256, P-384) and Ed25519".to_owned())
+    forms.into_iter().find_map(load).ok_or_else(|| {
+        "it is none of RSA (2048 bits and more), ECDSA (P-256, P-384, P-521) and Ed25519".to_owned()
+    })
 }
