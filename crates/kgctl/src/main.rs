@@ -44,7 +44,8 @@ struct Global {
     /// Where nodes and peers are kept.
     #[arg(long, global = true, default_value = "kubernetes", value_enum)]
     backend: Backend,
-    /// The kubeconfig file [default: $KUBECONFIG, else ~/.kube/config].
+    /// The kubeconfig file, as for kubectl [default: those of $KUBECONFIG, else ~/.kube/config, else the pod's service
+    /// account].
     #[arg(long, global = true, value_name = "FILE", value_parser = path)]
     kubeconfig: Option<PathBuf>,
     /// How nodes are grouped; auto: as the first node's agent does.

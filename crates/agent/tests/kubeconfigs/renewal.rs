@@ -3,13 +3,13 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
 use kubernetes::{
     ApiAccess, Error, PodCidrSource, Update, WatchConfig,
-    client::connect,
+    client::{Plugins, connect},
     list_nodes,
     watch::{Updates, watch},
 };
@@ -225,6 +225,69 @@ async fn a_kubeconfig_that_leads_elsewhere_is_followed() {
     arrives(&mut updates, "there", &scene).await;
 }
 
+#[tokio::test]
+async fn a_plugin_is_asked_again_when_its_credentials_end_or_are_refused() {
+    let scene = Scene::new().await;
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "./plugin", "interactiveMode": "Never",
+    });
+    scene.write(json!({ "exec": exec }));
+    let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\" && echo >> runs && cat answer\n";
+    fs::write(scene.file("plugin"), script).unwrap();
+    fs::set_permissions(scene.file("plugin"), fs::Permissions::from_mode(0o755)).unwrap();
+    let answer = |token: &str, until: &str| {
+        let answer = json!({
+            "kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1",
+            "status": { "token": token, "expirationTimestamp": until },
+        });
+        fs::write(scene.file("answer"), answer.to_string()).unwrap();
+    };
+    let runs = || fs::read_to_string(scene.file("runs")).unwrap_or_default().len();
+    let client = connect(&ApiAccess { plugins: Plugins::Run, ..scene.access() }).await.unwrap();
+    assert_eq!(runs(), 0);
+
+    answer(TOKEN, "2001-01-01T00:00:00Z");
+    assert_eq!((asks(&client).await.unwrap(), runs()), (1, 1));
+    answer(TOKEN, "2090-01-01T00:00:00Z");
+    for _ in 0..3 {
+        assert_eq!((asks(&client).await.unwrap(), runs()), (1, 2));
+    }
+    // Another begins with what the plugin gives; a refusal has it asked again for the next request.
+    answer("wrong", "2090-01-01T00:00:00Z");
+    let client = connect(&ApiAccess { plugins: Plugins::Run, ..scene.access() }).await.unwrap();
+    assert!(asks(&client).await.unwrap_err().to_string().contains("Unauthorized"));
+    answer(TOKEN, "2090-01-01T00:00:00Z");
+    assert_eq!((asks(&client).await.unwrap(), runs()), (1, 4));
+    // What is no answer is said.
+    fs::write(scene.file("answer"), "{}").unwrap();
+    let client = connect(&ApiAccess { plugins: Plugins::Run, ..scene.access() }).await.unwrap();
+    let error = asks(&client).await.unwrap_err().to_string();
+    assert!(error.contains("and not an ExecCredential") && error.contains("/plugin"), "{error}");
+    let refused = connect(&scene.access()).await.err().unwrap().to_string();
+    assert!(refused.contains("starts no programs"), "{refused}");
+}
+
+/// As `kgctl --kubeconfig <(…)`: what has been read is gone.
+#[tokio::test]
+async fn a_kubeconfig_may_be_a_pipe() {
+    let scene = Scene::new().await;
+    scene.write(json!({ "token": TOKEN }));
+    let content = fs::read_to_string(scene.file("config")).unwrap();
+    let pipe = scene.file("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from(0o600)).unwrap();
+    let writer = tokio::task::spawn_blocking({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, content)
+    });
+    let client = connect(&ApiAccess::from_flags(Some(pipe), None, "kilo-test")).await.unwrap();
+    writer.await.unwrap().unwrap();
+    assert_eq!(asks(&client).await.unwrap(), 1);
+    let other = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n2" } });
+    scene.server.apply_object(other).unwrap();
+    eventually("another answer", || scene.log(), async || (asks(&client).await.ok()? == 2).then_some(()))
+        .await;
+}
+
 /// Nothing but watches: nobody asks for anything meanwhile.
 #[tokio::test]
 async fn kg_that_only_watches_takes_up_a_rotated_certificate() {
@@ -233,7 +296,9 @@ async fn kg_that_only_watches_takes_up_a_rotated_certificate() {
     let files = Files::new();
     // It does not listen before it knows the cluster.
     let webhook = files.start(&[&format!("--kubeconfig={}", scene.file("config").display())]).await;
-    assert!(scene.clients.watches(&first.certificate) >= 2, "{}", scene.log());
+    // Peers, whole Nodes, and then their metadata: from now on it asks for nothing.
+    let idle = async || (scene.clients.watches(&first.certificate) == 3).then_some(());
+    eventually("all watches", || format!("{}\n{}", scene.log(), webhook.log()), idle).await;
 
     let second = scene.rotate(&scene.authority, "2.pem");
     scene.clients.refuse(&first.certificate);

@@ -32,6 +32,11 @@ pub(super) fn identities(files: &[PathBuf]) -> Vec<FileIdentity> {
     files.iter().map(|path| FileIdentity::of(path)).collect()
 }
 
+/// Whether some of them are no plain files, such as pipes.
+pub(super) fn has_special(files: &[PathBuf]) -> bool {
+    files.iter().filter_map(|path| path.metadata().ok()).any(|file| !file.is_file())
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};

@@ -26,7 +26,7 @@ use underlay::Underlay;
 use super::{
     ApiAccess,
     ending::Ending,
-    files::{FileIdentity, identities},
+    files::{FileIdentity, has_special, identities},
     identity::Identity,
     plugin::{self, Credential},
     settings::{Settings, Transport},
@@ -62,6 +62,8 @@ struct Shared {
 
 struct State {
     settings: Settings,
+    /// Whether files are looked at.
+    followed: bool,
     credential: Option<Credential>,
     generation: Arc<Generation>,
     /// When files were looked at, and what they were when they were read. `None`: they may have changed since.
@@ -89,9 +91,11 @@ impl Renewing {
         let (settings, seen) = read(access, None)?;
         let wrong = |why| Error::Client { url: settings.transport.server.to_string(), why };
         let generation = Generation::new(&settings, None, underlay, None).map_err(wrong)?;
-        let followed = !settings.files.is_empty();
+        // What comes out of a pipe, as of `--kubeconfig <(…)`, comes once.
+        let followed = !settings.files.is_empty() && !has_special(&settings.files);
         let state = State {
             settings,
+            followed,
             credential: None,
             generation: Arc::new(generation),
             looked: Instant::now(),
@@ -190,9 +194,7 @@ impl Shared {
             // The next request asks the plugin, as client-go does.
             state.credential = None;
         }
-        if !state.settings.files.is_empty() {
-            state.look(self);
-        }
+        state.look(self);
         (!Arc::ptr_eq(&state.generation, generation)).then(|| state.generation.clone())
     }
 }
@@ -200,6 +202,9 @@ impl Shared {
 impl State {
     /// Takes up what has changed in files.
     fn look(&mut self, shared: &Shared) {
+        if !self.followed {
+            return;
+        }
         self.looked = Instant::now();
         let now = identities(&self.settings.files);
         if self.seen.as_ref() == Some(&now) && self.unusable.is_none() {
