@@ -107,7 +107,8 @@ pub struct Agent {
     /// Accept forwarding from and to pods even where the host's firewall drops it.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub iptables_forward_rules: bool,
-    /// The kubeconfig file [default: the pod's service account].
+    /// The kubeconfig file; it and the files that it names are read again when they change [default: the pod's service
+    /// account].
     #[arg(long, value_name = "FILE", value_parser = path)]
     pub kubeconfig: Option<PathBuf>,
     /// Where /health and /metrics are served: ADDRESS:PORT or :PORT. What is wrong in detail, and /graph, are served to this

@@ -10,7 +10,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use cluster::Cluster;
-use kubernetes::client::{ApiAccess, Credentials};
+use kubernetes::client::{ApiAccess, Credentials, Plugins};
 use program::{
     flags::{Cidrs, PodCidrSource, boolean, path, port, refuse},
     print::{out, say},
@@ -44,7 +44,8 @@ struct Global {
     /// Where nodes and peers are kept.
     #[arg(long, global = true, default_value = "kubernetes", value_enum)]
     backend: Backend,
-    /// The kubeconfig file [default: $KUBECONFIG, else ~/.kube/config].
+    /// The kubeconfig file, as for kubectl [default: those of $KUBECONFIG, else ~/.kube/config, else the pod's service
+    /// account].
     #[arg(long, global = true, value_name = "FILE", value_parser = path)]
     kubeconfig: Option<PathBuf>,
     /// How nodes are grouped; auto: as the first node's agent does.
@@ -70,7 +71,7 @@ impl Global {
         let file = self.kubeconfig.clone().filter(|file| !file.as_os_str().is_empty());
         let credentials = file.map_or(Credentials::UserKubeconfig, Credentials::Kubeconfig);
         let user_agent = concat!("kgctl/", env!("CARGO_PKG_VERSION")).to_owned();
-        ApiAccess { credentials, master: None, user_agent }
+        ApiAccess { credentials, master: None, user_agent, plugins: Plugins::Run }
     }
 }
 

@@ -2,22 +2,37 @@
 //!
 //! Nothing is asked of the API here but whether it [answers]; else that is seen by whoever uses the client.
 
+mod address;
 mod connector;
-mod retry_after;
+mod ending;
+mod expiry;
+mod files;
+mod identity;
+mod kubeconfig;
+mod loading;
+mod plugin;
+mod proxy;
+mod renewal;
+mod settings;
 mod stack;
+mod status;
+mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use http::{HeaderValue, Request, Uri, header::USER_AGENT};
+use http::{HeaderValue, Request, header::USER_AGENT};
 use kube::{
-    Client, Config,
-    client::Body,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    Client,
+    client::{Body, ClientBuilder},
 };
-
+use tower::{ServiceBuilder, util::AndThenLayer};
 use underlay::Underlay;
 
+use self::{renewal::Renewing, settings::Settings};
 use crate::{Error, explain::chain};
+
+pub(crate) use self::renewal::NoCredentials;
+pub use self::tls::provider as tls_provider;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +52,15 @@ pub enum Credentials {
     Anonymous,
 }
 
+/// Whether programs may be run that a kubeconfig names to give credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugins {
+    /// They are run, as by `kubectl`.
+    Run,
+    /// A kubeconfig that needs one is refused.
+    Refused,
+}
+
 /// Where the API is and who to be towards it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiAccess {
@@ -46,11 +70,13 @@ pub struct ApiAccess {
     pub master: Option<String>,
     /// What to call ourselves in the logs of the API, for example `kg/0.1.0`.
     pub user_agent: String,
+    /// Whether a kubeconfig may have programs run.
+    pub plugins: Plugins,
 }
 
 impl ApiAccess {
     /// What an agent's flags `--kubeconfig` and `--master` mean: the file; without it, nobody at the address;
-    /// without both, the service account. An empty value is as good as none.
+    /// without both, the service account. An empty value is as good as none. No programs are run.
     pub fn from_flags(kubeconfig: Option<PathBuf>, master: Option<String>, user_agent: &str) -> Self {
         let kubeconfig = kubeconfig.filter(|path| !path.as_os_str().is_empty());
         let master = master.filter(|url| !url.is_empty());
@@ -59,11 +85,12 @@ impl ApiAccess {
             (None, Some(_)) => Credentials::Anonymous,
             (None, None) => Credentials::ServiceAccount,
         };
-        Self { credentials, master, user_agent: user_agent.to_owned() }
+        Self { credentials, master, user_agent: user_agent.to_owned(), plugins: Plugins::Refused }
     }
 }
 
-/// Prepares a client. It connects with the first request, on the routes that everything else has.
+/// Prepares a client. It connects with the first request, on the routes that everything else has. When files that the
+/// access names change, it goes on with what they hold then.
 ///
 /// # Errors
 /// When a file is missing or makes no sense, or this is no pod, or the address or certificates are wrong.
@@ -82,28 +109,17 @@ pub async fn connect(access: &ApiAccess) -> Result<Client, Error> {
 /// # Panics
 /// As [`connect`].
 pub async fn connect_over(access: &ApiAccess, underlay: &Underlay) -> Result<Client, Error> {
-    // TLS needs a cryptography provider; when there is one already, that one is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut config = config(access).await?;
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.write_timeout = Some(WRITE_TIMEOUT);
-    // Watches and requests have their own timeouts for silence. One for each read of a connection would be armed and
-    // disarmed with every event, which wakes the runtime twice more: a third of what a heartbeat costs in all.
-    config.read_timeout = None;
-    if let Ok(name) = HeaderValue::from_str(&access.user_agent) {
-        config.headers.push((USER_AGENT, name));
-    }
-    // Without a CA of its own the client wants the system's, even where nothing is encrypted, and a minimal system
-    // has none.
-    if config.cluster_url.scheme_str() == Some("http") && config.root_cert.is_none() {
-        config.root_cert = Some(Vec::new());
-    }
-    let url = config.cluster_url.to_string();
-    stack::client(config, underlay).map_err(|error| {
-        let proxy = matches!(error, kube::Error::ProxyProtocolDisabled { .. });
-        let advice = if proxy { "; proxies are not supported, unset proxy-url and HTTPS_PROXY" } else { "" };
-        Error::Client { url, why: format!("{}{advice}", chain(&error)) }
-    })
+    let renewing = Renewing::new(access, underlay)?;
+    let namespace = renewing.namespace().await;
+    let name = HeaderValue::from_str(&access.user_agent).ok();
+    let service = ServiceBuilder::new()
+        .map_request(move |mut request: Request<Body>| {
+            request.headers_mut().extend(name.clone().map(|name| (USER_AGENT, name)));
+            request
+        })
+        .layer(AndThenLayer::new(status::complete))
+        .service(renewing);
+    Ok(ClientBuilder::new(service, namespace).build())
 }
 
 /// Whether the API answers now, on a new connection: for whoever doubts that it is still reached. Any answer will do,
@@ -125,79 +141,15 @@ pub async fn answers(access: &ApiAccess, underlay: &Underlay, within: Duration) 
     }
 }
 
-/// The addresses of the API as the credentials, or the address that was given, name it.
+/// The addresses to which a client connects: those of the API as the credentials, or the address that was given, name it,
+/// or those of the proxy that leads there.
 ///
 /// # Errors
 /// When the credentials cannot be used, or the name is not resolved.
 pub async fn addresses(access: &ApiAccess) -> Result<Vec<SocketAddr>, Error> {
-    let url = config(access).await?.cluster_url;
+    let transport = Settings::of(access)?.transport;
+    let url = transport.proxy.map_or(transport.server, |proxy| proxy.url);
     connector::addresses(&url)
         .await
         .map_err(|error| Error::Client { url: url.to_string(), why: chain(&error) })
-}
-
-async fn config(access: &ApiAccess) -> Result<Config, Error> {
-    let master = access.master.as_deref().map(address).transpose()?;
-    let mut config = match &access.credentials {
-        Credentials::Kubeconfig(path) => {
-            let error = |error: &KubeconfigError| Error::Kubeconfig { path: path.clone(), why: why(error) };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|e| error(&e))?;
-            from_kubeconfig(kubeconfig).await.map_err(|e| error(&e))?
-        }
-        Credentials::UserKubeconfig => {
-            let error = |error: &KubeconfigError| Error::UserKubeconfig(why(error));
-            let kubeconfig = Kubeconfig::read().map_err(|e| error(&e))?;
-            from_kubeconfig(kubeconfig).await.map_err(|e| error(&e))?
-        }
-        Credentials::ServiceAccount => {
-            Config::incluster().map_err(|error| Error::NotInCluster(chain(&error)))?
-        }
-        Credentials::Anonymous => {
-            let missing = || Error::Address { url: String::new(), why: "there is none".to_owned() };
-            Config::new(master.clone().ok_or_else(missing)?)
-        }
-    };
-    if let Some(url) = master {
-        config.cluster_url = url;
-    }
-    Ok(config)
-}
-
-async fn from_kubeconfig(kubeconfig: Kubeconfig) -> Result<Config, KubeconfigError> {
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
-}
-
-/// `HOST:PORT` without a scheme means plain HTTP, as for `kubectl`.
-fn address(url: &str) -> Result<Uri, Error> {
-    let refused = |why: &str| Error::Address { url: url.to_owned(), why: why.to_owned() };
-    let whole = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let uri: Uri = whole.parse().map_err(|error: http::uri::InvalidUri| refused(&error.to_string()))?;
-    match uri.scheme_str() {
-        Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(uri),
-        Some("http" | "https") => Err(refused("there is no host in it")),
-        _ => Err(refused("it is neither http nor https")),
-    }
-}
-
-fn why(error: &KubeconfigError) -> String {
-    match error {
-        KubeconfigError::ReadConfig(cause, path) => {
-            format!("reading {}: {cause}; give a file that is there with --kubeconfig", path.display())
-        }
-        KubeconfigError::CurrentContextNotSet => {
-            "it has no current-context; choose one with kubectl config use-context NAME".to_owned()
-        }
-        KubeconfigError::LoadContext(name) => format!(
-            "its current-context {name:?} is not among its contexts; choose one of kubectl config get-contexts"
-        ),
-        KubeconfigError::LoadClusterOfContext(name) => {
-            format!(
-                "its context uses the cluster {name:?}, which is not among its clusters; add it or choose another"
-            )
-        }
-        KubeconfigError::MissingClusterUrl => {
-            "its cluster has no server; add the address of the API".to_owned()
-        }
-        other => format!("{}; correct the file", chain(other)),
-    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::{Error, core::Status};
 
-use crate::preshared_keys::NAMESPACE;
+use crate::{client::NoCredentials, preshared_keys::NAMESPACE};
 
 /// The resources that Kilo needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,8 +128,8 @@ pub(crate) fn explain(error: &Error, verb: &str, resource: Resource) -> Explanat
             "Unreadable",
             format!("the API answered with something that is not a list of {}: {error}", resource.name()),
         ),
-        Error::Auth(_) => {
-            ("Unauthorized", format!("the credentials of the kubeconfig cannot be used: {}", chain(error)))
+        Error::Service(why) if why.is::<NoCredentials>() => {
+            ("Unauthorized", format!("the credentials of the kubeconfig cannot be used: {why}"))
         }
         other => ("Unreachable", format!("no connection to the API server: {}", chain(other))),
     };

@@ -90,7 +90,7 @@ async fn addresses_that_make_no_sense_are_refused() {
         assert!(matches!(error, Error::Address { .. }), "{url}: {error}");
         assert!(error.to_string().contains("https://192.0.2.1:6443"), "{error}");
     }
-    let nowhere = ApiAccess { credentials: Credentials::Anonymous, master: None, user_agent: "x".to_owned() };
+    let nowhere = ApiAccess { credentials: Credentials::Anonymous, ..ApiAccess::from_flags(None, None, "x") };
     assert!(matches!(refuse(nowhere).await, Error::Address { .. }));
 }
 

@@ -37,7 +37,8 @@ pub struct Flags {
     /// The private key of the certificate, in PEM.
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
-    /// The kubeconfig file [default: the pod's service account].
+    /// The kubeconfig file; it and the files that it names are read again when they change [default: the pod's service
+    /// account].
     #[arg(long, value_name = "FILE", value_parser = program::flags::path)]
     kubeconfig: Option<PathBuf>,
     /// Where /validate and /health are served over TLS: ADDRESS:PORT or :PORT.

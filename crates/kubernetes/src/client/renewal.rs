@@ -1,0 +1,353 @@
+//! Keeps a client's credentials as its files have them. Whoever has a client of this keeps it; beneath, what is new is
+//! taken up.
+//!
+//! Files are looked at before a request, though not twice in a second, and from time to time, because a watch asks for
+//! nothing for minutes. Another token or another user goes with the next request. Whatever connections depend on, such as a
+//! client certificate, makes new ones: no request goes over the old, and watches on them end, so that they are resumed
+//! over the new. Requests that wait for their answer get it. As long as what is new cannot be used, for example because a
+//! certificate is there and its key is not yet, everything stays as it was.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use tokio::sync::{Mutex, watch};
+use tower::{BoxError, Service, ServiceExt as _};
+use underlay::Underlay;
+
+use super::{
+    ApiAccess,
+    ending::Ending,
+    files::{FileIdentity, has_special, identities},
+    identity::Identity,
+    plugin::{self, Credential},
+    settings::{Settings, Transport},
+    stack::{AnswerBody, Stack, stack},
+    status::Note,
+};
+use crate::{Error, explain::chain};
+
+/// Files are not looked at again sooner.
+const LOOK: Duration = Duration::from_secs(1);
+/// Files are looked at as often without a request.
+const WATCH: Duration = Duration::from_secs(10);
+
+/// A service whose credentials are renewed.
+#[derive(Clone)]
+pub(super) struct Renewing(Arc<Shared>);
+
+/// Credentials that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NoCredentials(String);
+
+/// An error of a request, and what may be behind it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Noted(String);
+
+struct Shared {
+    access: ApiAccess,
+    underlay: Underlay,
+    state: Mutex<State>,
+}
+
+struct State {
+    settings: Settings,
+    /// Whether files are looked at.
+    followed: bool,
+    credential: Option<Credential>,
+    generation: Arc<Generation>,
+    /// When files were looked at, and what they were when they were read. `None`: they may have changed since.
+    looked: Instant,
+    seen: Option<Vec<FileIdentity>>,
+    /// Why what the files hold now is not used.
+    unusable: Option<String>,
+}
+
+/// What requests go with, for a time.
+struct Generation {
+    transport: Transport,
+    identity: Identity,
+    stack: Stack,
+    /// Tells when connections are no longer to be used; shared by generations that have the same.
+    alive: Arc<watch::Sender<()>>,
+}
+
+impl Renewing {
+    /// Reads all that the access names.
+    ///
+    /// # Errors
+    /// When something is missing or makes no sense.
+    pub fn new(access: &ApiAccess, underlay: &Underlay) -> Result<Self, Error> {
+        let (settings, seen) = read(access, None)?;
+        let wrong = |why| Error::Client { url: settings.transport.server.to_string(), why };
+        let generation = Generation::new(&settings, None, underlay, None).map_err(wrong)?;
+        // What comes out of a pipe, as of `--kubeconfig <(…)`, comes once.
+        let followed = !settings.files.is_empty() && !has_special(&settings.files);
+        let state = State {
+            settings,
+            followed,
+            credential: None,
+            generation: Arc::new(generation),
+            looked: Instant::now(),
+            seen,
+            unusable: None,
+        };
+        let (access, underlay, state) = (access.clone(), underlay.clone(), Mutex::new(state));
+        let shared = Arc::new(Shared { access, underlay, state });
+        if followed {
+            tokio::spawn(follow(Arc::downgrade(&shared)));
+        }
+        Ok(Self(shared))
+    }
+
+    /// The namespace of requests that name none.
+    pub async fn namespace(&self) -> String {
+        self.0.state.lock().await.settings.namespace.clone()
+    }
+}
+
+impl Service<Request<Body>> for Renewing {
+    type Response = Response<AnswerBody>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.send(request).await })
+    }
+}
+
+async fn follow(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.state.lock().await.look(&shared);
+    }
+}
+
+impl Shared {
+    async fn send(self: Arc<Self>, request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
+        let again = repeatable(&request);
+        let generation = self.clone().current().await.map_err(NoCredentials)?;
+        let answer = generation.send(request).await;
+        if !is_refused(&answer) {
+            return answer;
+        }
+        // What was right a moment ago may have been exchanged.
+        let newer = self.refused(&generation, answer.is_ok()).await;
+        let answer = match again.zip(newer) {
+            Some((request, newer)) => newer.send(request).await,
+            None => answer,
+        };
+        if !is_refused(&answer) {
+            return answer;
+        }
+        let note = self.state.lock().await.note();
+        match (answer, note) {
+            (answer, None) => answer,
+            (Ok(mut answer), Some(note)) => {
+                answer.extensions_mut().insert(Note(note));
+                Ok(answer)
+            }
+            (Err(error), Some(note)) => Err(Noted(format!("{}; {note}", chain(&*error))).into()),
+        }
+    }
+
+    /// What the next request is to go with.
+    async fn current(self: Arc<Self>) -> Result<Arc<Generation>, String> {
+        let mut state = self.state.lock().await;
+        if state.looked.elapsed() >= LOOK {
+            state.look(&self);
+        }
+        if !state.wants_credential() {
+            return Ok(state.generation.clone());
+        }
+        drop(state);
+        // Whoever asks may lose patience while somebody types a password.
+        let asked = tokio::spawn(async move {
+            let mut state = self.state.lock().await;
+            state.ask(&self.underlay).await?;
+            Ok(state.generation.clone())
+        });
+        asked.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// Looks at the files again, because the API, or the way there, refuses what requests go with. Gives what they go with
+    /// from now on, if that is something else.
+    async fn refused(&self, generation: &Arc<Generation>, by_api: bool) -> Option<Arc<Generation>> {
+        let mut state = self.state.lock().await;
+        if by_api && Arc::ptr_eq(&state.generation, generation) {
+            // The next request asks the plugin, as client-go does.
+            state.credential = None;
+        }
+        state.look(self);
+        (!Arc::ptr_eq(&state.generation, generation)).then(|| state.generation.clone())
+    }
+}
+
+impl State {
+    /// Takes up what has changed in files.
+    fn look(&mut self, shared: &Shared) {
+        if !self.followed {
+            return;
+        }
+        self.looked = Instant::now();
+        let now = identities(&self.settings.files);
+        if self.seen.as_ref() == Some(&now) && self.unusable.is_none() {
+            return;
+        }
+        let taken = read(&shared.access, Some(&self.settings.files))
+            .map_err(|error| error.to_string())
+            .and_then(|(settings, seen)| {
+                let credential = self.credential.as_ref().filter(|_| settings.plugin == self.settings.plugin);
+                let generation =
+                    Generation::new(&settings, credential, &shared.underlay, Some(&self.generation))?;
+                Ok((settings, seen, generation))
+            });
+        match taken {
+            Ok((settings, seen, generation)) => {
+                if settings.plugin != self.settings.plugin {
+                    self.credential = None;
+                }
+                self.settings = settings;
+                self.seen = seen;
+                self.unusable = None;
+                self.take_up(generation);
+            }
+            Err(why) => {
+                if self.unusable.as_ref() != Some(&why) {
+                    tracing::warn!("the credentials have changed and are used as they were: {why}");
+                }
+                self.unusable = Some(why);
+            }
+        }
+    }
+
+    fn take_up(&mut self, generation: Generation) {
+        let old = std::mem::replace(&mut self.generation, Arc::new(generation));
+        if !Arc::ptr_eq(&old.alive, &self.generation.alive) {
+            tracing::info!("the credentials have changed; connecting with the new ones");
+            old.alive.send_replace(());
+        } else if old.identity != self.generation.identity {
+            tracing::debug!("the credentials have changed");
+        }
+    }
+
+    fn wants_credential(&self) -> bool {
+        self.settings.plugin.is_some() && self.credential.as_ref().is_none_or(Credential::is_past)
+    }
+
+    /// Asks the plugin for credentials, unless somebody else has meanwhile.
+    async fn ask(&mut self, underlay: &Underlay) -> Result<(), String> {
+        let Some(plugin) = self.settings.plugin.clone().filter(|_| self.wants_credential()) else {
+            return Ok(());
+        };
+        let credential = plugin::run(&plugin).await?;
+        let generation =
+            Generation::new(&self.settings, Some(&credential), underlay, Some(&self.generation))?;
+        self.credential = Some(credential);
+        self.take_up(generation);
+        Ok(())
+    }
+
+    /// What may be behind a request that did not work.
+    fn note(&self) -> Option<String> {
+        let past = self.settings.expiries.iter().filter(|expiry| expiry.is_past()).map(ToString::to_string);
+        let unusable = self.unusable.iter().map(|why| format!("what is there now cannot be used: {why}"));
+        let withheld = self.settings.withheld.then(|| {
+            "the credentials of the kubeconfig are not sent without TLS; give it an https:// server"
+                .to_owned()
+        });
+        let notes: Vec<String> = past.chain(unusable).chain(withheld).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
+    }
+}
+
+impl Generation {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
+        self.identity.introduce(request.headers_mut());
+        let watches = is_watch(&request);
+        let mut alive = self.alive.subscribe();
+        let answer = self.stack.clone().oneshot(request).await?;
+        if !watches {
+            return Ok(answer);
+        }
+        let end = async move {
+            if alive.changed().await.is_err() {
+                // The client is gone, and nobody renews anything.
+                std::future::pending::<()>().await;
+            }
+        };
+        Ok(answer.map(|body| Ending::new(body, end).boxed_unsync()))
+    }
+
+    /// With the connections of an older one, if they do.
+    fn new(
+        settings: &Settings,
+        credential: Option<&Credential>,
+        underlay: &Underlay,
+        older: Option<&Arc<Generation>>,
+    ) -> Result<Self, String> {
+        let (mut transport, mut identity) = (settings.transport.clone(), settings.identity.clone());
+        if let Some(credential) = credential {
+            if let Some(token) = &credential.token {
+                identity.bear(token).map_err(|()| "the exec plugin's token has signs that no token has")?;
+            }
+            if let Some(certificate) = &credential.certificate {
+                transport.certificate = Some(certificate.clone());
+            }
+        }
+        let (stack, alive) = match older.filter(|older| older.transport == transport) {
+            Some(older) => (older.stack.clone(), older.alive.clone()),
+            None => (stack(&transport, underlay)?, Arc::new(watch::Sender::new(()))),
+        };
+        Ok(Self { transport, identity, stack, alive })
+    }
+}
+
+/// Reads what the access names, and what the files were right before. They are known for certain when the same ones were
+/// read the last time.
+fn read(
+    access: &ApiAccess,
+    files: Option<&Vec<PathBuf>>,
+) -> Result<(Settings, Option<Vec<FileIdentity>>), Error> {
+    let before = files.map(|files| identities(files));
+    let settings = Settings::of(access)?;
+    let seen = before.filter(|_| files == Some(&settings.files));
+    Ok((settings, seen))
+}
+
+/// The same request, if it changes nothing and so can be sent twice.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    if request.method() != Method::GET {
+        return None;
+    }
+    let mut again = Request::new(Body::empty());
+    again.method_mut().clone_from(request.method());
+    again.uri_mut().clone_from(request.uri());
+    again.headers_mut().clone_from(request.headers());
+    Some(again)
+}
+
+fn is_refused(answer: &Result<Response<AnswerBody>, BoxError>) -> bool {
+    answer.as_ref().map_or(true, |answer| answer.status() == StatusCode::UNAUTHORIZED)
+}
+
+fn is_watch(request: &Request<Body>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|part| matches!(part, "watch=true" | "watch=1"))
+}
