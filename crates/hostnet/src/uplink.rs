@@ -36,9 +36,15 @@ impl<'a> Uplinks<'a> {
         let defaults = facts.routes.iter().filter(|route| {
             route.destination.prefix_len() == 0 && route.table == MAIN_TABLE && route.link.is_some()
         });
-        let default_routes: BTreeSet<_> = defaults
+        let mut default_routes: BTreeSet<_> = defaults
             .filter_map(|route| Some((Family::of_prefix(&route.destination), route.link.as_ref()?)))
             .collect();
+        // Where no route is known, the interface is: IPv4's, if it has any.
+        if let Some(link) = facts.default_interface.as_ref().filter(|_| default_routes.is_empty()) {
+            let addresses = facts.interfaces.get(link).map(|interface| &interface.addresses);
+            let has_v4 = addresses.into_iter().flatten().any(|net| net.addr().is_ipv4());
+            default_routes.insert((if has_v4 { Family::V4 } else { Family::V6 }, link));
+        }
         let routed: BTreeSet<&LinkName> =
             default_routes.iter().map(|(_, link)| *link).chain(&facts.default_interface).collect();
         // A bridge with a port that leads out is the host's place in that network.
