@@ -96,3 +96,26 @@ fn a_lifeline_at_the_address_of_a_leader() {
         check(&with(Lifeline::NameServer, true), address, &[], true);
     }
 }
+
+/// In two homes with the same network, the address may be a neighbour's, and nobody gets what pods send to a neighbour by writing
+/// his address. A large network that both locations are parts of is another matter.
+#[test]
+fn a_neighbour_is_no_leader_of_another_location() {
+    for host in ["a1", "a2"] {
+        check(&fixture(host, "10.1.0.77"), "10.1.0.77", &[], false);
+        check(&seen(fixture(host, "10.1.0.77"), "10.1.0.77"), "10.1.0.77", &[], false);
+        assert_eq!(fixture(host, "10.1.0.77").problems(), []);
+    }
+    let mut fixture = fixture("a2", "10.1.0.77");
+    for node in fixture.nodes.iter_mut().filter(|node| node.location == "a") {
+        node.internal_ips =
+            node.internal_ips.iter().map(|net| format!("{}/16", net.addr()).parse().unwrap()).collect();
+    }
+    fixture
+        .facts
+        .interfaces
+        .values_mut()
+        .for_each(|eth0| eth0.addresses = vec!["10.1.0.2/16".parse().unwrap()]);
+    let there = ["10.1.0.77/32 via 10.1.0.1 dev eth0 table 1110", "1107: from 10.2.2.0/24 lookup 1110"];
+    check(&fixture, "10.1.0.77", &there, false);
+}
