@@ -92,8 +92,9 @@ impl TunnelEnds {
             if self.proven.get(key).is_some_and(|at| at.ip() != endpoint.ip()) {
                 self.proven.remove(key);
             }
-            let is_new = self.proven.contains_key(key) || self.proven.len() < MOST;
-            if claimed.addresses.contains(&endpoint.ip()) && before.get(key).is_some_and(came) && is_new {
+            // Ports do not matter, so one that changes without end is not written again and again.
+            let is_free = !self.proven.contains_key(key) && self.proven.len() < MOST;
+            if is_free && claimed.addresses.contains(&endpoint.ip()) && before.get(key).is_some_and(came) {
                 self.proven.insert(*key, endpoint);
             }
         }
@@ -215,6 +216,7 @@ mod tests {
         assert_eq!(looks.show(1, HERE, 100), None, "it may have been set");
         assert_eq!(looks.show(1, HERE, 100), None, "nothing came from there");
         assert_eq!(looks.show(1, HERE, 200), Some(at(HERE)));
+        assert_eq!(looks.show(1, "203.0.113.1:7", 300), Some(at(HERE)), "only the address matters");
         assert_eq!(looks.show(200, THERE, 200), Some(at(HERE)), "the session is none any more");
         assert_eq!(looks.show(1, THERE, 300), None);
         assert_eq!(looks.show(1, THERE, 400), None, "nobody claims to be there");
