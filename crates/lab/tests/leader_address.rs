@@ -58,6 +58,20 @@ fn assert_reached(lab: &Lab, address: &str, pods: [&str; 2]) {
     }
 }
 
+/// The other container network masquerades what pods send to no pod, as Flannel does, and the cloud drops what the leader sends
+/// as another machine.
+fn masquerade_as_others_do(lab: &Lab) {
+    let to_others = "ip saddr 10.42.0.0/16 ip daddr != 10.42.0.0/16 masquerade";
+    let table =
+        format!("table ip other {{ chain post {{ type nat hook postrouting priority 90; {to_others}; }}; }}");
+    for host in ["a1", "a2"] {
+        run(lab, host, &["nft", &table]);
+    }
+    let mac = run(lab, "a1", &["cat", "/sys/class/net/eth0/address"]);
+    let as_another = format!("ether saddr {} ip saddr 10.101.0.12 drop", mac.trim());
+    run(lab, "router-a", &["nft", &format!("insert rule inet cloud forward iifname lan {as_another}")]);
+}
+
 /// Networks that are connected by routers, and no public address.
 #[test]
 fn leaders_with_private_addresses_alone() {
@@ -81,6 +95,8 @@ fn leaders_with_private_addresses_alone() {
     for leader in ["a1", "b1"] {
         annotate(&lab, leader, "leader", "");
     }
+    assert_reached(&lab, "10.102.0.11", ["10.42.1.11", "10.42.2.11"]);
+    masquerade_as_others_do(&lab);
     assert_reached(&lab, "10.102.0.11", ["10.42.1.11", "10.42.2.11"]);
     annotate(&lab, "a1", "force-endpoint", "[fd00:101::11]:51820");
     annotate(&lab, "b1", "force-endpoint", "[fd00:102::11]:51820");

@@ -1,7 +1,7 @@
 //! One reconcile: look, compute, plan, apply, look again until nothing is left to do.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
@@ -17,7 +17,7 @@ use crate::{
     machine::{Action, Mtu, Reconciler},
     nat::Located,
     sessions::begin_anew,
-    tunnel_ends::wants_proof,
+    tunnel_ends::{Claim, Wanted, worth_telling},
 };
 
 /// What WireGuard adds to a packet at most: IPv6 40, UDP 8, WireGuard 32 bytes.
@@ -204,10 +204,10 @@ impl Reconciler {
         node.cni_compatibility_ips = self.config.render.compatibility.addresses(&observation.facts);
         // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
         node.wireguard_ips = Vec::new();
-        let located = self.locate(&observation.handshakes, now);
-        let written = std::mem::replace(&mut node.discovered_endpoints, located.endpoints);
-        self.last.somebody_missing = located.missing;
-        node.discovered_endpoints.extend(self.tunnel_ends(&observation.handshakes, &written));
+        let Located { mut endpoints, missing } = self.locate(&observation.handshakes, now);
+        self.last.somebody_missing = missing;
+        self.prove_tunnel_ends(observation, &node.discovered_endpoints, &mut endpoints);
+        node.discovered_endpoints = endpoints;
         (Arc::new(node), found)
     }
 
@@ -223,17 +223,41 @@ impl Reconciler {
         self.behind_nat.endpoints(behind_nat.map(|(key, _)| key), handshakes, others, now.instant)
     }
 
-    /// Where other leaders' tunnels end, as the own WireGuard sees them: the proof that pods need.
-    fn tunnel_ends(
+    /// Adds where other leaders' tunnels end, as the own WireGuard sees them: the proof that pods need. Takes away what would
+    /// count as one and is none.
+    fn prove_tunnel_ends(
         &mut self,
-        handshakes: &BTreeMap<PublicKey, Handshake>,
+        observation: &Observation,
         written: &BTreeMap<PublicKey, SocketAddr>,
-    ) -> impl Iterator<Item = (PublicKey, SocketAddr)> {
-        let wanted = self.known.nodes().filter(|node| wants_proof(node, &self.surroundings));
-        let wanted: BTreeSet<_> = wanted.filter_map(|node| node.key).filter(|key| *key != self.key).collect();
-        let seen = self.tunnel_ends.look(&wanted, handshakes, written);
-        self.last.somebody_missing |= seen.len() < wanted.len();
-        seen.iter().map(|(key, at)| (*key, *at))
+        endpoints: &mut BTreeMap<PublicKey, SocketAddr>,
+    ) {
+        let wanted = self.addresses_to_prove();
+        if self.last.role == Some(Role::Member) {
+            self.tunnel_ends.forget();
+        } else {
+            let wireguard = observation.host.wireguard.as_ref();
+            self.tunnel_ends.look(&wanted, wireguard, &observation.handshakes, written);
+            self.last.somebody_missing |= self.tunnel_ends.is_missing(&wanted);
+            endpoints.extend(self.tunnel_ends.proven(&wanted));
+        }
+        endpoints.retain(|key, at| !self.tunnel_ends.is_doubtful(&wanted, key, at.ip()));
+    }
+
+    /// What leaders of other segments have to prove. Nobody but leaders has sessions; before the first topology it is not
+    /// known who leads.
+    fn addresses_to_prove(&self) -> Wanted {
+        let claim = |leader: &Node, nodes: &[Arc<Node>]| {
+            Claim::of(leader, nodes.iter().map(Arc::as_ref), &self.surroundings)
+        };
+        let Some(topology) = &self.topology else {
+            let nodes = self.known.nodes().filter(|node| node.key != Some(self.key));
+            return nodes
+                .filter_map(|node| Some((node.key?, claim(node, std::slice::from_ref(node))?)))
+                .collect();
+        };
+        let segments = topology.segments.iter().filter(|segment| !segment.contains(&self.config.node));
+        let claims = segments.map(|segment| Some((segment.key, claim(segment.leader(), &segment.nodes)?)));
+        claims.flatten().collect()
     }
 
     fn render_config(&self) -> RenderConfig {
@@ -272,13 +296,15 @@ impl Reconciler {
             let ips = perspective.segment().wireguard_ips.iter();
             ips.filter_map(|ip| ipnet::IpNet::new(*ip, subnets.prefix_len(Family::of(*ip))?).ok()).collect()
         });
+        let discovered_endpoints =
+            perspective.map_or_else(|| local.discovered_endpoints.clone(), worth_telling);
         let status = Status {
             endpoint: found.endpoint,
             internal_ips: found.internal_ips,
             key: self.key,
             wireguard_ips,
             granularity: self.config.topology.granularity,
-            discovered_endpoints: local.discovered_endpoints.clone(),
+            discovered_endpoints,
             cni_compatibility_ips: local.cni_compatibility_ips.clone(),
             last_seen: now.unix,
         };

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use hostnet::{Change, Leftover, NextHop, Route};
+use hostnet::{Change, LEADER_TABLE, Leftover, NextHop, Route};
 use mesh::{Forced, Node, Object, Problem, Role};
 use reconciler::{NodeUpdate, Reconciler, Removal, Watch};
 use support::{World, key, node};
@@ -475,4 +475,37 @@ fn what_somebody_else_takes_back_is_told_again() {
     world.see(Node { endpoint: None, ..told });
     world.pass(Duration::from_secs(4), &[]);
     assert_eq!(world.patches.len(), patches + 2);
+}
+
+/// The agent sets an endpoint as its node says. That is no proof that the node is there: only packets that come from there are.
+#[test]
+fn an_endpoint_that_was_set_proves_nothing() {
+    let key = key(2).public_key();
+    let at = |address: &str, persistent_keepalive| Node {
+        endpoint: format!("{address}:51820").parse().ok(),
+        internal_ips: vec![format!("{address}/32").parse().unwrap()],
+        persistent_keepalive,
+        ..node("b", "two", 2)
+    };
+    let (home, claimed) = ("198.51.100.2", "198.51.100.7");
+    let told =
+        |world: &World| world.patches.last().unwrap().discovered_endpoints.get(&key).map(SocketAddr::ip);
+    let leads_there = |world: &World| world.host.routes.iter().any(|route| route.table == LEADER_TABLE);
+    for keepalive in [0, 25] {
+        let mut world = World::with([at(home, 0), node("c", "one", 3)]);
+        world.shake_hands(2);
+        world.pass(MINUTE / 2, &[at(home, 0)]);
+        assert_eq!((told(&world), leads_there(&world)), (home.parse().ok(), true));
+        world.see(at(claimed, 0));
+        world.settle();
+        assert_eq!(*world.endpoint(2), format!("{claimed}:51820").parse().ok());
+        // The session is alive still, the device shows what was set, and nothing comes any more.
+        world.handshakes.get_mut(&key).unwrap().endpoint = *world.endpoint(2);
+        world.pass(2 * MINUTE, &[at(claimed, keepalive)]);
+        assert_eq!((told(&world), leads_there(&world)), (None, false), "{keepalive}");
+        // It is there.
+        world.handshakes.get_mut(&key).unwrap().received += 32;
+        world.pass(MINUTE / 2, &[]);
+        assert_eq!((told(&world), leads_there(&world)), (claimed.parse().ok(), true), "{keepalive}");
+    }
 }

@@ -192,7 +192,12 @@ impl Guard {
             };
             (verdict, within, keep)
         });
-        let verdicts: Vec<_> = verdicts.collect();
+        let mut verdicts: Vec<_> = verdicts.collect();
+        // What is in a network of this host may be a neighbour: pods keep the host's way to it, as the host does.
+        if verdicts.iter().any(|(verdict, ..)| *verdict == Verdict::Host) {
+            let ends = verdicts.iter_mut().filter(|(verdict, ..)| *verdict == Verdict::TunnelEnd);
+            ends.for_each(|(verdict, ..)| *verdict = Verdict::Direct);
+        }
         let is_known =
             |verdict: &Verdict| matches!(verdict, Verdict::Known | Verdict::Direct | Verdict::TunnelEnd);
         let known = verdicts.iter().any(|(verdict, ..)| is_known(verdict));

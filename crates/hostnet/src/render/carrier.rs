@@ -218,7 +218,9 @@ impl Renderer<'_> {
         // The kernel's own devices may be in use by the other container network, and are then as that wants them.
         let ours = managed || self.config.compatibility == Compatibility::None;
         let mtu = underlay.map(|interface| interface.mtu.saturating_sub(overhead)).filter(|_| ours);
-        self.state.links.entry(name.clone()).or_insert(Link { kind, mtu, up: true, managed });
+        let link = self.state.links.entry(name.clone()).or_insert(Link { kind, mtu, up: true, managed });
+        // Nodes may be reached over different families, and the device has to fit to all of them.
+        link.mtu = link.mtu.min(mtu);
         self.address_for_other_answers(&name, kind);
         name
     }

@@ -13,7 +13,7 @@ use mesh::{
     prefix::{self, Family},
 };
 
-use super::Renderer;
+use super::{Renderer, Responsible};
 use crate::{LEADER_TABLE, NextHop, Route, Rule};
 
 /// Every rule costs each packet of the host a comparison, so a leader of a large location has no more than these per family
@@ -55,11 +55,32 @@ impl Renderer<'_> {
                 let others = nodes.flat_map(|node| &node.pod_subnets).map(IpNet::trunc).filter(of_family);
                 let others = others.flat_map(|net| self.guarded.meshed(net));
                 let pods: BTreeSet<IpNet> = own.chain(others).collect();
-                condense(&pods, &Covers::of(self.no_pods(&pods)))
+                let mut sources = condense(&pods, &Covers::of(self.no_pods(&pods)));
+                sources.extend(self.members_that_masquerade(family));
+                sources
             }
         };
         let rule = |net| Rule { from: Some(net), ..Rule::all(priority, LEADER_TABLE, family) };
         self.state.rules.extend(pods.into_iter().map(rule));
+    }
+
+    /// The addresses of members, where somebody else takes care of what pods send out of the cluster: that may come with the
+    /// member's own address, after the member has chosen the way through this leader. Nobody makes an address of this host one of them,
+    /// or its tunnels would go through themselves.
+    fn members_that_masquerade(&self, family: Family) -> BTreeSet<IpNet> {
+        if self.config.pod_nat_by == Responsible::Kilo {
+            return BTreeSet::new();
+        }
+        let own = self.perspective.node;
+        let interfaces = self.facts.interfaces.values().flat_map(|link| &link.addresses);
+        let hosts = interfaces.chain(&own.internal_ips).map(IpNet::addr);
+        let gateways = self.facts.routes.iter().filter_map(|route| route.gateway);
+        let others: BTreeSet<IpNet> = hosts.chain(gateways).map(prefix::host).collect();
+        let members = self.perspective.segment().nodes.iter().filter(|node| node.name != own.name);
+        let members = members.flat_map(|node| &node.internal_ips).map(|net| prefix::host(net.addr()));
+        let is_member = |net: &IpNet| Family::of_prefix(net) == family && !others.contains(net);
+        let members: BTreeSet<IpNet> = members.filter(is_member).collect();
+        condense(&members, &Covers::of(others.iter().copied().chain(self.no_pods(&members))))
     }
 
     /// Everything known to be in use that is not in these pod subnets.

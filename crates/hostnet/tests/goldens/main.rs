@@ -195,7 +195,8 @@ impl GoldenHost {
     }
 
     /// Where the Go agent has no way for pods: to a leader whose internal address is its endpoint. Ours is that to the leader's
-    /// WireGuard address, which is returned.
+    /// WireGuard address, which is returned. In a network of this host, a leader of another location may be anybody: pods
+    /// reach that address as the host does.
     fn beyond_tunnel_end(&self, source: IpAddr, destination: IpAddr) -> Option<IpAddr> {
         let perspective = Perspective::of(&self.topology, &self.node.name).unwrap();
         let forwards_for = |node: &Node| perspective.role == Role::Leader || node.name == self.node.name;
@@ -206,7 +207,11 @@ impl GoldenHost {
                 && segment.allowed_ips.contains(&prefix::host(destination))
                 && prefix::is_private(&prefix::host(destination))
         };
-        let segment = perspective.other_segments().filter(|_| from_pod).find(ends_there)?;
+        let addresses = || self.facts.interfaces.values().flat_map(|interface| &interface.addresses);
+        let neighbour = addresses().any(|net| net.contains(&destination));
+        let apart = |segment: &&mesh::Segment| neighbour && segment.leader().location != self.node.location;
+        let segment =
+            perspective.other_segments().filter(|_| from_pod).find(ends_there).filter(|it| !apart(it))?;
         segment.wireguard_ips.first().copied()
     }
 

@@ -164,3 +164,20 @@ fn a_node_without_internal_address() {
         "rule 1108: not from all fwmark 0x10/0x70 lookup 1108 V4",
     ]);
 }
+
+/// What fits to one node must fit to all: one device carries packets in IPv4 and in IPv6, which adds 20 bytes more.
+#[test]
+fn the_mtu_of_vxlan_in_both_families() {
+    let nodes = [
+        "a1 10.1.0.1/24 fd00:1::1/64 10.2.1.0/24",
+        "a2 10.1.0.2/24 10.2.2.0/24",
+        "a3 fd00:1::3/64 10.2.3.0/24",
+    ];
+    for (two, three) in [(1, 2), (2, 1)] {
+        let nodes = [nodes[0], &nodes[two].replace("a3", "a2"), &nodes[three].replace("a2", "a3")];
+        let mut fixture = Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Always);
+        fixture.config.encapsulation_type = EncapsulationType::Vxlan;
+        let state = fixture.rendered().state;
+        assert_eq!(state.links[&"kilo-vxlan".parse().unwrap()].mtu, Some(1500 - 56));
+    }
+}

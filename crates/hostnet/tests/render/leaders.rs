@@ -1,6 +1,6 @@
 //! Leaders whose internal address is their endpoint: pods reach them through the tunnel, hosts without it.
 
-use hostnet::{Encapsulation, Lifeline};
+use hostnet::{Encapsulation, Lifeline, Responsible};
 
 use crate::Fixture;
 
@@ -95,4 +95,67 @@ fn a_lifeline_at_the_address_of_a_leader() {
         check(&with(Lifeline::NameServer, false), address, &[], true);
         check(&with(Lifeline::NameServer, true), address, &[], true);
     }
+}
+
+/// In two homes with the same network, the address may be a neighbour's, and nobody gets what pods send to a neighbour by writing
+/// his address. A large network that both locations are parts of is another matter.
+#[test]
+fn a_neighbour_is_no_leader_of_another_location() {
+    for host in ["a1", "a2"] {
+        check(&fixture(host, "10.1.0.77"), "10.1.0.77", &[], false);
+        check(&seen(fixture(host, "10.1.0.77"), "10.1.0.77"), "10.1.0.77", &[], false);
+        assert_eq!(fixture(host, "10.1.0.77").problems(), []);
+    }
+    let mut fixture = fixture("a2", "10.1.0.77");
+    for node in fixture.nodes.iter_mut().filter(|node| node.location == "a") {
+        node.internal_ips =
+            node.internal_ips.iter().map(|net| format!("{}/16", net.addr()).parse().unwrap()).collect();
+    }
+    fixture
+        .facts
+        .interfaces
+        .values_mut()
+        .for_each(|eth0| eth0.addresses = vec!["10.1.0.2/16".parse().unwrap()]);
+    let there = ["10.1.0.77/32 via 10.1.0.1 dev eth0 table 1110", "1107: from 10.2.2.0/24 lookup 1110"];
+    check(&fixture, "10.1.0.77", &there, false);
+}
+
+/// Where another container network masquerades, what a member's pods send comes with the member's address, and goes on through the
+/// tunnel. No member makes that of what this host sends.
+#[test]
+fn pods_of_members_that_masquerade() {
+    let route = "10.1.9.1/32 dev kilo0 table 1110";
+    let pods = ["1107: from 10.2.1.0/24 lookup 1110", "1107: from 10.2.2.0/24 lookup 1110"];
+    let mut fixture = fixture("a1", "10.1.9.1");
+    fixture.config.pod_nat_by = Responsible::Other;
+    let there = [route, "1107: from 10.1.0.2/32 lookup 1110", pods[0], pods[1]];
+    check(&fixture, "10.1.9.1", &there, false);
+    fixture.nodes[1].internal_ips = vec!["10.1.0.1/24".parse().unwrap()];
+    check(&fixture, "10.1.9.1", &[route, pods[0], pods[1]], false);
+    // Many members: their addresses become wider, around those of this host.
+    fixture.nodes.extend((20..120).map(|index| {
+        let mut node = crate::node("a3");
+        node.name = format!("a{index}");
+        node.key = mesh::PublicKey::from_bytes([index; 32]).ok();
+        node.internal_ips = vec![format!("10.1.0.{}/24", 2 * index).parse().unwrap()];
+        node.pod_subnets = vec![format!("10.2.{index}.0/24").parse().unwrap()];
+        node
+    }));
+    fixture
+        .facts
+        .interfaces
+        .values_mut()
+        .for_each(|eth0| eth0.addresses.push("10.1.0.77/24".parse().unwrap()));
+    let state = fixture.rendered().state;
+    let from = state.rules.iter().filter(|rule| rule.table == hostnet::LEADER_TABLE);
+    let from: Vec<ipnet::IpNet> = from.filter_map(|rule| rule.from).collect();
+    let holds = |address: &str| {
+        let address = address.parse::<std::net::IpAddr>().unwrap();
+        from.iter().any(|net| net.contains(&address))
+    };
+    assert!(
+        holds("10.1.0.76") && holds("10.1.0.238") && !holds("10.1.0.77") && !holds("10.1.0.1"),
+        "{from:?}"
+    );
+    assert!(from.len() <= 64, "{from:?}");
 }
