@@ -7,6 +7,7 @@ mod connector;
 mod ending;
 mod expiry;
 mod files;
+mod generation;
 mod identity;
 mod kubeconfig;
 mod loading;

@@ -16,21 +16,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
+use http::{Request, Response, StatusCode};
 use kube::client::Body;
-use tokio::sync::{Mutex, watch};
-use tower::{BoxError, Service, ServiceExt as _};
+use tokio::sync::Mutex;
+use tower::{BoxError, Service};
 use underlay::Underlay;
 
 use super::{
     ApiAccess,
-    ending::Ending,
     files::{FileIdentity, has_special, identities},
-    identity::Identity,
+    generation::{Generation, repeatable},
     plugin::{self, Credential},
-    settings::{Settings, Transport},
-    stack::{AnswerBody, Stack, stack},
+    settings::Settings,
+    stack::AnswerBody,
     status::Note,
 };
 use crate::{Error, explain::chain};
@@ -71,15 +69,6 @@ struct State {
     seen: Option<Vec<FileIdentity>>,
     /// Why what the files hold now is not used.
     unusable: Option<String>,
-}
-
-/// What requests go with, for a time.
-struct Generation {
-    transport: Transport,
-    identity: Identity,
-    stack: Stack,
-    /// Tells when connections are no longer to be used; shared by generations that have the same.
-    alive: Arc<watch::Sender<()>>,
 }
 
 impl Renewing {
@@ -239,11 +228,8 @@ impl State {
 
     fn take_up(&mut self, generation: Generation) {
         let old = std::mem::replace(&mut self.generation, Arc::new(generation));
-        if !Arc::ptr_eq(&old.alive, &self.generation.alive) {
+        if old.end(&self.generation) {
             tracing::info!("the credentials have changed; connecting with the new ones");
-            old.alive.send_replace(());
-        } else if old.identity != self.generation.identity {
-            tracing::debug!("the credentials have changed");
         }
     }
 
@@ -277,48 +263,6 @@ impl State {
     }
 }
 
-impl Generation {
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
-        self.identity.introduce(request.headers_mut());
-        let watches = is_watch(&request);
-        let mut alive = self.alive.subscribe();
-        let answer = self.stack.clone().oneshot(request).await?;
-        if !watches {
-            return Ok(answer);
-        }
-        let end = async move {
-            if alive.changed().await.is_err() {
-                // The client is gone, and nobody renews anything.
-                std::future::pending::<()>().await;
-            }
-        };
-        Ok(answer.map(|body| Ending::new(body, end).boxed_unsync()))
-    }
-
-    /// With the connections of an older one, if they do.
-    fn new(
-        settings: &Settings,
-        credential: Option<&Credential>,
-        underlay: &Underlay,
-        older: Option<&Arc<Generation>>,
-    ) -> Result<Self, String> {
-        let (mut transport, mut identity) = (settings.transport.clone(), settings.identity.clone());
-        if let Some(credential) = credential {
-            if let Some(token) = &credential.token {
-                identity.bear(token).map_err(|()| "the exec plugin's token has signs that no token has")?;
-            }
-            if let Some(certificate) = &credential.certificate {
-                transport.certificate = Some(certificate.clone());
-            }
-        }
-        let (stack, alive) = match older.filter(|older| older.transport == transport) {
-            Some(older) => (older.stack.clone(), older.alive.clone()),
-            None => (stack(&transport, underlay)?, Arc::new(watch::Sender::new(()))),
-        };
-        Ok(Self { transport, identity, stack, alive })
-    }
-}
-
 /// Reads what the access names, and what the files were right before. They are known for certain when the same ones were
 /// read the last time.
 fn read(
@@ -331,23 +275,6 @@ fn read(
     Ok((settings, seen))
 }
 
-/// The same request, if it changes nothing and so can be sent twice.
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    if request.method() != Method::GET {
-        return None;
-    }
-    let mut again = Request::new(Body::empty());
-    again.method_mut().clone_from(request.method());
-    again.uri_mut().clone_from(request.uri());
-    again.headers_mut().clone_from(request.headers());
-    Some(again)
-}
-
 fn is_refused(answer: &Result<Response<AnswerBody>, BoxError>) -> bool {
     answer.as_ref().map_or(true, |answer| answer.status() == StatusCode::UNAUTHORIZED)
-}
-
-fn is_watch(request: &Request<Body>) -> bool {
-    let query = request.uri().query().unwrap_or_default();
-    query.split('&').any(|part| matches!(part, "watch=true" | "watch=1"))
 }
