@@ -19,6 +19,7 @@ pub mod prefix;
 pub mod preshared;
 pub mod problem;
 pub mod segment;
+pub mod special;
 pub mod text;
 pub mod topology;
 

@@ -73,22 +73,3 @@ pub fn is_public(address: IpAddr) -> bool {
         IpAddr::V6(v6) => !v6.is_unique_local(),
     }
 }
-
-/// An address that could be told to another node: not unspecified, loopback, link-local, multicast or broadcast.
-pub fn is_usable(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            !(v4.is_unspecified()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4 == Ipv4Addr::BROADCAST)
-        }
-        IpAddr::V6(v6) => {
-            !(v6 == Ipv6Addr::UNSPECIFIED
-                || v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast())
-        }
-    }
-}

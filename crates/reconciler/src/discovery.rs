@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mesh::{
     Endpoint,
-    prefix::{Family, is_public, is_usable},
+    prefix::{Family, is_public},
+    special::check_host,
 };
 
 use hostnet::{HostFacts, LinkName};
@@ -67,7 +68,7 @@ fn candidates(facts: &HostFacts, pod_subnets: &[IpNet], config: &DiscoveryConfig
         }
         for net in &interface.addresses {
             let address = net.addr();
-            if !is_usable(address) || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
+            if check_host(net).is_err() || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
                 continue;
             }
             let rank = match () {
