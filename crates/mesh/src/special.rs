@@ -64,14 +64,24 @@ pub enum Unusable {
         what: &'static str,
     },
     /// It is IPv4 in the form of IPv6.
-    #[error("{0} is an IPv4-mapped IPv6 address, which no packet has: write it as IPv4, {1}")]
+    #[error("{0} is IPv4 in the form of IPv6, which no packet has")]
     Mapped(Shown, Shown),
     /// It is the first address of its network, which is not a host's.
-    #[error("{0} is a network: write the node's own address in it")]
+    #[error("{0} is a network, and not the address of a host in it")]
     Network(IpNet),
     /// It is the last address of its network, which is not a host's.
-    #[error("{0} is the broadcast address of its network: write the node's own address in it")]
+    #[error("{0} is the broadcast address of its network, and not that of a host in it")]
     Broadcast(IpNet),
+}
+
+impl Unusable {
+    /// It, and what to do: what follows from the value itself, else what is given.
+    pub fn with_advice(&self, otherwise: &str) -> String {
+        match self {
+            Self::Mapped(_, v4) => format!("{self}; write it as IPv4: {v4}"),
+            Self::Special { .. } | Self::Network(_) | Self::Broadcast(_) => format!("{self}; {otherwise}"),
+        }
+    }
 }
 
 /// An address or a range, as it was written.
@@ -180,7 +190,7 @@ mod tests {
             ("fe80::1/64", "link-local"),
             ("febf::1/64", "link-local"),
             ("ff02::1/128", "multicast"),
-            ("::ffff:10.0.0.5/120", "write it as IPv4, 10.0.0.5/24"),
+            ("::ffff:10.0.0.5/120", "IPv4 in the form of IPv6"),
             ("10.0.0.0/24", "is a network"),
             ("10.0.0.255/24", "is the broadcast address"),
             ("10.0.0.3/30", "is the broadcast address"),
@@ -203,6 +213,14 @@ mod tests {
             check_address("127.0.0.53".parse().unwrap()).unwrap_err().to_string(),
             "127.0.0.53 lies in 127.0.0.0/8, loopback, and no other node reaches it"
         );
+    }
+
+    #[test]
+    fn a_mapped_address_is_better_written_as_ipv4() {
+        let why = check_host(&"::ffff:10.0.0.5/120".parse().unwrap()).unwrap_err();
+        assert!(why.with_advice("another").ends_with("; write it as IPv4: 10.0.0.5/24"));
+        let why = check_address("::1".parse().unwrap()).unwrap_err();
+        assert!(why.with_advice("another").ends_with("; another"));
     }
 
     #[test]
