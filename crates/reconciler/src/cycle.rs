@@ -187,6 +187,7 @@ impl Reconciler {
         if let Some(endpoint) = &self.forced.endpoint {
             found.endpoint = Some(endpoint.clone());
         }
+        self.last.undiscovered = found.problem.take().filter(|_| self.forced.internal_ips.is_none());
         if let Some(internal_ips) = &self.forced.internal_ips {
             found.internal_ips = internal_ips.clone();
         }

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint,
+    Endpoint, Object, Problem,
     prefix::{Family, is_public},
-    special::check_host,
+    special::{check_host, check_range},
 };
 
 use hostnet::{HostFacts, LinkName};
@@ -31,16 +31,15 @@ pub struct Discovered {
     pub internal_ips: Vec<IpNet>,
     /// Where WireGuard can be reached, as far as this host can know.
     pub endpoint: Option<Endpoint>,
+    /// What is wrong with the ranges in which private addresses are looked for.
+    pub problem: Option<Problem>,
 }
 
 /// Looks for the node's addresses: first those that the hostname resolves to, then those of the default route's
 /// interface, then any. Interfaces of a CNI are passed over.
 pub fn discover(facts: &HostFacts, pod_subnets: &[IpNet], config: &DiscoveryConfig) -> Discovered {
     let candidates = candidates(facts, pod_subnets, config);
-    let private = |net: &&IpNet| {
-        let cidrs = &config.internal_cidrs;
-        !is_public(net.addr()) && (cidrs.is_empty() || cidrs.iter().any(|cidr| cidr.contains(&net.addr())))
-    };
+    let private = |net: &&IpNet| !is_public(net.addr()) && config.is_looked_for(net.addr());
     let public = candidates.iter().find(|net| is_public(net.addr()));
     let internal_ips: Vec<IpNet> = Family::ALL
         .into_iter()
@@ -54,7 +53,36 @@ pub fn discover(facts: &HostFacts, pod_subnets: &[IpNet], config: &DiscoveryConf
         endpoint: endpoint.map(|net| Endpoint::from_ip(net.addr(), config.port)),
         // A public address is none: its neighbours would send to it without encryption. As with the Go agent, a node
         // without private addresses is alone in its segment, and all it sends goes through tunnels.
+        problem: internal_ips.is_empty().then(|| outside(&candidates, &config.internal_cidrs)).flatten(),
         internal_ips,
+    }
+}
+
+/// That this host has private addresses, but none where they are looked for. One that has none at all may well be among
+/// others that have.
+fn outside(candidates: &[IpNet], cidrs: &[IpNet]) -> Option<Problem> {
+    let private = candidates.iter().filter(|net| !is_public(net.addr())).map(ToString::to_string);
+    let private: Vec<String> = private.collect();
+    let useless = cidrs.iter().find_map(|cidr| check_range(cidr).err());
+    let why = match useless {
+        _ if cidrs.is_empty() => return None,
+        Some(why) => format!("({why})"),
+        None if private.is_empty() => return None,
+        None => format!("but {}", private.join(", ")),
+    };
+    let cidrs: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
+    let message = format!(
+        "has no address in --internal-cidr {} {why}, so its node has no internal address and is alone in its segment; \
+         correct --internal-cidr, or write the annotation kilo.squat.ai/force-internal-ip",
+        cidrs.join(",")
+    );
+    Some(Problem::new(Object::Host, "NoInternalAddress", message))
+}
+
+impl DiscoveryConfig {
+    fn is_looked_for(&self, address: IpAddr) -> bool {
+        let cidrs = &self.internal_cidrs;
+        cidrs.is_empty() || cidrs.iter().any(|cidr| cidr.contains(&address))
     }
 }
 
@@ -171,10 +199,37 @@ mod tests {
     }
 
     #[test]
+    fn looking_in_the_wrong_place_is_said() {
+        let found = |cidr: &str, interface: &str| {
+            let mut facts = HostFacts::default();
+            let addresses = interface.split_whitespace().map(|word| word.parse().unwrap()).collect();
+            let interface = Interface { mtu: 1500, running: true, addresses, kind: String::new() };
+            facts.interfaces.insert("eth0".parse().unwrap(), interface);
+            let config = DiscoveryConfig {
+                hostname_addresses: Vec::new(),
+                internal_cidrs: cidr.split_whitespace().map(|word| word.parse().unwrap()).collect(),
+                prioritise_private: false,
+                port: 51820,
+            };
+            discover(&facts, &[], &config).problem.map(|problem| problem.message).unwrap_or_default()
+        };
+        assert!(
+            found("192.168.0.0/16", "10.0.0.5/24").contains("--internal-cidr 192.168.0.0/16 but 10.0.0.5/24")
+        );
+        assert!(found("127.0.0.0/8", "127.0.0.1/8 203.0.113.9/24").contains("loopback"));
+        for (cidr, interface) in
+            [("", "10.0.0.5/24"), ("", ""), ("10.0.0.0/8", "10.0.0.5/24"), ("10.0.0.0/8", "203.0.113.9/24")]
+        {
+            assert_eq!(found(cidr, interface), "", "{cidr} {interface}");
+        }
+    }
+
+    #[test]
     fn addresses_of_pods_and_of_no_use_are_passed_over() {
         check(
             &[
                 "eth0 127.0.0.1/8 169.254.1.1/16 fe80::1/64",
+                "eth2 10.2.0.0/24 10.2.0.255/24 240.0.0.1/24",
                 "cni0 10.244.0.1/24",
                 "br0 10.42.0.1/24",
                 "eth1 10.1.1.1/24",

@@ -125,6 +125,8 @@ pub(crate) struct Outcome {
     pub facts: HostFacts,
     /// What of a Go agent is beyond our reach.
     pub legacy_tables: Vec<LegacyTable>,
+    /// Why the own addresses were not found.
+    pub undiscovered: Option<Problem>,
     /// What failed; `None`: no reconcile has ended yet.
     pub failures: Option<Vec<String>>,
     pub role: Option<mesh::Role>,

@@ -26,7 +26,7 @@ use hostnet::{
 use identity::{Identity, Known};
 use ipnet::IpNet;
 use kubernetes::{PodCidrSource, registration};
-use mesh::PrivateKey;
+use mesh::{PrivateKey, special::check_host};
 use program::{
     Resolver,
     flags::{Cidrs, all, boolean, duration, number, path},
@@ -244,10 +244,10 @@ fn own_address(text: &str) -> Result<IpNet, String> {
             "this host's own address is written like 10.10.10.10/32 or fd10::10/128".to_owned()
         })?),
     };
-    if net.prefix_len() < net.max_prefix_len() && net.addr() == net.network() {
-        return Err(format!("{net} is a network; name this host's own address in it"));
+    match check_host(&net) {
+        Ok(()) => Ok(net),
+        Err(why) => Err(why.with_advice("name this host's own address in the mesh, such as 10.10.10.10/32")),
     }
-    Ok(net)
 }
 
 /// To which other Peers there are tunnels.
@@ -278,6 +278,7 @@ mod tests {
             assert_eq!(own_address(text).map(|net| net.to_string()), Ok(written.to_owned()));
         }
         assert!(own_address("10.1.0.0/24").is_err_and(|error| error.contains("network")));
+        assert!(own_address("224.0.0.1/32").is_err_and(|error| error.contains("multicast")));
         assert!(own_address("home").is_err());
     }
 
