@@ -61,6 +61,12 @@ pub fn is_private(net: &IpNet) -> bool {
     }
 }
 
+/// The block of private addresses that a range of IPv4 lies in: one of those of RFC 1918 and RFC 6598.
+pub fn private_block(net: &IpNet) -> Option<IpNet> {
+    let IpNet::V4(v4) = net else { return None };
+    PRIVATE_V4.iter().find(|private| private.contains(v4)).map(|private| IpNet::V4(*private))
+}
+
 /// Whether a network is so wide that not all of it is in use in one place.
 pub fn is_wide(net: &IpNet) -> bool {
     net.prefix_len() < WIDE[Family::of_prefix(net) as usize]
