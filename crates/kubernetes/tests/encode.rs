@@ -30,6 +30,7 @@ fn facts() -> AgentFacts {
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
         pod_cidr_source: PodCidrSource::Node,
+        settings: Default::default(),
     }
 }
 
@@ -173,6 +174,7 @@ prop_compose! {
             last_seen,
             discovered_endpoints,
             cni_compatibility_ips: cni,
+            settings: Default::default(),
             pod_cidr_source,
         }
     }

@@ -43,7 +43,8 @@ pub struct Observer {
 }
 
 /// The settings of these nodes that differ from those of most, and what of the observer's does.
-pub fn settings<'a>(nodes: impl Iterator<Item = &'a Node> + Clone, observer: &Observer) -> Vec<Problem> {
+pub fn settings(nodes: &[&Node], observer: &Observer) -> Vec<Problem> {
+    let nodes = nodes.iter().copied();
     let mut problems = Problems::default();
     let granularities = nodes.clone().filter_map(|node| Some((node, node.granularity?)));
     judge(&GRANULARITY, granularities, observer.granularity, &mut problems);
@@ -225,7 +226,7 @@ mod tests {
 
     /// Expects `REASON OBJECT` of each problem.
     fn check(nodes: &[Node], observer: &Observer, expected: &[&str]) -> Vec<Problem> {
-        let problems = settings(nodes.iter(), observer);
+        let problems = settings(&nodes.iter().collect::<Vec<_>>(), observer);
         let found: Vec<String> =
             problems.iter().map(|problem| format!("{} {}", problem.reason, problem.object)).collect();
         assert_eq!(found, expected, "{problems:?}");
@@ -314,7 +315,7 @@ mod tests {
             })
             .collect();
         let start = std::time::Instant::now();
-        let problems = settings(nodes.iter(), &Observer::default());
+        let problems = settings(&nodes.iter().collect::<Vec<_>>(), &Observer::default());
         assert_eq!(problems.len(), 1000);
         assert!(
             problems

@@ -69,6 +69,7 @@ impl Reconciler {
         }
         self.last.facts = facts;
         self.last.legacy_tables = legacy_tables;
+        self.judge_agreement();
         let lacking = local.lacks();
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
             self.last.role = None;
@@ -195,6 +196,8 @@ impl Reconciler {
         node.internal_ips = found.internal_ips.clone();
         node.key = Some(self.key);
         node.granularity = Some(self.config.topology.granularity);
+        node.settings = self.settings();
+        node.pod_cidr_source.clone_from(&self.config.observer.pod_cidr_source);
         node.cni_compatibility_ips = self.config.render.compatibility.addresses(&observation.facts);
         // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
         node.wireguard_ips = Vec::new();
@@ -260,6 +263,7 @@ impl Reconciler {
             granularity: self.config.topology.granularity,
             discovered_endpoints: local.discovered_endpoints.clone(),
             cni_compatibility_ips: local.cni_compatibility_ips.clone(),
+            settings: local.settings.clone(),
             last_seen: now.unix,
         };
         self.telling.want(status, now.instant);

@@ -9,7 +9,7 @@ use std::{
 
 use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig};
 use ipnet::IpNet;
-use mesh::{Forced, Node, PresharedKey, Problem, PublicKey, SecretRef, Topology, TopologyConfig};
+use mesh::{Forced, Node, Observer, PresharedKey, Problem, PublicKey, SecretRef, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Surroundings, Watch,
@@ -58,6 +58,8 @@ pub struct Config {
     pub render: RenderConfig,
     /// The MTU of the WireGuard interface.
     pub mtu: Mtu,
+    /// By what this agent looks at the cluster. All agents have to do it alike.
+    pub observer: Observer,
     /// How the own addresses are found.
     pub discovery: DiscoveryConfig,
     /// What is known at the start of the addresses that programs of this host need.
@@ -113,6 +115,8 @@ pub struct Reconciler {
     pub(crate) actions: VecDeque<Action>,
     pub(crate) published: Option<View>,
     pub(crate) shown: Shown,
+    /// In what agents, clocks and networks differ.
+    pub(crate) agreement: Arc<[Problem]>,
     /// When the next view is due although nothing else is.
     pub(crate) show_at: Option<Instant>,
     /// What of the status a policy of the cluster refuses.
@@ -160,6 +164,7 @@ impl Reconciler {
             actions: VecDeque::new(),
             published: None,
             shown: Shown::default(),
+            agreement: Arc::default(),
             show_at: None,
             refused: None,
         };

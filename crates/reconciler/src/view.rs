@@ -94,6 +94,7 @@ impl Reconciler {
         let sources = Sources {
             topology: self.topology.clone(),
             rendered: self.intended.as_ref().map_or_else(Arc::default, |intended| intended.problems.clone()),
+            agreement: self.agreement.clone(),
             own: [self.beyond_reach(), self.last.undiscovered.clone(), self.refused.clone()]
                 .into_iter()
                 .flatten()

@@ -35,7 +35,7 @@ use program::{
 use reconciler::ClientSettings;
 use underlay::Underlay;
 
-use crate::{Global, Granularity, cluster};
+use crate::{Global, cluster};
 
 /// Said when the host's network cannot be opened or read.
 const NEEDS: &str = "cannot use the host's network; kgctl connect needs CAP_NET_ADMIN, so run it as root";
@@ -184,11 +184,8 @@ async fn read_cluster(
 
 fn settings(global: &Global, flags: &Connect, services: Vec<IpNet>, host: ClientConfig) -> ClientSettings {
     ClientSettings {
-        granularity: match global.mesh_granularity {
-            Granularity::Auto => None,
-            Granularity::Location => Some(mesh::Granularity::Location),
-            Granularity::Full => Some(mesh::Granularity::Full),
-        },
+        granularity: global.observer().granularity,
+        observer: global.observer(),
         services,
         host,
         resync_period: flags.resync_period,

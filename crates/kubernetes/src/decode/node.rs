@@ -4,14 +4,14 @@ use std::{collections::HashSet, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use mesh::{
-    DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey,
+    DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey, Settings,
     prefix::Family,
     special::{check_address, check_host, check_range},
     text::is_plain,
 };
 
 use super::{Problems, discovered::decode_discovered_endpoints};
-use crate::{PodCidrSource, annotations as name, object::NodeObject};
+use crate::{PodCidrSource, annotations as name, object::NodeObject, pod_cidrs::published_text, settings};
 
 /// Decodes a Node. `topology_label` is the label that gives the location where no annotation does. Where another CNI
 /// gives pod subnets, those of the Node are there until they are replaced, see [`crate::pod_cidrs::join`], and what is
@@ -24,13 +24,14 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
     let forced = reader.forced_internal_ips();
     let internal_ips_forced = forced.is_some();
+    let found = reader.endpoint();
     let internal_ips = forced.unwrap_or_else(|| reader.agent_cidrs(&INTERNAL));
     let node = Node {
         name: object.name().to_owned(),
         created: object.created(),
         location: reader.location(topology_label),
         leader: object.annotation(name::LEADER).is_some(),
-        endpoint: reader.endpoint(),
+        endpoint: found.as_ref().map(|(endpoint, _)| endpoint.clone()),
         key: reader.key(),
         internal_ips,
         internal_ips_forced,
@@ -53,16 +54,22 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
             None => Default::default(),
         },
         granularity: reader.granularity(),
+        pod_cidr_source: published_text(object).map(super::shortened),
+        settings: reader.settings(),
         cni_compatibility_ips: reader.agent_cidrs(&CNI_COMPATIBILITY),
         last_seen: reader.last_seen(),
     };
+    if let (Some((endpoint, by)), Some(port)) = (&found, node.settings.port) {
+        reader.compare_ports(endpoint, *by, port);
+    }
     (node, reader.problems.found.into())
 }
 
 /// What the operator of a node decides. What makes no sense is passed over here; [`decode_node`] reports it.
 pub fn decode_forced(object: &NodeObject) -> Forced {
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
-    Forced { endpoint: reader.forced_endpoint(), internal_ips: reader.forced_internal_ips() }
+    let endpoint = reader.forced_endpoint().map(|(endpoint, _)| endpoint);
+    Forced { endpoint, internal_ips: reader.forced_internal_ips() }
 }
 
 /// The old region label stands in for the new one only: who names another label means that label.
@@ -82,6 +89,14 @@ const LONGEST_LOCATION: usize = 63;
 /// What to do about pod subnets that Kubernetes gave out. They never change.
 const ALLOCATED: &str = "delete the Node and let its kubelet register it again, after --cluster-cidr of the controller \
                          manager was corrected where it holds the range";
+
+/// Which annotation gives an endpoint.
+#[derive(Clone, Copy)]
+enum EndpointBy {
+    ForceEndpoint,
+    ForceExternalIp,
+    Agent,
+}
 
 /// The two annotations in which an agent writes addresses, and what to do if they are of no use.
 struct AgentCidrs {
@@ -143,20 +158,23 @@ impl<'a> Reader<'a> {
         location.to_owned()
     }
 
-    fn endpoint(&mut self) -> Option<Endpoint> {
+    fn endpoint(&mut self) -> Option<(Endpoint, EndpointBy)> {
         const REMEDY: &str = "this is no endpoint; the node's agent writes it, restart the agent";
         const INSTEAD: &str = "write the node's own into kilo.squat.ai/force-endpoint";
-        self.forced_endpoint()
-            .or_else(|| self.usable_endpoint("InvalidEndpoint", name::ENDPOINT, REMEDY, INSTEAD))
+        self.forced_endpoint().or_else(|| {
+            let found = self.usable_endpoint("InvalidEndpoint", name::ENDPOINT, REMEDY, INSTEAD)?;
+            Some((found, EndpointBy::Agent))
+        })
     }
 
-    fn forced_endpoint(&mut self) -> Option<Endpoint> {
+    fn forced_endpoint(&mut self) -> Option<(Endpoint, EndpointBy)> {
         const FORM: &str = "write HOST:PORT or [IPV6]:PORT, where HOST is an address or a DNS name in lower case and \
                             PORT a number from 1 to 65535";
         const INSTEAD: &str =
             "write an address at which the other locations reach the node, or remove the annotation";
         let forced = self.usable_endpoint("InvalidForceEndpoint", name::FORCE_ENDPOINT, FORM, INSTEAD);
-        forced.or_else(|| self.external_ip())
+        let forced = forced.map(|endpoint| (endpoint, EndpointBy::ForceEndpoint));
+        forced.or_else(|| Some((self.external_ip()?, EndpointBy::ForceExternalIp)))
     }
 
     /// An endpoint that others can send to. Where a name leads to is not known here.
@@ -342,6 +360,38 @@ impl<'a> Reader<'a> {
         let instead =
             "known are \"location\" and \"full\"; the node's agent writes it, see its --mesh-granularity";
         self.parsed("InvalidGranularity", name::GRANULARITY, instead)
+    }
+
+    fn settings(&mut self) -> Settings {
+        let Some(value) = self.filled(name::SETTINGS) else { return Settings::default() };
+        settings::decode(value).unwrap_or_else(|why| {
+            let instead = format!("it is not read: {why}; the node's agent writes it, restart the agent");
+            self.problems.annotation("InvalidSettings", name::SETTINGS, value, &instead);
+            Settings::default()
+        })
+    }
+
+    /// An agent listens on the port of the endpoint that its operator forces, else on that of `--port`.
+    fn compare_ports(&mut self, endpoint: &Endpoint, by: EndpointBy, port: u16) {
+        let message = match by {
+            _ if endpoint.port == port => return,
+            // A router forwards this port, and inside it is the same.
+            EndpointBy::ForceEndpoint => return,
+            EndpointBy::ForceExternalIp => format!(
+                "the annotation {} means the port {DEFAULT_PORT}, so the agent listens there and not on {port}, its \
+                 --port; write {}={} instead, with the port that is open to the others",
+                name::FORCE_EXTERNAL_IP,
+                name::FORCE_ENDPOINT,
+                Endpoint { port, ..endpoint.clone() }
+            ),
+            EndpointBy::Agent => format!(
+                "the annotation {} names the port {}, and the agent listens on {port}; another program, or a second \
+                 agent, has written it: end that, and restart the agent",
+                name::ENDPOINT,
+                endpoint.port
+            ),
+        };
+        self.problems.add("OtherPort", message);
     }
 
     fn last_seen(&mut self) -> i64 {

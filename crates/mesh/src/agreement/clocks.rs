@@ -5,6 +5,10 @@ use crate::{Node, Object, Problem};
 /// Clocks that differ by no more than this, in seconds, count as the same: a heartbeat takes a moment.
 pub const CLOSE_ENOUGH: i64 = 30;
 
+/// Nobody's clock is that far in the future, in seconds (ten years): such a time was written by hand, for a node without an
+/// agent.
+const BY_HAND: i64 = 10 * 365 * 86_400;
+
 const REASON: &str = "ClockOff";
 
 /// Judges by how far, in seconds, the heartbeat of each node was ahead of this host's clock when it arrived. What most
@@ -32,7 +36,7 @@ pub fn clocks<'a>(ahead: impl Iterator<Item = (&'a str, i64)> + Clone) -> Vec<Pr
 /// Judges by the heartbeats as they stand in the objects, which may be old, but not from the future. `now` is this
 /// machine's clock, in Unix seconds.
 pub fn at_a_glance<'a>(nodes: impl Iterator<Item = &'a Node> + Clone, now: i64) -> Vec<Problem> {
-    let seen = nodes.filter(|node| node.last_seen != 0);
+    let seen = nodes.filter(|node| node.last_seen != 0 && node.last_seen.saturating_sub(now) < BY_HAND);
     let ahead = seen.clone().filter(|node| node.last_seen.saturating_sub(now) > CLOSE_ENOUGH);
     if ahead.clone().count() * 2 > seen.count() {
         let mut all: Vec<i64> = ahead.map(|node| node.last_seen.saturating_sub(now)).collect();
@@ -122,5 +126,6 @@ mod tests {
         assert_eq!(found(&[node("a", 1000), node("b", 1031)]), ["node b"]);
         assert_eq!(found(&[node("a", 1100), node("b", 1031), node("c", 0)]), ["this host"]);
         assert_eq!(found(&[]), [""; 0]);
+        assert_eq!(found(&[node("a", 4_102_444_800)]), [""; 0]);
     }
 }

@@ -12,7 +12,12 @@ use mesh::{
 };
 
 use super::{Client, ClientAction};
-use crate::{Now, cycle::in_short, endpoints::asked};
+use crate::{
+    Now,
+    agreement::{from_outside, keep_if_same},
+    cycle::in_short,
+    endpoints::asked,
+};
 
 impl Client {
     /// What was seen on the host, or why nothing could be seen.
@@ -50,6 +55,9 @@ impl Client {
 
     fn reconcile(&mut self, observation: &Observation, now: Now) -> Result<(), String> {
         let topology = self.topology()?;
+        let nodes: Vec<&Node> = self.known.alive().map(|node| &**node).collect();
+        let differences = from_outside(&nodes, &topology, self.known.clocks(), &self.settings.observer);
+        keep_if_same(&mut self.agreement, differences);
         self.check_peer()?;
         self.read_key()?;
         let config = ClientConfig {
