@@ -107,7 +107,7 @@ impl Cluster {
 /// Why no node is part of the mesh, and what to do.
 fn why_nobody(nodes: &[Node], now: i64) -> String {
     if nodes.is_empty() {
-        return ": it has no Nodes".to_owned();
+        return ": it has no Nodes; is it the right one, see --kubeconfig?".to_owned();
     }
     let complete = nodes.iter().filter(|node| node.lacks().is_empty());
     match complete.map(|node| node.last_seen).max() {
@@ -137,7 +137,11 @@ fn granularity(global: &Global, nodes: &[Node]) -> Result<mesh::Granularity> {
         Granularity::Location => Ok(mesh::Granularity::Location),
         Granularity::Full => Ok(mesh::Granularity::Full),
         Granularity::Auto => {
-            let first = nodes.first().ok_or_else(|| anyhow!("could not get any nodes"))?;
+            let first = nodes.first().ok_or_else(|| {
+                anyhow!(
+                    "could not get any nodes: the cluster has none; is it the right one, see --kubeconfig?"
+                )
+            })?;
             let said = nodes.iter().rev().filter_map(|node| node.granularity);
             first.granularity.and_then(|_| said_by_most(said)).ok_or_else(|| {
                 anyhow!(

@@ -75,7 +75,14 @@ impl Reconciler {
             self.last.role = None;
             self.want_status(status_base, &local, None, now);
             let why = if self.known.node(&self.config.node).is_some() {
-                format!("this node is not part of the mesh: it lacks {}", lacking.join(" and "))
+                let advice = match local.endpoint {
+                    Some(_) => "",
+                    None => {
+                        "; no address that others can use was found on this host: give it one, or its Node the annotation \
+                         kilo.squat.ai/force-endpoint"
+                    }
+                };
+                format!("this node is not part of the mesh: it lacks {}{advice}", lacking.join(" and "))
             } else {
                 format!("there is no Node named {:?} in the cluster; see --hostname", self.config.node)
             };

@@ -124,7 +124,8 @@ impl Client {
         let peers: Vec<_> = self.known.peers().cloned().collect();
         self.known.look_up(&nodes, &peers);
         if nodes.is_empty() {
-            return Err("there is no node in the cluster whose agent is alive".to_owned());
+            return Err("there is no node in the cluster whose agent is alive; do the agents run, and do they reach the API?"
+                .to_owned());
         }
         let granularity = self
             .settings
@@ -134,7 +135,7 @@ impl Client {
             "no node has the annotation kilo.squat.ai/granularity; give --mesh-granularity as the agents have it",
         )?;
         let subnets = said_by_most(nodes.iter().filter_map(|node| Subnets::said_by(node)));
-        let subnets = subnets.ok_or("no node has told its WireGuard address yet")?;
+        let subnets = subnets.ok_or("no node has told its WireGuard address yet; does the agent of any leader run, and may it write its Node?")?;
         let config = TopologyConfig { granularity, subnets, services: self.settings.services.clone() };
         Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.known.resolved())))
     }
