@@ -30,10 +30,15 @@ impl Reconciler {
         }
     }
 
+    /// Looks again in which settings nodes differ: the mesh has changed.
+    pub(crate) fn judge_settings(&mut self) {
+        let nodes: Vec<&Node> = self.known.alive().chain(&self.local).map(|node| &**node).collect();
+        self.differing = agreement::settings(&nodes, &Observer::default());
+    }
+
     /// Looks again in what agents, clocks and networks differ.
     pub(crate) fn judge_agreement(&mut self) {
-        let nodes: Vec<&Node> = self.known.alive().chain(&self.local).map(|node| &**node).collect();
-        let mut problems: Problems = agreement::settings(&nodes, &Observer::default()).into_iter().collect();
+        let mut problems: Problems = self.differing.iter().cloned().collect();
         problems.extend(agreement::clocks(self.known.clocks()));
         let own = self.config.node.as_str();
         let segment = self.topology.iter().filter_map(|topology| topology.segment_of(own));

@@ -177,6 +177,7 @@ impl Reconciler {
         self.topology = Some(Arc::new(topology));
         self.outdated = false;
         self.local = Some(local);
+        self.judge_settings();
     }
 
     /// Where services are: as the operator says, else as the API does.
@@ -270,7 +271,7 @@ impl Reconciler {
             granularity: self.config.topology.granularity,
             discovered_endpoints: local.discovered_endpoints.clone(),
             cni_compatibility_ips: local.cni_compatibility_ips.clone(),
-            settings: local.settings.clone(),
+            settings: Box::new(local.settings.clone()),
             last_seen: now.unix,
         };
         self.telling.want(status, now.instant);

@@ -134,7 +134,7 @@ pub struct Status {
     /// Its addresses on another CNI's device.
     pub cni_compatibility_ips: Vec<IpNet>,
     /// What its agent was started with, as far as others have to have the same.
-    pub settings: Settings,
+    pub settings: Box<Settings>,
     /// Unix seconds.
     pub last_seen: i64,
 }

@@ -115,6 +115,8 @@ pub struct Reconciler {
     pub(crate) actions: VecDeque<Action>,
     pub(crate) published: Option<View>,
     pub(crate) shown: Shown,
+    /// In which settings nodes of the mesh differ.
+    pub(crate) differing: Vec<Problem>,
     /// In what agents, clocks and networks differ.
     pub(crate) agreement: Arc<[Problem]>,
     /// When the next view is due although nothing else is.
@@ -164,6 +166,7 @@ impl Reconciler {
             actions: VecDeque::new(),
             published: None,
             shown: Shown::default(),
+            differing: Vec::new(),
             agreement: Arc::default(),
             show_at: None,
             refused: None,
