@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use dataplane::{DataPlane, WireguardChoice};
 use hostnet::{Compatibility, RenderConfig, Responsible};
-use mesh::{PrivateKey, TopologyConfig};
+use mesh::{Observer, PrivateKey, TopologyConfig};
 use program::flags::all;
 use reconciler::{Config, Removal, Surroundings, discovery::DiscoveryConfig};
 
@@ -57,6 +57,8 @@ impl Setup {
             withdrawn: Default::default(),
             resolved: Default::default(),
         };
+        let pod_cidr_source =
+            flags.pod_cidr_source.named().unwrap_or_else(|| source_with(flags.compatibility));
         let reconciler = Config {
             node,
             topology: TopologyConfig {
@@ -66,6 +68,11 @@ impl Setup {
             },
             render,
             mtu: flags.mtu,
+            observer: Observer {
+                granularity: Some(flags.mesh_granularity),
+                topology_label: Some(flags.topology_label.clone()),
+                pod_cidr_source: Some(pod_cidr_source.to_string()),
+            },
             discovery: DiscoveryConfig {
                 hostname_addresses: Vec::new(),
                 internal_cidrs: all(&flags.internal_cidr),
@@ -81,8 +88,6 @@ impl Setup {
             (true, false) => Removal::AllButInterface,
             (true, true) => Removal::Everything,
         };
-        let pod_cidr_source =
-            flags.pod_cidr_source.named().unwrap_or_else(|| source_with(flags.compatibility));
         // What another CNI's address management gives is not for ours to give again.
         let keeps_cni = flags.cni && !pod_cidr_source.is_of_another_cni();
         let cni_path = keeps_cni.then(|| flags.cni_path.clone());

@@ -44,7 +44,7 @@ impl Compatibility {
         };
         let of = |device: &&str| facts.interfaces.iter().find(|(name, _)| name.as_str() == *device);
         let mut addresses = devices.iter().filter_map(of).flat_map(|(_, interface)| &interface.addresses);
-        let usable = |net: &&IpNet| mesh::prefix::is_usable(net.addr());
+        let usable = |net: &&IpNet| mesh::special::check_host(net).is_ok();
         let all: Vec<IpNet> = addresses.by_ref().filter(usable).copied().collect();
         Family::ALL
             .into_iter()

@@ -7,8 +7,10 @@ use ipnet::IpNet;
 use kube::Client;
 use kubernetes::{preshared_keys::get_preshared_key, services::service_ranges};
 use mesh::{
-    Node, Peer, Perspective, PresharedKeys, Problems, Topology, TopologyConfig,
+    Excerpt, Node, Peer, Perspective, PresharedKeys, Problems, Topology, TopologyConfig,
+    agreement::{self, duration},
     allocation::{Subnets, said_by_most},
+    text::Plain,
 };
 use program::{flags::all, print::say};
 
@@ -16,6 +18,9 @@ use crate::{Global, Granularity};
 
 /// A node whose `last-seen` is older is not part of the mesh, in seconds.
 const SILENT_FOR: i64 = 60;
+
+/// As the Go kgctl says it.
+const NOBODY: &str = "did not find any valid Kilo nodes in the cluster";
 
 /// The cluster as it is now.
 pub struct Cluster {
@@ -51,13 +56,17 @@ impl Cluster {
             services: services(&client, global).await?,
         };
         let now = program::clock::unix_seconds();
-        let ready = |node: &Node| node.lacks().is_empty() && node.seen_within(SILENT_FOR, now);
-        let nodes: BTreeMap<String, Arc<Node>> =
-            decoded.into_iter().filter(ready).map(|node| (node.name.clone(), Arc::new(node))).collect();
-        if nodes.is_empty() {
-            bail!("did not find any valid Kilo nodes in the cluster");
+        let ready = |node: &&Node| node.lacks().is_empty() && node.seen_within(SILENT_FOR, now);
+        if !decoded.iter().any(|node| ready(&node)) {
+            bail!("{NOBODY}{}", why_nobody(&decoded, now));
         }
+        problems.extend(agreement::at_a_glance(decoded.iter(), now));
+        let nodes: Vec<&Node> = decoded.iter().filter(ready).collect();
+        problems.extend(agreement::settings(&nodes, &global.observer()));
+        let nodes: BTreeMap<String, Arc<Node>> =
+            nodes.into_iter().map(|node| (node.name.clone(), Arc::new(node.clone()))).collect();
         let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
+        problems.extend(agreement::apart(topology.segments.iter(), |_, _, _, _| false));
         let problems: Problems = problems.into_iter().chain(topology.problems.iter().cloned()).collect();
         for problem in problems.iter() {
             say(format_args!("warning: {problem}"));
@@ -91,7 +100,34 @@ impl Cluster {
     /// The mesh as nobody in particular sees it: by convention, as the last node.
     pub fn any_perspective(&self) -> Result<Perspective<'_>> {
         let in_mesh = self.nodes.keys().rev().find_map(|name| Perspective::of(&self.topology, name));
-        in_mesh.ok_or_else(|| anyhow!("did not find any valid Kilo nodes in the cluster"))
+        in_mesh.ok_or_else(|| anyhow!("{NOBODY}: all were left out, see the warnings"))
+    }
+}
+
+/// Why no node is part of the mesh, and what to do.
+fn why_nobody(nodes: &[Node], now: i64) -> String {
+    if nodes.is_empty() {
+        return ": it has no Nodes; is it the right one, see --kubeconfig?".to_owned();
+    }
+    let complete = nodes.iter().filter(|node| node.lacks().is_empty());
+    match complete.map(|node| node.last_seen).max() {
+        Some(0) => {
+            ": no agent has ever told that it runs (kilo.squat.ai/last-seen); look at the agents' logs"
+                .to_owned()
+        }
+        Some(last_seen) => format!(
+            ": all agents were last heard {} ago by the clock of this machine; either none of them runs or reaches the \
+             API, or this machine's clock is ahead: compare it with `date` on a node",
+            duration(now.saturating_sub(last_seen))
+        ),
+        None => {
+            let lacking = nodes
+                .iter()
+                .map(|node| format!("node {} lacks {}", Plain(&node.name), node.lacks().join(" and ")));
+            let mut named = Excerpt::of(3);
+            lacking.for_each(|text| named.push(|| text));
+            format!(": {named}; is kg running there? Its log says what is wrong")
+        }
     }
 }
 
@@ -101,7 +137,11 @@ fn granularity(global: &Global, nodes: &[Node]) -> Result<mesh::Granularity> {
         Granularity::Location => Ok(mesh::Granularity::Location),
         Granularity::Full => Ok(mesh::Granularity::Full),
         Granularity::Auto => {
-            let first = nodes.first().ok_or_else(|| anyhow!("could not get any nodes"))?;
+            let first = nodes.first().ok_or_else(|| {
+                anyhow!(
+                    "could not get any nodes: the cluster has none; is it the right one, see --kubeconfig?"
+                )
+            })?;
             let said = nodes.iter().rev().filter_map(|node| node.granularity);
             first.granularity.and_then(|_| said_by_most(said)).ok_or_else(|| {
                 anyhow!(

@@ -4,6 +4,7 @@ mod cluster;
 mod connect;
 mod peer_object;
 mod showconf;
+mod yaml;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -11,6 +12,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use cluster::Cluster;
 use kubernetes::client::{ApiAccess, Credentials, Plugins};
+use mesh::Observer;
 use program::{
     flags::{Cidrs, PodCidrSource, boolean, path, port, refuse},
     print::{out, say},
@@ -67,6 +69,19 @@ struct Global {
 }
 
 impl Global {
+    /// By what the user looks at the cluster. The label is one even if it was not named.
+    fn observer(&self) -> Observer {
+        Observer {
+            granularity: match self.mesh_granularity {
+                Granularity::Auto => None,
+                Granularity::Location => Some(mesh::Granularity::Location),
+                Granularity::Full => Some(mesh::Granularity::Full),
+            },
+            topology_label: Some(self.topology_label.clone()),
+            pod_cidr_source: self.pod_cidr_source.named().map(|source| source.to_string()),
+        }
+    }
+
     fn api_access(&self) -> ApiAccess {
         let file = self.kubeconfig.clone().filter(|file| !file.as_os_str().is_empty());
         let credentials = file.map_or(Credentials::UserKubeconfig, Credentials::Kubeconfig);

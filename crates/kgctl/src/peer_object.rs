@@ -1,13 +1,15 @@
-//! A WireGuard peer as a Peer object in JSON or YAML, byte for byte as the Go `kgctl` prints it.
+//! A WireGuard peer as a Peer object in JSON or YAML: one that `kubectl apply` takes and agents use, byte for byte as the
+//! Go `kgctl` prints it wherever that prints such an object.
 //!
-//! That includes two faults which scripts may have learned to live with: the name of a DNS endpoint is lost (the
-//! port stands in its place), and a keepalive is given in nanoseconds. Whoever asks is warned.
+//! It does not without an endpoint (`ip: <nil>`, port 0), with a DNS name (the port stands in its place), and with a
+//! keepalive, which it gives in nanoseconds.
 
 use anyhow::Result;
 use kubernetes::peer::{PresharedKeySecretRef, Secret};
 use mesh::{Host, SecretRef, conf::ConfPeer};
-use program::print::say;
 use serde::Serialize;
+
+use crate::yaml;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -28,9 +30,10 @@ struct Metadata<'a> {
 struct Spec {
     #[serde(rename = "allowedIPs")]
     allowed_ips: Vec<String>,
-    endpoint: Endpoint,
     #[serde(skip_serializing_if = "Option::is_none")]
-    persistent_keepalive: Option<u64>,
+    endpoint: Option<Endpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    persistent_keepalive: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     preshared_key: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +53,8 @@ struct Endpoint {
 struct DnsOrIp {
     #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<String>,
-    ip: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<String>,
 }
 
 /// Two spaces of indentation, no line break at the end; Go's encoder escapes what HTML would take for markup.
@@ -59,29 +63,21 @@ pub fn json(name: &str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> R
     Ok(text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e"))
 }
 
-/// Keys sorted, a line break at the end, texts that look like numbers in double quotes.
+/// Keys sorted, a line break at the end.
 pub fn yaml(name: &str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> Result<String> {
-    // A JSON value sorts its keys. No value holds a quote: they are names, addresses and keys.
-    let text = serde_norway::to_string(&serde_json::to_value(object(name, peer, preshared_key))?)?;
-    Ok(text.replace('\'', "\""))
+    // A JSON value sorts its keys.
+    Ok(yaml::print(&serde_json::to_value(object(name, peer, preshared_key))?))
 }
 
 fn object<'a>(name: &'a str, peer: &ConfPeer, preshared_key: Option<&SecretRef>) -> Object<'a> {
-    let keepalive = u64::from(peer.persistent_keepalive);
-    if keepalive != 0 {
-        say(format_args!(
-            "warning: persistentKeepalive is printed in nanoseconds, as the Go kgctl does; change it to {keepalive} \
-             before you apply the object"
-        ));
-    }
     Object {
         kind: "Peer",
         api_version: "kilo.squat.ai/v1alpha1",
         metadata: Metadata { name },
         spec: Spec {
             allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
-            endpoint: endpoint(peer.endpoint.as_ref()),
-            persistent_keepalive: (keepalive != 0).then_some(keepalive * 1_000_000_000),
+            endpoint: peer.endpoint.as_ref().map(endpoint),
+            persistent_keepalive: (peer.persistent_keepalive != 0).then_some(peer.persistent_keepalive),
             preshared_key: peer.preshared_key.as_ref().map(|key| Secret::new(key.expose_base64().as_str())),
             preshared_key_secret_ref: preshared_key.map(|reference| PresharedKeySecretRef {
                 name: reference.name().to_owned(),
@@ -92,18 +88,10 @@ fn object<'a>(name: &'a str, peer: &ConfPeer, preshared_key: Option<&SecretRef>)
     }
 }
 
-fn endpoint(endpoint: Option<&mesh::Endpoint>) -> Endpoint {
-    const NO_IP: &str = "<nil>";
-    let (dns, ip, port) = match endpoint {
-        None => (None, NO_IP.to_owned(), 0),
-        Some(mesh::Endpoint { host: Host::Ip(address), port }) => (None, address.to_string(), *port),
-        Some(mesh::Endpoint { host: Host::Dns(name), port }) => {
-            say(format_args!(
-                "warning: the DNS name of the endpoint is not printed, as in the Go kgctl; change dnsOrIP to \
-                 {{dns: {name}}} before you apply the object"
-            ));
-            (Some(port.to_string()), NO_IP.to_owned(), *port)
-        }
+fn endpoint(endpoint: &mesh::Endpoint) -> Endpoint {
+    let (dns, ip) = match &endpoint.host {
+        Host::Ip(address) => (None, Some(address.to_string())),
+        Host::Dns(name) => (Some(name.clone()), None),
     };
-    Endpoint { dns_or_ip: DnsOrIp { dns, ip }, port }
+    Endpoint { dns_or_ip: DnsOrIp { dns, ip }, port: endpoint.port }
 }

@@ -23,6 +23,13 @@ pub async fn node(cluster: &Cluster, name: &str, request: &ShowConf, port: u16) 
     if request.as_peer {
         return show_as_peer(name, perspective.as_peer(), None, request);
     }
+    let of_endpoint = perspective.segment().endpoint.port;
+    if of_endpoint != port {
+        say(format_args!(
+            "warning: the others send to port {of_endpoint} of node {name:?}, and the configuration has ListenPort {port}; \
+             give --port={of_endpoint}"
+        ));
+    }
     let keys = cluster.preshared_keys(cluster.topology.peers.iter()).await?;
     Ok(out(Conf { listen_port: Some(port), peers: perspective.conf_peers(&keys) })?)
 }

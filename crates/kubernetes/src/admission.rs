@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use mesh::{
     Excerpt, Object, Peer,
     conflict::{Claimed, Conflict, Conflicts},
+    special::check_range,
 };
 
 pub use review::{Operation, Request};
@@ -85,6 +86,7 @@ fn judge_peer(objects: &Objects, surroundings: &Surroundings) -> Verdict {
     };
     let examined = examine(peer);
     let mut faults = examined.faults;
+    faults.extend(examined.unusable);
     faults.extend(examined.preshared_key.map(|fault| fault.to_string()));
     if let Ok(spec) = &peer.spec {
         faults.extend(forms(spec));
@@ -111,17 +113,14 @@ fn judge_peer(objects: &Objects, surroundings: &Surroundings) -> Verdict {
     Verdict { faults, warnings }
 }
 
-/// Forms that agents read, but that mean something else to other programs or, as IPv4 addresses in the clothes of
-/// IPv6, match no packet. They are told apart here only, so that what is stored in them is still read.
+/// Forms that agents read, but that mean something else to other programs. They are told apart here only, so that what is stored in them is still read.
 fn forms(spec: &PeerSpec) -> Vec<String> {
     let mut wrong = Excerpt::of(MOST_NAMED);
     for text in &spec.allowed_ips {
-        let (Some((address, length)), Ok(_)) = (text.split_once('/'), text.parse::<IpNet>()) else {
+        let (Some((_, length)), Ok(_)) = (text.split_once('/'), text.parse::<IpNet>()) else {
             continue;
         };
-        if is_mapped(address) {
-            wrong.push(|| format!("spec.allowedIPs holds {:?}: write it as IPv4", shortened(text)));
-        } else if length.len() > 1 && length.starts_with('0') {
+        if length.len() > 1 && length.starts_with('0') {
             wrong.push(|| {
                 format!("spec.allowedIPs holds {:?}: write its length without a leading 0", shortened(text))
             });
@@ -159,7 +158,8 @@ impl<'a> Earlier<'a> {
     /// What a Peer claims that it did not have before, and what it had. Texts are compared, as the API stores them.
     fn split<'b>(&self, spec: &PeerSpec, peer: &'b Peer) -> (Claimed<'b>, Claimed<'b>) {
         let had_key = self.key == Some(spec.public_key.as_str());
-        let had = spec.allowed_ips.iter().map(|text| self.allowed_ips.contains(text.as_str()));
+        let usable = |text: &&String| text.parse().is_ok_and(|net| check_range(&net).is_ok());
+        let had = spec.allowed_ips.iter().filter(usable).map(|text| self.allowed_ips.contains(text.as_str()));
         let (known, new): (Vec<_>, Vec<_>) = peer.allowed_ips.iter().zip(had).partition(|(_, had)| *had);
         let claimed = |key, allowed_ips: Vec<(&IpNet, bool)>| Claimed {
             peer: &peer.name,

@@ -51,7 +51,7 @@ pub const CNI_COMPATIBILITY_IPS: &str = "kilo.squat.ai/cni-compatibility-ips";
 /// or `annotation`.
 pub const POD_CIDR_SOURCE: &str = "kilo.squat.ai/pod-cidr-source";
 
-/// The annotations that an agent writes on its own node.
+/// The annotations that an agent writes on its own node, besides [`SETTINGS`].
 pub const OF_AGENT: [&str; 12] = [
     CNI_COMPATIBILITY_IP,
     CNI_COMPATIBILITY_IPS,
@@ -79,12 +79,20 @@ pub const OF_OPERATOR: [&str; 8] = [
     POD_CIDRS,
 ];
 
-/// The prefix of annotations that agents of later versions may write on their own nodes. No agent writes or reads one yet.
-/// The policies of the manifests allow it, so that a later agent works in a cluster that still has the policies of
-/// this version. The names of [`OF_AGENT`] keep [`PREFIX`]: Go agents read them.
+/// The prefix of annotations that agents write on their own nodes and Go agents do not know. The policies of the manifests
+/// allow all of it, so that a later agent works in a cluster that still has the policies of this version. The names of
+/// [`OF_AGENT`] keep [`PREFIX`]: Go agents read them.
 pub const AGENT_PREFIX: &str = "agent.kilo.squat.ai/";
-/// Those of them that Go agents do not know.
-pub const NOT_OF_GO: [&str; 4] = [CNI_COMPATIBILITY_IPS, INTERNAL_IPS, POD_CIDR_SOURCE, WIREGUARD_IPS];
+/// By the agent: a JSON object with what it was started with, as far as others have to have the same.
+pub const SETTINGS: &str = "agent.kilo.squat.ai/settings";
+/// The annotations that an agent writes on its own node and that Go agents do not know.
+pub const NOT_OF_GO: [&str; 5] =
+    [CNI_COMPATIBILITY_IPS, INTERNAL_IPS, POD_CIDR_SOURCE, SETTINGS, WIREGUARD_IPS];
+
+/// Whether an annotation is one of those that are read.
+pub fn is_read(key: &str) -> bool {
+    key.starts_with(PREFIX) || key == SETTINGS
+}
 
 /// The label that gives the location unless told otherwise.
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";

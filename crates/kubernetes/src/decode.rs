@@ -9,7 +9,11 @@ mod grant;
 mod node;
 mod peer;
 
-use mesh::{Object, Problem};
+use ipnet::IpNet;
+use mesh::{
+    Object, Problem,
+    special::{Unusable, check_range},
+};
 
 pub use grant::{decode_block_affinity, decode_cilium_node};
 pub use node::{decode_forced, decode_node};
@@ -18,6 +22,9 @@ pub(crate) use peer::{MOST_NAMED, decode_preshared_key, examine};
 
 /// The most entries of a list in an annotation that count: a node has a handful of them.
 pub(crate) const MOST_ENTRIES: usize = 1024;
+
+/// The reason of a problem with an address or a range that nobody can use, whatever holds it.
+const UNUSABLE: &str = "UnusableAddress";
 
 /// Collects what is wrong with one object.
 struct Problems {
@@ -37,6 +44,23 @@ impl Problems {
     /// An annotation whose value makes no sense. `instead` says what has to be there.
     fn annotation(&mut self, reason: &'static str, key: &str, value: &str, instead: &str) {
         self.add(reason, format!("the annotation {key} is {:?}: {instead}", shortened(value)));
+    }
+
+    /// A value of an annotation that nobody can use. What is there besides it counts. `instead` says what to write.
+    fn unusable(&mut self, key: &str, why: &Unusable, instead: &str) {
+        self.add(UNUSABLE, format!("the annotation {key} does not count: {}", why.with_advice(instead)));
+    }
+
+    /// A range, unless nobody can be reached there. `place` is what holds it, `instead` says what to write.
+    fn usable_range(&mut self, place: &str, range: IpNet, instead: &str) -> Option<IpNet> {
+        match check_range(&range) {
+            Ok(()) => Some(range),
+            Err(why) => {
+                let advised = why.with_advice(instead);
+                self.add(UNUSABLE, format!("{place} holds a range that is left out: {advised}"));
+                None
+            }
+        }
     }
 
     /// The entries of a comma list in an annotation that count.

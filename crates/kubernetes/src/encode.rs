@@ -8,11 +8,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh::{Endpoint, Granularity, Node, PublicKey};
+use mesh::{Endpoint, Granularity, Node, PublicKey, Settings};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{NodeObject, PodCidrSource, annotations as name, permission::Annotations};
+use crate::{NodeObject, PodCidrSource, annotations as name, permission::Annotations, settings};
 
 /// What an agent tells the others about its own node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct AgentFacts {
     pub cni_compatibility_ips: Vec<IpNet>,
     /// Where the agent takes pod subnets from.
     pub pod_cidr_source: PodCidrSource,
+    /// What the agent was started with, as far as others have to have the same.
+    pub settings: Settings,
 }
 
 impl AgentFacts {
@@ -53,6 +55,7 @@ impl AgentFacts {
             discovered_endpoints: node.discovered_endpoints.clone(),
             cni_compatibility_ips: node.cni_compatibility_ips.clone(),
             pod_cidr_source: PodCidrSource::published(object)?.ok()?,
+            settings: node.settings.clone(),
         })
     }
 }
@@ -73,6 +76,7 @@ pub fn encode(facts: &AgentFacts) -> Annotations {
         (name::DISCOVERED_ENDPOINTS, Some(encode_discovered_endpoints(&facts.discovered_endpoints))),
         (name::CNI_COMPATIBILITY_IP, Some(text_of(facts.cni_compatibility_ips.first()))),
         (name::CNI_COMPATIBILITY_IPS, list_of_several(&facts.cni_compatibility_ips)),
+        (name::SETTINGS, settings::encode(&facts.settings)),
         (name::POD_CIDR_SOURCE, unless_go_reads_it_too(facts.pod_cidr_source)),
     ])
 }
@@ -92,7 +96,7 @@ pub fn patch(current: &BTreeMap<String, String>, facts: &AgentFacts) -> Option<V
 /// What removes everything an agent writes, for the shutdown of an agent that leaves for good. The
 /// Go agent leaves `cni-compatibility-ip` behind; nobody reads it of a node without a key.
 pub fn cleared() -> Annotations {
-    name::OF_AGENT.map(|key| (key, None)).into()
+    name::OF_AGENT.into_iter().chain([name::SETTINGS]).map(|key| (key, None)).collect()
 }
 
 pub(crate) fn annotations_patch(changed: &Annotations) -> Value {

@@ -20,6 +20,7 @@ pub mod pod_cidrs;
 pub mod preshared_keys;
 pub mod registration;
 pub mod services;
+mod settings;
 pub mod watch;
 
 pub use client::{ApiAccess, Credentials, connect};

@@ -17,10 +17,7 @@ use crate::{
     decode_node, decode_peer,
     explain::{Explanation, Resource, explain},
     object::{BlockAffinityObject, CiliumNodeObject},
-    pod_cidrs::{
-        join::{Grant, join_once},
-        other_source,
-    },
+    pod_cidrs::join::{Grant, join_once},
 };
 
 /// How many objects are asked for at once: a few megabytes of a cluster's Nodes.
@@ -50,7 +47,6 @@ pub async fn list_nodes(
     for object in &objects {
         let (node, mut found) = decode_node(object, topology_label, source);
         problems.append(&mut found);
-        problems.extend(other_source(object, source));
         nodes.push(node);
     }
     if let Some(grants) = grants {

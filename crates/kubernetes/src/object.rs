@@ -301,7 +301,7 @@ impl From<WireNode> for NodeObject {
         let WireMetadata { name, uid, resource_version, labels, annotations, creation_timestamp } =
             wire.metadata;
         let annotations = annotations.map(|mut all| {
-            all.retain(|key, _| key.starts_with(annotations::PREFIX));
+            all.retain(|key, _| annotations::is_read(key));
             all
         });
         let spec = wire.spec.unwrap_or_default();

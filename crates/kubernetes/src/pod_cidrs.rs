@@ -64,8 +64,7 @@ impl PodCidrSource {
     /// What the agent of a node reads, as its Node tells; `None`: no agent has been there. Go agents do not tell and
     /// read the Node. An error is a word that is none of ours.
     pub(crate) fn published(object: &NodeObject) -> Option<Result<Self, String>> {
-        object.annotation(name::KEY).filter(|key| !key.is_empty())?;
-        Some(published_text(object).parse())
+        Some(published_text(object)?.parse())
     }
 }
 
@@ -96,26 +95,10 @@ impl fmt::Display for PodCidrSource {
     }
 }
 
-fn published_text(object: &NodeObject) -> &str {
-    object.annotation(name::POD_CIDR_SOURCE).unwrap_or("node")
-}
-
-/// The problem of a node whose agent reads another source than we do: the two do not see the same mesh.
-pub(crate) fn other_source(object: &NodeObject, source: PodCidrSource) -> Option<Problem> {
-    let published = PodCidrSource::published(object)?;
-    (published != Ok(source)).then(|| {
-        let theirs = published_text(object);
-        Problem::new(
-            Object::Node(object.name().to_owned()),
-            "OtherPodCIDRSource",
-            format!(
-                "its agent takes pod subnets from {:?}, this program from {:?}, so they do not see the same mesh; give \
-                 all of them the same --pod-cidr-source (Go agents know \"node\" only)",
-                crate::decode::shortened(theirs),
-                source.to_string()
-            ),
-        )
-    })
+/// What the agent of a node reads, in its own word; `None`: no agent has been there.
+pub(crate) fn published_text(object: &NodeObject) -> Option<&str> {
+    object.annotation(name::KEY).filter(|key| !key.is_empty())?;
+    Some(object.annotation(name::POD_CIDR_SOURCE).unwrap_or("node"))
 }
 
 /// The problem of a node that takes part in the mesh, for its agent has written a key, but has no pod subnet. A node

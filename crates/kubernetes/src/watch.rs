@@ -36,10 +36,7 @@ use crate::{
     explain::Resource,
     missing_pod_subnet,
     object::{BlockAffinityObject, CiliumNodeObject},
-    pod_cidrs::{
-        join::{Grant, Join, Joined},
-        other_source,
-    },
+    pod_cidrs::join::{Grant, Join, Joined},
 };
 
 /// How many changes may wait for whoever reads them; then the API waits, too.
@@ -228,9 +225,6 @@ fn decode_watched(object: &NodeObject, config: &WatchConfig) -> WatchedNode {
     let source = config.pod_cidr_source;
     let (node, mut problems) = decode_node(object, &config.topology_label, source);
     let is_own = config.own_node.as_deref() == Some(object.name());
-    if !is_own {
-        problems.extend(other_source(object, source));
-    }
     // Where other objects give the subnets, it shows only once these are known.
     if !source.is_of_another_cni() {
         problems.extend(missing_pod_subnet(&node, source));

@@ -12,7 +12,10 @@ use kubernetes::{
     NodeObject, PeerObject, PodCidrSource, annotations, decode_node, decode_peer,
     encode::{AgentFacts, cleared, encode, patch},
 };
-use mesh::{Endpoint, Granularity, Host, PublicKey};
+use mesh::{
+    Endpoint, Granularity, Host, PublicKey,
+    special::{check_address, check_host},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -27,6 +30,7 @@ fn facts() -> AgentFacts {
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
         pod_cidr_source: PodCidrSource::Node,
+        settings: Default::default(),
     }
 }
 
@@ -101,13 +105,16 @@ fn discovered_endpoints_are_sorted_as_go_sorts() {
     assert_eq!(text, format!(r#"{{"{plus}":{entry},"{letter}":{entry}}}"#));
 }
 
+// An agent writes only what others can use.
 fn v4() -> impl Strategy<Value = IpAddr> + Clone {
-    any::<u32>().prop_map(|bits| Ipv4Addr::from_bits(bits).into())
+    let any = any::<u32>().prop_map(|bits| IpAddr::from(Ipv4Addr::from_bits(bits)));
+    any.prop_filter("of use", |address| check_address(*address).is_ok())
 }
 
 /// Not the IPv4-mapped ones, which are IPv4 addresses to everybody who reads them.
 fn v6() -> impl Strategy<Value = IpAddr> + Clone {
-    any::<u128>().prop_map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)).to_canonical())
+    let any = any::<u128>().prop_map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)).to_canonical());
+    any.prop_filter("of use", |address| check_address(*address).is_ok())
 }
 
 fn nets() -> impl Strategy<Value = Vec<IpNet>> + Clone {
@@ -121,8 +128,9 @@ fn nets() -> impl Strategy<Value = Vec<IpNet>> + Clone {
         both.clone(),
         both.prop_map(|nets| nets.into_iter().rev().collect()),
     ]
-    .prop_filter("one per family", |nets: &Vec<IpNet>| {
-        nets.len() < 2 || nets[0].addr().is_ipv4() != nets[1].addr().is_ipv4()
+    .prop_filter("one per family, and of use", |nets: &Vec<IpNet>| {
+        (nets.len() < 2 || nets[0].addr().is_ipv4() != nets[1].addr().is_ipv4())
+            && nets.iter().all(|net| check_host(net).is_ok())
     })
 }
 
@@ -166,6 +174,7 @@ prop_compose! {
             last_seen,
             discovered_endpoints,
             cni_compatibility_ips: cni,
+            settings: Default::default(),
             pod_cidr_source,
         }
     }

@@ -105,6 +105,7 @@ fn facts(last_seen: i64) -> AgentFacts {
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
         pod_cidr_source: PodCidrSource::Cilium,
+        settings: Default::default(),
     }
 }
 

@@ -34,6 +34,7 @@ fn facts() -> AgentFacts {
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
         pod_cidr_source: PodCidrSource::Node,
+        settings: Default::default(),
     }
 }
 

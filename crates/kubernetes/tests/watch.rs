@@ -295,6 +295,7 @@ async fn addresses_of_the_own_node_arrive() {
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
         pod_cidr_source: kubernetes::PodCidrSource::Node,
+        settings: Default::default(),
     };
     let mut permission = kubernetes::permission::Permission::new(b"own");
     let client = api.client().await;

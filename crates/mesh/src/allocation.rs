@@ -9,7 +9,11 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{Node, prefix::Family};
+use crate::{
+    Node,
+    prefix::Family,
+    special::{Unusable, check_range},
+};
 
 /// Why a text is not a set of WireGuard subnets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +21,9 @@ pub enum SubnetsError {
     /// One part is not a CIDR.
     #[error("{0:?} is not a CIDR such as 10.4.0.0/16 or fd00:4::/112")]
     NotCidr(String),
+    /// Nobody can have addresses there.
+    #[error("{0}; write a private range such as 10.4.0.0/16 or fd00:4::/112")]
+    Unusable(Unusable),
     /// Two subnets of one family.
     #[error("there is at most one WireGuard subnet per IP family, {0} is the second")]
     Twice(IpNet),
@@ -41,8 +48,9 @@ impl Subnets {
     /// Takes one subnet per family.
     ///
     /// # Errors
-    /// When there is none, two of one family, or IPv6 before IPv4.
+    /// When there is none, two of one family, IPv6 before IPv4, or one in which nobody can have addresses.
     pub fn new(subnets: Vec<IpNet>) -> Result<Self, SubnetsError> {
+        subnets.iter().try_for_each(check_range).map_err(SubnetsError::Unusable)?;
         match subnets.as_slice() {
             [] => Err(SubnetsError::Empty),
             [_] => Ok(Self(subnets.iter().map(IpNet::trunc).collect())),
@@ -146,6 +154,8 @@ mod tests {
             "10.4.0.0/16,10.5.0.0/16",
             "fd00:4::/112,10.4.0.0/16",
             "10.4.0.0/16,fd00::/64,fd01::/64",
+            "224.0.0.0/16",
+            "10.4.0.0/16,fe80::/112",
         ] {
             assert!(text.parse::<Subnets>().is_err(), "{text:?} was accepted");
         }

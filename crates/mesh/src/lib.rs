@@ -4,6 +4,7 @@
 //! Nothing here knows Kubernetes, the kernel, a clock, a file or the network. Whoever calls decides which nodes
 //! are alive and passes them in; the same nodes and peers give every caller the same [`Topology`].
 
+pub mod agreement;
 pub mod allocation;
 pub mod conf;
 pub mod conflict;
@@ -19,9 +20,11 @@ pub mod prefix;
 pub mod preshared;
 pub mod problem;
 pub mod segment;
+pub mod special;
 pub mod text;
 pub mod topology;
 
+pub use agreement::{Observer, Settings};
 pub use endpoint::{Endpoint, Host};
 pub use key::{PresharedKey, PrivateKey, PublicKey};
 pub use node::{Forced, Granularity, Node};

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{Endpoint, PublicKey, prefix::Family};
+use crate::{Endpoint, PublicKey, Settings, prefix::Family};
 
 /// How nodes are grouped into segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +84,10 @@ pub struct Node {
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
     /// The granularity that the node's agent works with.
     pub granularity: Option<Granularity>,
+    /// Where the node's agent takes pod subnets from: a word of `--pod-cidr-source`.
+    pub pod_cidr_source: Option<String>,
+    /// What the node's agent was started with, as far as it tells.
+    pub settings: Settings,
     /// The addresses of another CNI's device on the node, at most one per family: how packets get to the node inside of
     /// that CNI's network.
     pub cni_compatibility_ips: Vec<IpNet>,
@@ -110,6 +114,8 @@ impl Node {
             wireguard_ips: Vec::new(),
             discovered_endpoints: BTreeMap::new(),
             granularity: None,
+            pod_cidr_source: None,
+            settings: Settings::default(),
             cni_compatibility_ips: Vec::new(),
             last_seen: 0,
         }

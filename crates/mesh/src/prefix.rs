@@ -61,6 +61,12 @@ pub fn is_private(net: &IpNet) -> bool {
     }
 }
 
+/// The block of private addresses that a range of IPv4 lies in: one of those of RFC 1918 and RFC 6598.
+pub fn private_block(net: &IpNet) -> Option<IpNet> {
+    let IpNet::V4(v4) = net else { return None };
+    PRIVATE_V4.iter().find(|private| private.contains(v4)).map(|private| IpNet::V4(*private))
+}
+
 /// Whether a network is so wide that not all of it is in use in one place.
 pub fn is_wide(net: &IpNet) -> bool {
     net.prefix_len() < WIDE[Family::of_prefix(net) as usize]
@@ -71,24 +77,5 @@ pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_private(),
         IpAddr::V6(v6) => !v6.is_unique_local(),
-    }
-}
-
-/// An address that could be told to another node: not unspecified, loopback, link-local, multicast or broadcast.
-pub fn is_usable(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            !(v4.is_unspecified()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4 == Ipv4Addr::BROADCAST)
-        }
-        IpAddr::V6(v6) => {
-            !(v6 == Ipv6Addr::UNSPECIFIED
-                || v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast())
-        }
     }
 }

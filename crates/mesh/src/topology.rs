@@ -81,7 +81,7 @@ impl Topology {
                 "SubnetExhausted",
                 format!(
                     "the WireGuard subnet has addresses for {first_without} segments only, {} and those after it \
-                     have none; give the agents a larger --subnet",
+                     have none; give all agents a larger --subnet",
                     segments[first_without].name
                 ),
             ));

@@ -16,7 +16,7 @@ use std::{
 
 use hostnet::{Change, HostState, render::client::ClientConfig};
 use ipnet::IpNet;
-use mesh::{Granularity, PresharedKey, Problem, SecretRef, Topology};
+use mesh::{Granularity, Observer, PresharedKey, Problem, SecretRef, Topology};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Watch,
@@ -33,6 +33,8 @@ use crate::{
 pub struct ClientSettings {
     /// How nodes are grouped; `None`: as the first node's agent does.
     pub granularity: Option<Granularity>,
+    /// By what this host looks at the cluster, as far as its user said.
+    pub observer: Observer,
     /// Where the services of the cluster are, as far as known.
     pub services: Vec<IpNet>,
     /// What is decided for this host; `resolved` is filled in here.
@@ -85,6 +87,8 @@ pub struct Client {
     outdated: bool,
     /// What stands in the way of what was rendered last.
     rendered: Arc<[Problem]>,
+    /// In what agents, clocks and networks differ.
+    agreement: Arc<[Problem]>,
     /// What was asked for by the changes that are being applied.
     asked: Option<HostState>,
     rounds: Rounds,
@@ -113,6 +117,7 @@ impl Client {
             topology: None,
             outdated: true,
             rendered: Arc::default(),
+            agreement: Arc::default(),
             asked: None,
             failures: None,
             settled: false,
@@ -264,8 +269,12 @@ impl Client {
         let mut unhealthy: Vec<_> = self.known.deaf().into_iter().collect();
         unhealthy.extend(self.failures.iter().flatten().cloned());
         let topology = self.topology.iter().flatten().next().cloned();
-        let sources =
-            Sources { topology: topology.clone(), rendered: self.rendered.clone(), own: Vec::new() };
+        let sources = Sources {
+            topology: topology.clone(),
+            rendered: self.rendered.clone(),
+            agreement: self.agreement.clone(),
+            own: Vec::new(),
+        };
         let problems = self.shown.update(&self.known, sources);
         ClientView {
             problems,

@@ -71,12 +71,20 @@ impl Reconciler {
         }
         self.last.facts = facts;
         self.last.legacy_tables = legacy_tables;
+        self.judge_agreement();
         let lacking = local.lacks();
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {
             self.last.role = None;
             self.want_status(status_base, &local, None, now);
             let why = if self.known.node(&self.config.node).is_some() {
-                format!("this node is not part of the mesh: it lacks {}", lacking.join(" and "))
+                let advice = match local.endpoint {
+                    Some(_) => "",
+                    None => {
+                        "; no address that others can use was found on this host: give it one, or its Node the annotation \
+                         kilo.squat.ai/force-endpoint"
+                    }
+                };
+                format!("this node is not part of the mesh: it lacks {}{advice}", lacking.join(" and "))
             } else {
                 format!("there is no Node named {:?} in the cluster; see --hostname", self.config.node)
             };
@@ -175,6 +183,7 @@ impl Reconciler {
         self.topology = Some(Arc::new(topology));
         self.outdated = false;
         self.local = Some(local);
+        self.judge_settings();
     }
 
     /// Where services are: as the operator says, else as the API does.
@@ -194,6 +203,7 @@ impl Reconciler {
         if let Some(endpoint) = &self.forced.endpoint {
             found.endpoint = Some(endpoint.clone());
         }
+        self.last.undiscovered = found.problem.take().filter(|_| self.forced.internal_ips.is_none());
         if let Some(internal_ips) = &self.forced.internal_ips {
             found.internal_ips = internal_ips.clone();
         }
@@ -201,6 +211,8 @@ impl Reconciler {
         node.internal_ips = found.internal_ips.clone();
         node.key = Some(self.key);
         node.granularity = Some(self.config.topology.granularity);
+        node.settings = self.settings();
+        node.pod_cidr_source.clone_from(&self.config.observer.pod_cidr_source);
         node.cni_compatibility_ips = self.config.render.compatibility.addresses(&observation.facts);
         // What this node writes does not decide how it sees the mesh; what its WireGuard sees does.
         node.wireguard_ips = Vec::new();
@@ -306,6 +318,7 @@ impl Reconciler {
             granularity: self.config.topology.granularity,
             discovered_endpoints,
             cni_compatibility_ips: local.cni_compatibility_ips.clone(),
+            settings: Box::new(local.settings.clone()),
             last_seen: now.unix,
         };
         self.telling.want(status, now.instant);

@@ -12,8 +12,9 @@ use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
 use hostnet::{HostFacts, LinkName, Uplinks};
 use ipnet::IpNet;
 use mesh::{
-    Endpoint,
-    prefix::{Family, is_public, is_usable},
+    Endpoint, Object, Problem,
+    prefix::{Family, is_public},
+    special::{check_host, check_range},
 };
 
 use place::{Place, networks, place};
@@ -61,6 +62,8 @@ pub struct Discovered {
     pub internal_ips: Vec<IpNet>,
     /// Where WireGuard can be reached, as far as this host can know.
     pub endpoint: Option<Endpoint>,
+    /// What is wrong with the ranges in which private addresses are looked for.
+    pub problem: Option<Problem>,
 }
 
 /// Chooses the node's addresses. The rules, in order, are in docs/concepts.md.
@@ -124,7 +127,7 @@ impl<'a> Candidates<'a> {
             let uplink = uplinks.has(name);
             for net in &interface.addresses {
                 let address = net.addr();
-                if !is_usable(address) || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
+                if check_host(net).is_err() || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
                     continue;
                 }
                 let family = Family::of(address);
@@ -175,10 +178,34 @@ impl<'a> Candidates<'a> {
         };
         Discovered {
             endpoint: endpoint.map(|candidate| Endpoint::from_ip(candidate.net.addr(), self.config.port)),
+            problem: internal_ips.is_empty().then(|| self.outside()).flatten(),
             // A public address is none: its neighbours would send to it without encryption. As with the Go agent, a node
             // without private addresses is alone in its segment, and all it sends goes through tunnels.
             internal_ips,
         }
+    }
+
+    /// That this host has private addresses of its own, but none where they are looked for. A host that has none at all may
+    /// well be among others that have.
+    fn outside(&self) -> Option<Problem> {
+        let cidrs = &self.config.internal_cidrs;
+        let own =
+            self.all.iter().filter(|candidate| !is_public(candidate.net.addr()) && candidate.is_of_host());
+        let own: Vec<String> = own.map(|candidate| candidate.net.to_string()).collect();
+        let useless = cidrs.iter().find_map(|cidr| check_range(cidr).err());
+        let why = match useless {
+            _ if cidrs.is_empty() => return None,
+            Some(why) => format!("({why})"),
+            None if own.is_empty() => return None,
+            None => format!("but {}", own.join(", ")),
+        };
+        let cidrs: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "has no address in --internal-cidr {} {why}, so its node has no internal address and is alone in its \
+             segment; correct --internal-cidr, or write the annotation kilo.squat.ai/force-internal-ip",
+            cidrs.join(",")
+        );
+        Some(Problem::new(Object::Host, "NoInternalAddress", message))
     }
 
     /// Whether this can be a private address of the node.
@@ -324,10 +351,40 @@ mod tests {
     }
 
     #[test]
+    fn looking_in_the_wrong_place_is_said() {
+        let found = |cidr: &str, interface: &str| {
+            let mut facts = HostFacts::default();
+            let addresses = interface.split_whitespace().map(|word| word.parse().unwrap()).collect();
+            let interface = Interface { running: true, addresses, ..Interface::default() };
+            facts.interfaces.insert("eth0".parse().unwrap(), interface);
+            let config = DiscoveryConfig {
+                hostname_addresses: Vec::new(),
+                internal_cidrs: cidr.split_whitespace().map(|word| word.parse().unwrap()).collect(),
+                prioritise_private: false,
+                port: 51820,
+            };
+            discover(&facts, &[], &config, &Memory::default())
+                .problem
+                .map(|problem| problem.message)
+                .unwrap_or_default()
+        };
+        assert!(
+            found("192.168.0.0/16", "10.0.0.5/24").contains("--internal-cidr 192.168.0.0/16 but 10.0.0.5/24")
+        );
+        assert!(found("127.0.0.0/8", "127.0.0.1/8 203.0.113.9/24").contains("loopback"));
+        for (cidr, interface) in
+            [("", "10.0.0.5/24"), ("", ""), ("10.0.0.0/8", "10.0.0.5/24"), ("10.0.0.0/8", "203.0.113.9/24")]
+        {
+            assert_eq!(found(cidr, interface), "", "{cidr} {interface}");
+        }
+    }
+
+    #[test]
     fn addresses_of_pods_and_of_no_use_are_passed_over() {
         check(
             &[
                 "eth0 127.0.0.1/8 169.254.1.1/16 fe80::1/64",
+                "eth2 10.2.0.0/24 10.2.0.255/24 240.0.0.1/24",
                 "cni0 10.244.0.1/24",
                 "br0 10.42.0.1/24",
                 "eth1 10.1.1.1/24",

@@ -186,6 +186,11 @@ impl Known {
         })
     }
 
+    /// By how many seconds the clocks of nodes that are alive were ahead of this host's when they were last heard.
+    pub fn clocks(&self) -> impl Iterator<Item = (&str, i64)> + Clone {
+        self.liveness.clocks()
+    }
+
     /// All Peers that are valid, by name.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.objects.peers()

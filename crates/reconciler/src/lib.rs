@@ -8,6 +8,7 @@
 //! changed, which learned endpoints are kept, what counts as healthy. How a route gets into a kernel or an
 //! annotation to an API server is not known here.
 
+mod agreement;
 mod announced;
 mod client;
 mod cycle;
@@ -43,7 +44,7 @@ use std::{
 
 use hostnet::Lifeline;
 use ipnet::IpNet;
-use mesh::{Endpoint, Forced, Granularity, Node, Peer, Problem, PublicKey};
+use mesh::{Endpoint, Forced, Granularity, Node, Peer, Problem, PublicKey, Settings};
 
 /// The time, by both clocks: decisions use the first, what is written for others the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +135,8 @@ pub struct Status {
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
     /// Its addresses on another CNI's device.
     pub cni_compatibility_ips: Vec<IpNet>,
+    /// What its agent was started with, as far as others have to have the same.
+    pub settings: Box<Settings>,
     /// Unix seconds.
     pub last_seen: i64,
 }

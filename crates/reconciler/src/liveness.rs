@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh::agreement::CLOSE_ENOUGH;
+
 /// The heartbeats of the other nodes.
 #[derive(Debug)]
 pub struct Liveness {
@@ -43,6 +45,39 @@ struct Beat {
     last_seen: i64,
     /// When we saw `last_seen` change; `None`: not since we know the node, and it looked dead then or is a newcomer.
     changed: Option<Instant>,
+    ahead: Ahead,
+}
+
+impl Beat {
+    fn first(last_seen: i64, changed: Option<Instant>) -> Self {
+        Self { last_seen, changed, ahead: Ahead::default() }
+    }
+}
+
+/// How far a node's clock is ahead of ours, as its heartbeats say when they arrive.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// In seconds; `None`: none has arrived yet.
+    seconds: Option<i64>,
+    /// Whether the last one looked late. One that was held up looks like a clock that is behind.
+    late: bool,
+}
+
+impl Ahead {
+    /// What arrives sooner or later by so many seconds is no news.
+    const STEADY: i64 = 5;
+
+    fn hear(&mut self, seconds: i64) {
+        let behind = |seconds: i64| seconds < -CLOSE_ENOUGH;
+        let sudden = behind(seconds) && self.seconds.is_some_and(|known| !behind(known));
+        if sudden && !std::mem::replace(&mut self.late, true) {
+            return;
+        }
+        self.late = false;
+        if self.seconds.is_none_or(|known| known.saturating_sub(seconds).saturating_abs() > Self::STEADY) {
+            self.seconds = Some(seconds);
+        }
+    }
 }
 
 impl Liveness {
@@ -70,10 +105,10 @@ impl Liveness {
         self.next_expiry = Some(now + self.timeout);
         let newcomers = std::mem::take(&mut self.newcomers);
         let any = !newcomers.is_empty();
-        for (name, Beat { last_seen, changed }) in newcomers {
+        for (name, Beat { last_seen, changed, .. }) in newcomers {
             let beating = changed.is_some_and(|at| now < at + self.timeout);
             let alive = beating || !self.looks_dead(last_seen, unix_now);
-            self.beats.insert(name, Beat { last_seen, changed: alive.then_some(now) });
+            self.beats.insert(name, Beat::first(last_seen, alive.then_some(now)));
         }
         any
     }
@@ -103,18 +138,23 @@ impl Liveness {
                 return false;
             }
             let was_alive = beat.changed.is_some();
-            let before = std::mem::replace(beat, Beat { last_seen, changed: Some(now) });
+            let before = std::mem::replace(&mut beat.last_seen, last_seen);
+            beat.changed = Some(now);
+            // What a list brings may be old.
+            if self.watching_since.is_some() {
+                beat.ahead.hear(last_seen.saturating_sub(unix_now));
+            }
             self.youngest = self.youngest.max(last_seen);
-            self.forget_youngest(before.last_seen);
+            self.forget_youngest(before);
             return is_judged && !was_alive;
         }
         self.youngest = self.youngest.max(last_seen);
         if self.watching_since.is_none() {
-            self.newcomers.insert(name.to_owned(), Beat { last_seen, changed: None });
+            self.newcomers.insert(name.to_owned(), Beat::first(last_seen, None));
             return false;
         }
         let alive = !self.looks_dead(last_seen, unix_now);
-        self.beats.insert(name.to_owned(), Beat { last_seen, changed: alive.then_some(now) });
+        self.beats.insert(name.to_owned(), Beat::first(last_seen, alive.then_some(now)));
         true
     }
 
@@ -143,12 +183,21 @@ impl Liveness {
 
     /// The names of those who are alive, in order. Newcomers are not among them.
     pub fn alive(&self) -> impl Iterator<Item = &str> {
+        self.alive_beats().map(|(name, _)| name)
+    }
+
+    /// By how many seconds the clocks of those who are alive are ahead of ours, as far as it is known.
+    pub fn clocks(&self) -> impl Iterator<Item = (&str, i64)> + Clone {
+        self.alive_beats().filter_map(|(name, beat)| Some((name, beat.ahead.seconds?)))
+    }
+
+    fn alive_beats(&self) -> impl Iterator<Item = (&str, &Beat)> + Clone {
         let alive = |beat: &Beat| match (beat.changed, self.watching_since, self.heard) {
             (None, _, _) => false,
             (Some(changed), Some(since), Some(heard)) => heard < changed.max(since) + self.timeout,
             (Some(_), _, _) => true,
         };
-        self.beats.iter().filter(move |(_, beat)| alive(beat)).map(|(name, _)| name.as_str())
+        self.beats.iter().filter(move |(_, beat)| alive(beat)).map(|(name, beat)| (name.as_str(), beat))
     }
 
     /// When [`Liveness::is_proof_wanted`] may say yes, if nothing is heard before.
@@ -222,6 +271,34 @@ mod tests {
         let mut liveness = Liveness::new(TIMEOUT);
         liveness.resume(start, UNIX);
         (liveness, start)
+    }
+
+    #[test]
+    fn a_clock_that_is_off_shows_when_a_heartbeat_arrives() {
+        let (mut liveness, start) = started();
+        let mut beats = 0;
+        let mut hear = |ahead: i64| {
+            beats += 30;
+            let (now, unix) = (start + Duration::from_secs(beats), UNIX + beats as i64);
+            liveness.see("a", unix + ahead, now, unix);
+            liveness.clocks().map(|(_, ahead)| ahead).next()
+        };
+        assert_eq!(hear(-500), None, "an old one that was there already says nothing");
+        for (ahead, known) in [
+            (100, 100),
+            (97, 100),
+            (0, 0),
+            (-3, 0),
+            // One may be late, and two hardly.
+            (-50, 0),
+            (-2, 0),
+            (-50, 0),
+            (-51, -51),
+            (-200, -200),
+            (1, 1),
+        ] {
+            assert_eq!(hear(ahead), Some(known), "{ahead}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig};
 use ipnet::IpNet;
-use mesh::{Forced, Node, PresharedKey, Problem, PublicKey, SecretRef, Topology, TopologyConfig};
+use mesh::{Forced, Node, Observer, PresharedKey, Problem, PublicKey, SecretRef, Topology, TopologyConfig};
 
 use crate::{
     NodeUpdate, Now, PeerUpdate, Status, Surroundings, Watch,
@@ -60,6 +60,8 @@ pub struct Config {
     pub render: RenderConfig,
     /// The MTU of the WireGuard interface.
     pub mtu: Mtu,
+    /// By what this agent looks at the cluster. All agents have to do it alike.
+    pub observer: Observer,
     /// How the own addresses are found.
     pub discovery: DiscoveryConfig,
     /// What is known at the start of the addresses that programs of this host need.
@@ -117,6 +119,10 @@ pub struct Reconciler {
     pub(crate) actions: VecDeque<Action>,
     pub(crate) published: Option<View>,
     pub(crate) shown: Shown,
+    /// In which settings nodes of the mesh differ.
+    pub(crate) differing: Vec<Problem>,
+    /// In what agents, clocks and networks differ.
+    pub(crate) agreement: Arc<[Problem]>,
     /// When the next view is due although nothing else is.
     pub(crate) show_at: Option<Instant>,
     /// What of the status a policy of the cluster refuses.
@@ -129,6 +135,8 @@ pub(crate) struct Outcome {
     pub facts: HostFacts,
     /// What of a Go agent is beyond our reach.
     pub legacy_tables: Vec<LegacyTable>,
+    /// Why the own addresses were not found.
+    pub undiscovered: Option<Problem>,
     /// What failed; `None`: no reconcile has ended yet.
     pub failures: Option<Vec<String>>,
     pub role: Option<mesh::Role>,
@@ -164,6 +172,8 @@ impl Reconciler {
             actions: VecDeque::new(),
             published: None,
             shown: Shown::default(),
+            differing: Vec::new(),
+            agreement: Arc::default(),
             show_at: None,
             refused: None,
         };

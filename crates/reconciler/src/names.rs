@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh::special::check_address;
+
 use crate::lookups::{Answered, Lookups, Owner, Pace};
 
 /// Dynamic DNS entries usually live as long as an address is kept here. Of several errors the first counts, because a name
@@ -42,11 +44,11 @@ impl Names {
         self.0.timeout()
     }
 
-    /// An answer. Of several addresses the one in use stays if it is still among them; else the first IPv4 one, else
+    /// An answer. Addresses that nobody can send to do not count. Of several the one in use stays if it is still among them; else the first IPv4 one, else
     /// the first. Without an answer the last known address stays.
     pub fn answer(&mut self, name: &str, answer: Result<Vec<IpAddr>, String>, now: Instant) -> Answered {
         let name = name.to_owned();
-        let answer = answer.and_then(|addresses| {
+        let answer = answer.and_then(usable).and_then(|addresses| {
             let in_use = self.0.value(&name).copied().filter(|address| addresses.contains(address));
             let chosen = in_use.or_else(|| addresses.iter().find(|ip| ip.is_ipv4()).copied());
             let chosen = chosen.or_else(|| addresses.first().copied());
@@ -81,6 +83,17 @@ impl Names {
     }
 }
 
+/// The addresses to which packets can be sent. If there are others only, that is why there is no answer.
+fn usable(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, String> {
+    let why = addresses.first().and_then(|first| check_address(first.to_canonical()).err());
+    let mut usable = addresses;
+    usable.retain(|address| check_address(address.to_canonical()).is_ok());
+    match why {
+        Some(why) if usable.is_empty() => Err(why.to_string()),
+        _ => Ok(usable),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +114,18 @@ mod tests {
         assert_eq!(names.error("a.example"), Some("timed out"));
         let pause = names.timeout().unwrap() - later;
         assert!(pause >= PACE.retry.0 / 2 && pause <= PACE.retry.0 * 3 / 2, "{pause:?}");
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_send_to_is_no_answer() {
+        let now = Instant::now();
+        let mut names = Names::new(b"seed");
+        names.retain([("a.example".to_owned(), Owner::Node)].into());
+        let addresses = |texts: &[&str]| Ok(texts.iter().map(|text| text.parse().unwrap()).collect());
+        assert_eq!(names.answer("a.example", addresses(&["127.0.0.1", "::1"]), now), Answered::Error);
+        assert!(names.error("a.example").is_some_and(|why| why.contains("loopback")));
+        let answered = names.answer("a.example", addresses(&["0.0.0.0", "192.0.2.1"]), now);
+        assert_eq!(answered, Answered::Value);
+        assert_eq!(names.resolved()["a.example"].to_string(), "192.0.2.1");
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hostnet::Handshake;
-use mesh::PublicKey;
+use mesh::{PublicKey, special::check_address};
 
 use crate::sessions::Gone;
 
@@ -61,6 +61,10 @@ impl BehindNat {
         for key in behind_nat {
             let seen = handshakes.get(&key).filter(|handshake| handshake.is_alive());
             if let Some(endpoint) = seen.and_then(|handshake| handshake.endpoint) {
+                // A neighbour's link-local address is of no use to others.
+                if check_address(endpoint.ip().to_canonical()).is_err() {
+                    continue;
+                }
                 located.endpoints.insert(key, endpoint);
                 continue;
             }

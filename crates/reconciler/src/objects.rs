@@ -128,6 +128,8 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         wireguard_ips,
         discovered_endpoints,
         granularity,
+        pod_cidr_source,
+        settings,
         cni_compatibility_ips,
         last_seen: _,
     } = before;
@@ -146,5 +148,7 @@ fn same_but_heartbeat(before: &Node, after: &Node) -> bool {
         && *wireguard_ips == after.wireguard_ips
         && *discovered_endpoints == after.discovered_endpoints
         && *granularity == after.granularity
+        && *pod_cidr_source == after.pod_cidr_source
+        && *settings == after.settings
         && *cni_compatibility_ips == after.cni_compatibility_ips
 }

@@ -14,6 +14,8 @@ pub struct Sources {
     pub topology: Option<Arc<Topology>>,
     /// What was rendered for the host.
     pub rendered: Arc<[Problem]>,
+    /// In what agents, clocks and networks differ.
+    pub agreement: Arc<[Problem]>,
     /// What the machine itself has found. There are few.
     pub own: Vec<Problem>,
 }
@@ -33,10 +35,11 @@ impl Shown {
         let same = self.revision == known.revision()
             && before.topology.as_ref().map(Arc::as_ptr) == sources.topology.as_ref().map(Arc::as_ptr)
             && Arc::ptr_eq(&before.rendered, &sources.rendered)
+            && Arc::ptr_eq(&before.agreement, &sources.agreement)
             && before.own == sources.own;
         if !same {
             let mut problems = known.problems(sources.topology.as_deref());
-            problems.extend(sources.rendered.iter().chain(&sources.own).cloned());
+            problems.extend(sources.rendered.iter().chain(&*sources.agreement).chain(&sources.own).cloned());
             let problems = problems.into_sorted();
             if *self.problems != *problems {
                 self.problems = problems.into();

@@ -94,7 +94,11 @@ impl Reconciler {
         let sources = Sources {
             topology: self.topology.clone(),
             rendered: self.intended.as_ref().map_or_else(Arc::default, |intended| intended.problems.clone()),
-            own: self.beyond_reach().into_iter().chain(self.refused.clone()).collect(),
+            agreement: self.agreement.clone(),
+            own: [self.beyond_reach(), self.last.undiscovered.clone(), self.refused.clone()]
+                .into_iter()
+                .flatten()
+                .collect(),
         };
         self.shown.update(&self.known, sources)
     }

@@ -135,6 +135,7 @@ pub(crate) fn config(node: &str, topology: TopologyConfig, key: PrivateKey) -> C
         },
         surroundings: surroundings(),
         resync_period: Duration::from_secs(30),
+        observer: Default::default(),
         liveness_timeout: Duration::from_secs(60),
     }
 }

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use mesh::{
     PublicKey,
     prefix::{self, Family},
+    special::check_range,
 };
 
 /// What a kernel knows when it forwards.
@@ -180,6 +181,8 @@ impl Kernel {
             route.source.is_some_and(|source| !own(&source))
                 || via.is_some_and(|via| own(&via))
                 || ends.any(|address| Family::of(*address) != family)
+                || via.is_some_and(|via| via.is_multicast() || via.is_loopback() || via.is_unspecified())
+                || check_range(&route.destination).is_err()
                 || route.destination != route.destination.trunc()
         };
         self.routes.iter().filter(refused).collect()

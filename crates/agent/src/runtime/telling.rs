@@ -20,6 +20,7 @@ impl Runtime {
             discovered_endpoints: status.discovered_endpoints,
             cni_compatibility_ips: status.cni_compatibility_ips,
             pod_cidr_source: self.setup.pod_cidr_source,
+            settings: *status.settings,
         };
         let (client, node) = (self.client.clone(), self.setup.reconciler.node.clone());
         let (annotations, mut permission) = (self.annotations.clone(), self.permission.clone());

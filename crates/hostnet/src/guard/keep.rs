@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use mesh::PublicKey;
+use mesh::{PublicKey, special::SPECIAL};
 
 use crate::LinkName;
 
@@ -19,7 +19,7 @@ pub enum Lifeline {
 /// Why a host keeps an address or a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keep {
-    /// Nobody routes it: loopback, link-local, multicast.
+    /// Nobody routes it, see [`SPECIAL`].
     Unroutable(&'static str),
     /// Where a cloud answers its machines about themselves.
     Metadata,
@@ -83,19 +83,6 @@ impl fmt::Display for Keep {
 
 /// What every host keeps.
 pub(super) fn everywhere() -> impl Iterator<Item = (IpNet, Keep)> {
-    const UNROUTABLE: [(&str, &str); 11] = [
-        ("0.0.0.0/8", "the host itself (RFC 1122)"),
-        ("127.0.0.0/8", "loopback"),
-        ("169.254.0.0/16", "link-local"),
-        ("224.0.0.0/4", "multicast"),
-        ("255.255.255.255/32", "broadcast"),
-        ("::/128", "the unspecified address"),
-        ("::1/128", "loopback"),
-        ("fe80::/10", "link-local"),
-        ("ff00::/8", "multicast"),
-        ("64:ff9b::/96", "IPv4 by way of NAT64 (RFC 6052)"),
-        ("64:ff9b:1::/48", "IPv4 by way of NAT64 (RFC 8215)"),
-    ];
     // Azure, Alibaba; AWS, Google and Oracle by IPv6. All others are link-local.
     const METADATA: [&str; 5] = [
         "168.63.129.16/32",
@@ -105,6 +92,6 @@ pub(super) fn everywhere() -> impl Iterator<Item = (IpNet, Keep)> {
         "fd00:c1::a9fe:a9fe/128",
     ];
     let net = |text: &str| text.parse().expect("the prefix is a valid one");
-    let unroutable = UNROUTABLE.into_iter().map(move |(text, what)| (net(text), Keep::Unroutable(what)));
+    let unroutable = SPECIAL.iter().map(|special| (special.range, Keep::Unroutable(special.what)));
     unroutable.chain(METADATA.into_iter().map(move |text| (net(text), Keep::Metadata)))
 }

@@ -26,7 +26,7 @@ use hostnet::{
 use identity::{Identity, Known};
 use ipnet::IpNet;
 use kubernetes::{PodCidrSource, registration};
-use mesh::PrivateKey;
+use mesh::{PrivateKey, special::check_host};
 use program::{
     Resolver,
     flags::{Cidrs, all, boolean, duration, number, path},
@@ -35,7 +35,7 @@ use program::{
 use reconciler::ClientSettings;
 use underlay::Underlay;
 
-use crate::{Global, Granularity, cluster};
+use crate::{Global, cluster};
 
 /// Said when the host's network cannot be opened or read.
 const NEEDS: &str = "cannot use the host's network; kgctl connect needs CAP_NET_ADMIN, so run it as root";
@@ -184,11 +184,8 @@ async fn read_cluster(
 
 fn settings(global: &Global, flags: &Connect, services: Vec<IpNet>, host: ClientConfig) -> ClientSettings {
     ClientSettings {
-        granularity: match global.mesh_granularity {
-            Granularity::Auto => None,
-            Granularity::Location => Some(mesh::Granularity::Location),
-            Granularity::Full => Some(mesh::Granularity::Full),
-        },
+        granularity: global.observer().granularity,
+        observer: global.observer(),
         services,
         host,
         resync_period: flags.resync_period,
@@ -244,10 +241,10 @@ fn own_address(text: &str) -> Result<IpNet, String> {
             "this host's own address is written like 10.10.10.10/32 or fd10::10/128".to_owned()
         })?),
     };
-    if net.prefix_len() < net.max_prefix_len() && net.addr() == net.network() {
-        return Err(format!("{net} is a network; name this host's own address in it"));
+    match check_host(&net) {
+        Ok(()) => Ok(net),
+        Err(why) => Err(why.with_advice("name this host's own address in the mesh, such as 10.10.10.10/32")),
     }
-    Ok(net)
 }
 
 /// To which other Peers there are tunnels.
@@ -278,6 +275,7 @@ mod tests {
             assert_eq!(own_address(text).map(|net| net.to_string()), Ok(written.to_owned()));
         }
         assert!(own_address("10.1.0.0/24").is_err_and(|error| error.contains("network")));
+        assert!(own_address("224.0.0.1/32").is_err_and(|error| error.contains("multicast")));
         assert!(own_address("home").is_err());
     }
 

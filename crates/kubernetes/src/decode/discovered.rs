@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use mesh::PublicKey;
+use mesh::{PublicKey, special::check_address};
 use serde::Deserialize;
 
 use super::Problems;
@@ -59,9 +59,17 @@ pub(super) fn decode_discovered_endpoints(
         let key = key_text.parse::<PublicKey>();
         let port = u16::try_from(entry.port).ok().filter(|port| *port != 0);
         match (key, port) {
-            (Ok(key), Some(port)) => {
-                endpoints.insert(key, SocketAddr::new(ip.to_canonical(), port));
-            }
+            (Ok(key), Some(port)) => match check_address(ip.to_canonical()) {
+                Ok(()) => {
+                    endpoints.insert(key, SocketAddr::new(ip.to_canonical(), port));
+                }
+                // An agent writes what WireGuard shows. The others reach it there no more than anybody else.
+                Err(why) => {
+                    let instead =
+                        format!("the endpoint of {key} is left out; give it an endpoint or another network");
+                    problems.unusable(DISCOVERED_ENDPOINTS, &why, &instead);
+                }
+            },
             (Err(error), _) => {
                 let shown = super::shortened(&key_text);
                 let instead = format!("the entry of {shown:?} is left out: {error}; {REMEDY}");

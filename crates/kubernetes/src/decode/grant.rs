@@ -91,7 +91,9 @@ impl Reader {
 
     fn cidr(&mut self, field: &str, value: &Value) {
         match value.as_str().map(str::parse::<IpNet>) {
-            Some(Ok(cidr)) => self.subnets.push(cidr.trunc()),
+            Some(Ok(cidr)) => {
+                self.subnets.extend(self.problems.usable_range(field, cidr.trunc(), self.remedy));
+            }
             Some(Err(_)) | None => self.problem("InvalidPodCIDR", field, value, "no CIDR"),
         }
     }

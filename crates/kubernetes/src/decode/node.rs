@@ -4,12 +4,14 @@ use std::{collections::HashSet, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use mesh::{
-    DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey, prefix::Family,
+    DEFAULT_PORT, Endpoint, Forced, Granularity, Node, Object, Problem, PublicKey, Settings,
+    prefix::Family,
+    special::{check_address, check_host, check_range},
     text::is_plain,
 };
 
 use super::{Problems, discovered::decode_discovered_endpoints};
-use crate::{PodCidrSource, annotations as name, object::NodeObject};
+use crate::{PodCidrSource, annotations as name, object::NodeObject, pod_cidrs::published_text, settings};
 
 /// Decodes a Node. `topology_label` is the label that gives the location where no annotation does. Where another CNI
 /// gives pod subnets, those of the Node are there until they are replaced, see [`crate::pod_cidrs::join`], and what is
@@ -22,13 +24,14 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
     let forced = reader.forced_internal_ips();
     let internal_ips_forced = forced.is_some();
-    let internal_ips = forced.unwrap_or_else(|| reader.agent_cidrs(name::INTERNAL_IP, name::INTERNAL_IPS));
+    let found = reader.endpoint();
+    let internal_ips = forced.unwrap_or_else(|| reader.agent_cidrs(&INTERNAL));
     let node = Node {
         name: object.name().to_owned(),
         created: object.created(),
         location: reader.location(topology_label),
         leader: object.annotation(name::LEADER).is_some(),
-        endpoint: reader.endpoint(),
+        endpoint: found.as_ref().map(|(endpoint, _)| endpoint.clone()),
         key: reader.key(),
         internal_ips,
         internal_ips_forced,
@@ -37,28 +40,36 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
             PodCidrSource::Annotation => reader.annotated_pod_subnets(),
             PodCidrSource::Cilium | PodCidrSource::Calico => {
                 let texts = object.pod_cidrs.iter();
-                texts.filter_map(|text| text.parse::<IpNet>().ok()).map(|subnet| subnet.trunc()).collect()
+                let subnets =
+                    texts.filter_map(|text| text.parse::<IpNet>().ok()).map(|subnet| subnet.trunc());
+                subnets.filter(|subnet| check_range(subnet).is_ok()).collect()
             }
         },
         joins_without_pods: source.joins_without_pods(),
         persistent_keepalive: reader.persistent_keepalive(),
         allowed_location_ips: reader.allowed_location_ips(),
-        wireguard_ips: reader.agent_cidrs(name::WIREGUARD_IP, name::WIREGUARD_IPS),
+        wireguard_ips: reader.agent_cidrs(&WIREGUARD),
         discovered_endpoints: match object.annotation(name::DISCOVERED_ENDPOINTS) {
             Some(text) => decode_discovered_endpoints(text, &mut reader.problems),
             None => Default::default(),
         },
         granularity: reader.granularity(),
-        cni_compatibility_ips: reader.agent_cidrs(name::CNI_COMPATIBILITY_IP, name::CNI_COMPATIBILITY_IPS),
+        pod_cidr_source: published_text(object).map(super::shortened),
+        settings: reader.settings(),
+        cni_compatibility_ips: reader.agent_cidrs(&CNI_COMPATIBILITY),
         last_seen: reader.last_seen(),
     };
+    if let (Some((endpoint, by)), Some(port)) = (&found, node.settings.port) {
+        reader.compare_ports(endpoint, *by, port);
+    }
     (node, reader.problems.found.into())
 }
 
 /// What the operator of a node decides. What makes no sense is passed over here; [`decode_node`] reports it.
 pub fn decode_forced(object: &NodeObject) -> Forced {
     let mut reader = Reader { object, problems: Problems::of(Object::Node(object.name().to_owned())) };
-    Forced { endpoint: reader.forced_endpoint(), internal_ips: reader.forced_internal_ips() }
+    let endpoint = reader.forced_endpoint().map(|(endpoint, _)| endpoint);
+    Forced { endpoint, internal_ips: reader.forced_internal_ips() }
 }
 
 /// The old region label stands in for the new one only: who names another label means that label.
@@ -74,6 +85,43 @@ fn location<'a>(object: &'a NodeObject, topology_label: &str) -> &'a str {
 
 /// The longest value of a label, which a location is where no annotation says otherwise, in characters.
 const LONGEST_LOCATION: usize = 63;
+
+/// What to do about pod subnets that Kubernetes gave out. They never change.
+const ALLOCATED: &str = "delete the Node and let its kubelet register it again, after --cluster-cidr of the controller \
+                         manager was corrected where it holds the range";
+
+/// Which annotation gives an endpoint.
+#[derive(Clone, Copy)]
+enum EndpointBy {
+    ForceEndpoint,
+    ForceExternalIp,
+    Agent,
+}
+
+/// The two annotations in which an agent writes addresses, and what to do if they are of no use.
+struct AgentCidrs {
+    single: &'static str,
+    list: &'static str,
+    instead: &'static str,
+}
+
+const INTERNAL: AgentCidrs = AgentCidrs {
+    single: name::INTERNAL_IP,
+    list: name::INTERNAL_IPS,
+    instead: "write the node's address in its private network into kilo.squat.ai/force-internal-ip, or - for none",
+};
+
+const WIREGUARD: AgentCidrs = AgentCidrs {
+    single: name::WIREGUARD_IP,
+    list: name::WIREGUARD_IPS,
+    instead: "give all agents a --subnet such as 10.4.0.0/16",
+};
+
+const CNI_COMPATIBILITY: AgentCidrs = AgentCidrs {
+    single: name::CNI_COMPATIBILITY_IP,
+    list: name::CNI_COMPATIBILITY_IPS,
+    instead: "it is the address of the other CNI's device on the node: correct the pool from which that CNI takes it",
+};
 
 struct Reader<'a> {
     object: &'a NodeObject,
@@ -110,27 +158,64 @@ impl<'a> Reader<'a> {
         location.to_owned()
     }
 
-    fn endpoint(&mut self) -> Option<Endpoint> {
+    fn endpoint(&mut self) -> Option<(Endpoint, EndpointBy)> {
         const REMEDY: &str = "this is no endpoint; the node's agent writes it, restart the agent";
-        self.forced_endpoint().or_else(|| self.parsed("InvalidEndpoint", name::ENDPOINT, REMEDY))
+        const INSTEAD: &str = "write the node's own into kilo.squat.ai/force-endpoint";
+        self.forced_endpoint().or_else(|| {
+            let found = self.usable_endpoint("InvalidEndpoint", name::ENDPOINT, REMEDY, INSTEAD)?;
+            Some((found, EndpointBy::Agent))
+        })
     }
 
-    fn forced_endpoint(&mut self) -> Option<Endpoint> {
+    fn forced_endpoint(&mut self) -> Option<(Endpoint, EndpointBy)> {
         const FORM: &str = "write HOST:PORT or [IPV6]:PORT, where HOST is an address or a DNS name in lower case and \
                             PORT a number from 1 to 65535";
-        let forced: Option<Endpoint> = self.parsed("InvalidForceEndpoint", name::FORCE_ENDPOINT, FORM);
-        forced.or_else(|| self.external_ip())
+        const INSTEAD: &str =
+            "write an address at which the other locations reach the node, or remove the annotation";
+        let forced = self.usable_endpoint("InvalidForceEndpoint", name::FORCE_ENDPOINT, FORM, INSTEAD);
+        let forced = forced.map(|endpoint| (endpoint, EndpointBy::ForceEndpoint));
+        forced.or_else(|| Some((self.external_ip()?, EndpointBy::ForceExternalIp)))
+    }
+
+    /// An endpoint that others can send to. Where a name leads to is not known here.
+    fn usable_endpoint(
+        &mut self,
+        reason: &'static str,
+        key: &str,
+        form: &str,
+        instead: &str,
+    ) -> Option<Endpoint> {
+        let endpoint: Endpoint = self.parsed(reason, key, form)?;
+        match endpoint.ip().map_or(Ok(()), check_address) {
+            Ok(()) => Some(endpoint),
+            Err(why) => {
+                self.problems.unusable(key, &why, instead);
+                None
+            }
+        }
     }
 
     fn external_ip(&mut self) -> Option<Endpoint> {
-        let value = self.filled(name::FORCE_EXTERNAL_IP)?;
-        let address = value.parse::<IpAddr>().ok().or_else(|| Some(value.parse::<IpNet>().ok()?.addr()));
-        if address.is_none() {
-            let instead =
-                "write an address such as 203.0.113.1, or the annotation kilo.squat.ai/force-endpoint";
-            self.problems.annotation("InvalidForceExternalIP", name::FORCE_EXTERNAL_IP, value, instead);
+        let key = name::FORCE_EXTERNAL_IP;
+        let value = self.filled(key)?;
+        let address = value.parse::<IpAddr>().map(|address| (address, check_address(address.to_canonical())));
+        let checked =
+            address.ok().or_else(|| value.parse::<IpNet>().ok().map(|net| (net.addr(), check_host(&net))));
+        match checked {
+            Some((address, Ok(()))) => Some(Endpoint::from_ip(address, DEFAULT_PORT)),
+            Some((_, Err(why))) => {
+                let instead =
+                    "write an address such as 203.0.113.1 at which the other locations reach the node";
+                self.problems.unusable(key, &why, instead);
+                None
+            }
+            None => {
+                let instead =
+                    "write an address such as 203.0.113.1, or the annotation kilo.squat.ai/force-endpoint";
+                self.problems.annotation("InvalidForceExternalIP", key, value, instead);
+                None
+            }
         }
-        Some(Endpoint::from_ip(address?, DEFAULT_PORT))
     }
 
     fn key(&mut self) -> Option<PublicKey> {
@@ -150,49 +235,63 @@ impl<'a> Reader<'a> {
         if matches!(value, "" | "-") {
             return Some(Vec::new());
         }
+        const FORM: &str =
+            "write a CIDR such as 10.1.0.1/16, or one per IP family with a comma between, or - for none";
         let forced = cidr_per_family(value);
         if let Err(why) = &forced {
-            let instead = format!(
-                "{why}; write a CIDR such as 10.1.0.1/16, or one per IP family with a comma between, or - for none"
-            );
+            let instead = format!("{why}; {FORM}");
             self.problems.annotation("InvalidForceInternalIP", name::FORCE_INTERNAL_IP, value, &instead);
         }
-        forced.ok()
+        let forced = forced.ok()?;
+        match forced.iter().try_for_each(check_host) {
+            Ok(()) => Some(forced),
+            Err(why) => {
+                self.problems.unusable(name::FORCE_INTERNAL_IP, &why, FORM);
+                None
+            }
+        }
     }
 
     /// What an agent wrote: one CIDR, and possibly a list that holds it and more. A list without the one is stale:
     /// somebody who does not know lists has written since.
-    fn agent_cidrs(&mut self, single: &str, list: &str) -> Vec<IpNet> {
-        let single = self.agent_cidr(single);
-        let mut all: Vec<IpNet> = single.into_iter().collect();
-        if let Some(value) = self.filled(list) {
+    fn agent_cidrs(&mut self, of: &AgentCidrs) -> Vec<IpNet> {
+        const REMEDY: &str = "this is no CIDR; the node's agent writes it, restart the agent";
+        let single: Option<IpNet> = self.parsed("InvalidAddress", of.single, REMEDY);
+        let mut all: Vec<(&str, IpNet)> = single.into_iter().map(|cidr| (of.single, cidr)).collect();
+        if let Some(value) = self.filled(of.list) {
             match cidr_per_family(value) {
                 Ok(listed) if single.is_some_and(|single| listed.contains(&single)) => {
-                    all.extend(listed.into_iter().filter(|cidr| Some(*cidr) != single));
+                    let others = listed.into_iter().filter(|cidr| Some(*cidr) != single);
+                    all.extend(others.map(|cidr| (of.list, cidr)));
                 }
                 Ok(_) => {}
                 Err(why) => {
                     let instead = format!("{why}; the node's agent writes it, restart the agent");
-                    self.problems.annotation("InvalidAddress", list, value, &instead);
+                    self.problems.annotation("InvalidAddress", of.list, value, &instead);
                 }
             }
         }
-        all
-    }
-
-    fn agent_cidr(&mut self, key: &str) -> Option<IpNet> {
-        self.parsed("InvalidAddress", key, "this is no CIDR; the node's agent writes it, restart the agent")
+        all.retain(|(key, cidr)| match check_host(cidr) {
+            Ok(()) => true,
+            Err(why) => {
+                self.problems.unusable(key, &why, of.instead);
+                false
+            }
+        });
+        all.into_iter().map(|(_, cidr)| cidr).collect()
     }
 
     fn pod_subnets(&mut self) -> Vec<IpNet> {
         let mut subnets = Vec::with_capacity(self.object.pod_cidrs.len());
         for text in &self.object.pod_cidrs {
             match text.parse::<IpNet>() {
-                Ok(subnet) => subnets.push(subnet.trunc()),
+                Ok(subnet) => {
+                    subnets.extend(self.problems.usable_range("spec.podCIDRs", subnet.trunc(), ALLOCATED));
+                }
                 Err(_) => self.problems.add(
                     "InvalidPodCIDR",
                     format!(
-                        "spec.podCIDRs holds {:?}, which is no CIDR and is left out; create the Node anew",
+                        "spec.podCIDRs holds {:?}, which is no CIDR and is left out; {ALLOCATED}",
                         super::shortened(text)
                     ),
                 ),
@@ -207,7 +306,10 @@ impl<'a> Reader<'a> {
         let (mut subnets, mut seen) = (Vec::new(), HashSet::new());
         for entry in self.problems.entries(name::POD_CIDRS, value) {
             match entry.trim().parse::<IpNet>().map(|subnet| subnet.trunc()) {
-                Ok(subnet) if seen.insert(subnet) => subnets.push(subnet),
+                Ok(subnet) if seen.insert(subnet) => {
+                    const INSTEAD: &str = "write the addresses that pods of the node have";
+                    subnets.extend(self.problems.usable_range(name::POD_CIDRS, subnet, INSTEAD));
+                }
                 Ok(_) => {}
                 Err(_) => self.problems.annotation(
                     "InvalidPodCIDR",
@@ -235,7 +337,10 @@ impl<'a> Reader<'a> {
         let mut cidrs = Vec::new();
         for entry in self.problems.entries(name::ALLOWED_LOCATION_IPS, value) {
             match entry.parse() {
-                Ok(cidr) => cidrs.push(cidr),
+                Ok(cidr) => {
+                    const INSTEAD: &str = "write ranges of hosts that the node's location reaches";
+                    cidrs.extend(self.problems.usable_range(name::ALLOWED_LOCATION_IPS, cidr, INSTEAD));
+                }
                 Err(_) => self.problems.annotation(
                     "InvalidAllowedLocationIP",
                     name::ALLOWED_LOCATION_IPS,
@@ -255,6 +360,38 @@ impl<'a> Reader<'a> {
         let instead =
             "known are \"location\" and \"full\"; the node's agent writes it, see its --mesh-granularity";
         self.parsed("InvalidGranularity", name::GRANULARITY, instead)
+    }
+
+    fn settings(&mut self) -> Settings {
+        let Some(value) = self.filled(name::SETTINGS) else { return Settings::default() };
+        settings::decode(value).unwrap_or_else(|why| {
+            let instead = format!("it is not read: {why}; the node's agent writes it, restart the agent");
+            self.problems.annotation("InvalidSettings", name::SETTINGS, value, &instead);
+            Settings::default()
+        })
+    }
+
+    /// An agent listens on the port of the endpoint that its operator forces, else on that of `--port`.
+    fn compare_ports(&mut self, endpoint: &Endpoint, by: EndpointBy, port: u16) {
+        let message = match by {
+            _ if endpoint.port == port => return,
+            // A router forwards this port, and inside it is the same.
+            EndpointBy::ForceEndpoint => return,
+            EndpointBy::ForceExternalIp => format!(
+                "the annotation {} means the port {DEFAULT_PORT}, so the agent listens there and not on {port}, its \
+                 --port; write {}={} instead, with the port that is open to the others",
+                name::FORCE_EXTERNAL_IP,
+                name::FORCE_ENDPOINT,
+                Endpoint { port, ..endpoint.clone() }
+            ),
+            EndpointBy::Agent => format!(
+                "the annotation {} names the port {}, and the agent listens on {port}; another program, or a second \
+                 agent, has written it: end that, and restart the agent",
+                name::ENDPOINT,
+                endpoint.port
+            ),
+        };
+        self.problems.add("OtherPort", message);
     }
 
     fn last_seen(&mut self) -> i64 {

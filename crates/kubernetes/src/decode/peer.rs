@@ -6,9 +6,10 @@ use ipnet::IpNet;
 use mesh::{
     Endpoint, Excerpt, Host, Object, Peer, PresharedKey, PresharedKeySource, Problem, PublicKey, SecretRef,
     key::KeyError,
+    special::{check_address, check_range},
 };
 
-use super::{Problems, shortened};
+use super::{Problems, UNUSABLE, shortened};
 use crate::{
     object::PeerObject,
     peer::{PeerEndpoint, PeerSpec, PresharedKeySecretRef},
@@ -20,7 +21,8 @@ pub(crate) const MOST_NAMED: usize = 8;
 
 /// Decodes a Peer. One in which anything is wrong gives `None` and one problem that lists all of it, for half a
 /// Peer would route to the wrong place. Only a preshared key that is none is reported and left out, as the Go
-/// implementation leaves it out; and one beside a reference, which is stricter.
+/// implementation leaves it out; and one beside a reference, which is stricter. So is an address that nobody can use,
+/// because it leads to no place at all.
 pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
     let mut problems = Problems::of(Object::Peer(object.name().to_owned()));
     let examined = examine(object);
@@ -37,6 +39,9 @@ pub fn decode_peer(object: &PeerObject) -> (Option<Peer>, Vec<Problem>) {
         }
         None => {}
     }
+    if !examined.unusable.is_empty() && examined.faults.is_empty() {
+        problems.add(UNUSABLE, examined.unusable.join("; "));
+    }
     if !examined.faults.is_empty() {
         problems.add("InvalidPeer", format!("is left out; {}", examined.faults.join("; ")));
     }
@@ -49,6 +54,8 @@ pub(crate) struct Examined {
     pub peer: Option<Peer>,
     /// What is wrong, each in a sentence with the field, the value and what to write.
     pub faults: Vec<String>,
+    /// What nobody can use and the peer is without, each in a sentence with the field, the value and what to write.
+    pub unusable: Vec<String>,
     /// What is wrong with the preshared key in the object.
     pub preshared_key: Option<PresharedKeyFault>,
 }
@@ -70,13 +77,41 @@ pub(crate) fn examine(object: &PeerObject) -> Examined {
         Ok(spec) => spec,
         Err(why) => {
             let faults = vec![format!("its spec cannot be read: {why}")];
-            return Examined { peer: None, faults, preshared_key: None };
+            return Examined { peer: None, faults, unusable: Vec::new(), preshared_key: None };
         }
     };
     let mut faults = Vec::new();
     let (source, fault) = preshared_key(spec, &mut faults);
-    let peer = decode_spec(object, spec, source, &mut faults);
-    Examined { peer, faults, preshared_key: fault }
+    let mut peer = decode_spec(object, spec, source, &mut faults);
+    let unusable = peer.as_mut().map(leave_out_unusable).unwrap_or_default();
+    if peer.as_ref().is_some_and(|peer| peer.allowed_ips.is_empty()) {
+        faults.extend(unusable.iter().cloned());
+        return Examined { peer: None, faults, unusable: Vec::new(), preshared_key: fault };
+    }
+    Examined { peer, faults, unusable, preshared_key: fault }
+}
+
+/// Takes from a peer what nobody can use, and says so.
+fn leave_out_unusable(peer: &mut Peer) -> Vec<String> {
+    let mut unusable = Excerpt::of(MOST_NAMED);
+    peer.allowed_ips.retain(|net| match check_range(net) {
+        Ok(()) => true,
+        Err(why) => {
+            let instead = "remove it, or write ranges of hosts such as 10.5.0.1/32";
+            unusable.push(|| {
+                format!("spec.allowedIPs holds a range that does not count: {}", why.with_advice(instead))
+            });
+            false
+        }
+    });
+    let address = peer.endpoint.as_ref().and_then(Endpoint::ip);
+    let mut unusable = unusable.into_texts();
+    if let Some(Err(why)) = address.map(check_address) {
+        let instead = "write an address at which nodes reach the peer, or leave the endpoint out";
+        unusable.push(format!("spec.endpoint does not count: {}", why.with_advice(instead)));
+        peer.endpoint = None;
+    }
+    unusable
 }
 
 fn decode_spec(

@@ -56,6 +56,17 @@ fn of_kind<T: DeserializeOwned + serde::Serialize>(kind: &str, documents: &[Valu
         .collect()
 }
 
+thread_local! {
+    /// All functions. There are hundreds, so they are put together once.
+    static FUNCTIONS: Context<'static> = {
+        let mut context = Context::default().with_all();
+        context.add_function("isCIDR", |text: Arc<String>| is_cidr(&text));
+        // Types are checked by no program here.
+        context.add_function("dyn", |value: Cel| Ok::<_, ExecutionError>(value));
+        context
+    };
+}
+
 /// A policy, compiled.
 pub struct Policy {
     name: String,
@@ -134,10 +145,10 @@ impl Policy {
 
     /// Why the request is refused, the reason that the API server names first; empty: it is not.
     pub fn refusals(&self, request: &Request<'_>) -> Vec<String> {
-        let mut context = Context::default().with_all();
-        context.add_function("isCIDR", |text: Arc<String>| is_cidr(&text));
-        // Types are checked by no program here.
-        context.add_function("dyn", |value: Cel| Ok::<_, ExecutionError>(value));
+        FUNCTIONS.with(|functions| self.refusals_in(functions.new_inner_scope(), request))
+    }
+
+    fn refusals_in(&self, mut context: Context<'_>, request: &Request<'_>) -> Vec<String> {
         context.add_variable_from_value("object", request.object.map_or(Cel::Null, cel));
         context.add_variable_from_value("oldObject", request.old.map_or(Cel::Null, cel));
         context.add_variable_from_value("params", request.params.map_or(Cel::Null, cel));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod addresses;
 mod cel;
 #[path = "../common/mod.rs"]
 mod common;
@@ -34,7 +35,7 @@ impl Judges {
     /// The ranges of the parameters are those of two nodes.
     fn new() -> Self {
         let manifest = Manifest::read("peer-validation-policy.yaml");
-        let [shape, overlaps] = manifest.policies.as_slice() else { panic!("there are two policies") };
+        let [shape, overlaps, _] = manifest.policies.as_slice() else { panic!("there are three policies") };
         let mut params = serde_json::to_value(&manifest.params[0]).unwrap();
         params["data"]["pod-subnets"] = json!("10.42.1.0/24, 10.42.2.0/24,fd42::/48");
         params["data"]["node-subnets"] = json!("10.1.0.1/32,fd01::1/128");
@@ -149,7 +150,10 @@ fn good() -> Vec<Value> {
         with_endpoint(json!({ "dns": "vpn.example.com" }), 51_820),
         with_endpoint(json!({ "dns": "192.0.2.7" }), 51_820),
         with_endpoint(json!({ "dns": "vpn.example.com", "ip": "192.0.2.7" }), 51_820),
-        with_endpoint(json!({ "dns": "", "ip": "::" }), 51_820),
+        with_endpoint(json!({ "dns": "", "ip": "2001:db8::" }), 51_820),
+        // What counts is the name.
+        with_endpoint(json!({ "dns": "vpn.example.com", "ip": "127.0.0.1" }), 51_820),
+        with_endpoint(json!({ "ip": "64:ff9b::203.0.113.1" }), 51_820),
         with_endpoint(json!({ "dns": "a".repeat(253) }), 51_820),
     ]
 }
@@ -173,6 +177,8 @@ fn bad() -> Vec<Value> {
         "fd05::%eth0/64",
         "::ffff:10.5.0.1/128",
         "1.2.3/24",
+        // Of no use.
+        "127.0.0.1/8",
         // Overlaps.
         "10.42.1.9/32",
         "10.42.0.0/16",
@@ -214,6 +220,7 @@ fn bad() -> Vec<Value> {
     let ips =
         ["a.example", "192.0.2.256", "01.2.3.4", "192.0.2.7/32", "fe80::1%eth0", "::ffff:192.0.2.7", "1.2.3"];
     all.extend(ips.map(|ip| with_endpoint(json!({ "ip": ip }), 1)));
+    all.push(with_endpoint(json!({ "ip": "fe80::1" }), 1));
     let names = ["UPPER", "-a", "a-", "a..b", ".a", "a.", "a_b", "2001:db8::1", "a b", "a\n"];
     all.extend(names.map(|dns| with_endpoint(json!({ "dns": dns, "ip": "192.0.2.7" }), 1)));
     all.extend([
@@ -239,6 +246,29 @@ fn bad() -> Vec<Value> {
     all
 }
 
+/// Addresses and ranges where nobody is.
+fn useless() -> Vec<Value> {
+    let ranges = [
+        "0.0.0.0/32",
+        "169.254.169.254/32",
+        "224.0.0.0/4",
+        "239.1.2.3/24",
+        "255.255.255.255/32",
+        "::/128",
+        "::1/128",
+        "::203.0.113.1/128",
+        "fe80::/64",
+        "ff02::1/128",
+    ];
+    let v4 = ["0.0.0.0", "127.0.0.53", "169.254.1.1", "224.0.0.1", "255.255.255.255"];
+    let v6 = ["::", "::1", "::7", "fe80::1", "ff02::1"];
+    let mut all: Vec<Value> =
+        ranges.iter().map(|ip| with("allowedIPs", json!(["10.5.0.1/32", ip]))).collect();
+    all.extend(v4.iter().chain(&v6).map(|ip| with_endpoint(json!({ "ip": ip }), 1)));
+    all.extend(v4.iter().map(|ip| with_endpoint(json!({ "dns": ip, "ip": "192.0.2.7" }), 1)));
+    all
+}
+
 #[test]
 fn the_manifest_binds_what_it_defines() {
     let manifest = Manifest::read("peer-validation-policy.yaml");
@@ -255,13 +285,29 @@ fn the_manifest_binds_what_it_defines() {
     assert_eq!(spec.validation_actions, Some(vec!["Deny".to_owned()]));
 }
 
+/// The policies cannot ask the table of the agents, so they have it in writing.
+#[test]
+fn special_ranges_are_those_of_the_agents() {
+    let ours = mesh::special::SPECIAL.iter().filter(|special| !special.translated);
+    let ours: Vec<String> = ours.map(|special| format!("'{}'", special.range)).collect();
+    let manifest = Manifest::read("peer-validation-policy.yaml");
+    let variables =
+        manifest.policies.iter().flat_map(|policy| policy.spec.clone().unwrap().variables.unwrap());
+    let written: Vec<String> =
+        variables.filter(|variable| variable.name == "special").map(|variable| variable.expression).collect();
+    assert_eq!(written.len(), 2, "one in the policy of Peers, one in that of Nodes");
+    for text in written {
+        assert_eq!(text, format!("[{}]", ours.join(", ")));
+    }
+}
+
 #[test]
 fn the_policy_and_the_webhook_agree() {
     let judges = Judges::new();
     for object in good() {
         assert!(judges.agree(&object, None), "{object}: {:?}", judges.webhook(&object, None));
     }
-    for object in bad() {
+    for object in bad().into_iter().chain(useless()) {
         assert!(!judges.agree(&object, None), "{object} is allowed");
     }
 }

@@ -246,6 +246,7 @@ fn facts() -> AgentFacts {
             .into(),
         cni_compatibility_ips: vec!["10.42.0.1/24".parse().unwrap(), "fd42::1/64".parse().unwrap()],
         pod_cidr_source: PodCidrSource::Cilium,
+        settings: Default::default(),
     }
 }
 
@@ -306,6 +307,7 @@ async fn what_agents_write_passes() {
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
         pod_cidr_source: PodCidrSource::Node,
+        settings: Default::default(),
         last_seen: 1_700_000_030,
         ..facts()
     };

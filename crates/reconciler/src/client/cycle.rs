@@ -12,7 +12,12 @@ use mesh::{
 };
 
 use super::{Client, ClientAction};
-use crate::{Now, cycle::in_short, endpoints::asked};
+use crate::{
+    Now,
+    agreement::{from_outside, keep_if_same},
+    cycle::in_short,
+    endpoints::asked,
+};
 
 impl Client {
     /// What was seen on the host, or why nothing could be seen.
@@ -50,6 +55,9 @@ impl Client {
 
     fn reconcile(&mut self, observation: &Observation, now: Now) -> Result<(), String> {
         let topology = self.topology()?;
+        let nodes: Vec<&Node> = self.known.alive().map(|node| &**node).collect();
+        let differences = from_outside(&nodes, &topology, self.known.clocks(), &self.settings.observer);
+        keep_if_same(&mut self.agreement, differences);
         self.check_peer()?;
         self.read_key()?;
         let config = ClientConfig {
@@ -116,7 +124,8 @@ impl Client {
         let peers: Vec<_> = self.known.peers().cloned().collect();
         self.known.look_up(&nodes, &peers);
         if nodes.is_empty() {
-            return Err("there is no node in the cluster whose agent is alive".to_owned());
+            return Err("there is no node in the cluster whose agent is alive; do the agents run, and do they reach the API?"
+                .to_owned());
         }
         let granularity = self
             .settings
@@ -126,7 +135,7 @@ impl Client {
             "no node has the annotation kilo.squat.ai/granularity; give --mesh-granularity as the agents have it",
         )?;
         let subnets = said_by_most(nodes.iter().filter_map(|node| Subnets::said_by(node)));
-        let subnets = subnets.ok_or("no node has told its WireGuard address yet")?;
+        let subnets = subnets.ok_or("no node has told its WireGuard address yet; does the agent of any leader run, and may it write its Node?")?;
         let config = TopologyConfig { granularity, subnets, services: self.settings.services.clone() };
         Ok(Arc::new(Topology::with_resolved(config, nodes, peers, &self.known.resolved())))
     }

@@ -2,7 +2,10 @@
 
 use hostnet::{HostFacts, Interface, Uplinks};
 use ipnet::IpNet;
-use mesh::prefix::{Family, is_host, is_public, is_usable};
+use mesh::{
+    prefix::{Family, is_host, is_public},
+    special::check_address,
+};
 
 /// What an address is among those of its link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +38,8 @@ pub fn place(net: &IpNet, link: &Interface, networks: &[&IpNet], routed: bool) -
     if networks.iter().any(|network| network.contains(&address)) {
         return Place::After;
     }
-    let beside = first_addresses(link).filter(|other| other.addr() != address && is_usable(other.addr()));
+    let beside =
+        first_addresses(link).filter(|other| other.addr() != address && check_address(other.addr()).is_ok());
     let (same, other): (Vec<&IpNet>, Vec<&IpNet>) =
         beside.partition(|other| Family::of_prefix(other) == Family::of(address));
     let in_public = same.iter().any(|other| is_public(other.addr()) && !is_host(other));

@@ -31,6 +31,7 @@ impl World {
             granularity: None,
             host: config(),
             resync_period: Duration::from_secs(30),
+            observer: Default::default(),
             liveness_timeout: Duration::from_secs(60),
         };
         Self {

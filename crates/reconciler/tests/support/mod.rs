@@ -327,6 +327,7 @@ pub fn config() -> Config {
         },
         surroundings: Default::default(),
         resync_period: Duration::from_secs(30),
+        observer: Default::default(),
         liveness_timeout: Duration::from_secs(60),
     }
 }

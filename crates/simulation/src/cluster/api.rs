@@ -113,6 +113,7 @@ impl Api {
             node.internal_ips.clone_from(&status.internal_ips);
             node.key = Some(status.key);
             node.wireguard_ips.clone_from(&status.wireguard_ips);
+            node.settings.clone_from(&status.settings);
             node.granularity = Some(status.granularity);
             node.discovered_endpoints.clone_from(&status.discovered_endpoints);
             node.last_seen = status.last_seen;
