@@ -6,6 +6,7 @@ mod telling;
 use std::{
     collections::BTreeMap,
     future::Future,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,13 +43,17 @@ use crate::{
 /// How long the API server may take to answer the question whether it is there.
 const API_ANSWER: Duration = Duration::from_secs(3);
 
+/// How long a node of the own location may take to answer.
+const NEIGHBOUR_ANSWER: Duration = Duration::from_secs(2);
+
 /// What a task in the background came to.
 enum Done {
     Patched(kubernetes::patch::Told, Permission),
-    Resolved(String, Result<Vec<std::net::IpAddr>, String>),
+    Resolved(String, Result<Vec<IpAddr>, String>),
     Read(SecretRef, Result<PresharedKey, String>),
-    Named(Vec<std::net::IpAddr>),
+    Named(Vec<IpAddr>),
     Asked(bool),
+    Neighbour(IpAddr, bool),
     Reported,
 }
 
@@ -64,6 +69,7 @@ pub struct Runtime {
     updates: Updates,
     resolver: Option<Resolver>,
     access: ApiAccess,
+    underlay: Underlay,
     /// What this host depends on.
     surroundings: Followed,
     shown: Arc<http::Shown>,
@@ -103,7 +109,7 @@ impl Runtime {
         let sources = Sources {
             access: access.clone(),
             client: client.clone(),
-            underlay,
+            underlay: underlay.clone(),
             resolver: resolver.clone(),
             service_cidrs: setup.reconciler.render.service_cidrs.clone(),
         };
@@ -132,6 +138,7 @@ impl Runtime {
             dataplane,
             notices,
             client,
+            underlay,
             updates,
             resolver,
             access,
@@ -254,6 +261,9 @@ impl Runtime {
             }
             Done::Named(addresses) => self.reconciler.handle_hostname(addresses, now()),
             Done::Asked(answers) => self.reconciler.handle_api_answer(answers, now()),
+            Done::Neighbour(address, answers) => {
+                self.reconciler.handle_neighbour_answer(address, answers, now());
+            }
             Done::Reported => self.reporter.events.done(),
         }
     }
@@ -266,6 +276,7 @@ impl Runtime {
             Action::Resolve(name) => self.resolve(name),
             Action::ReadKey(reference) => self.read_key(reference),
             Action::AskApi => self.ask_api(),
+            Action::AskNeighbour(address) => self.ask_neighbour(address),
             Action::Publish(view) => self.publish(*view),
         }
     }
@@ -305,6 +316,15 @@ impl Runtime {
             // As other programs of this host ask it: their packets carry no mark.
             let answer = kubernetes::client::answers(&access, &Underlay::plain(), API_ANSWER).await;
             Done::Asked(answer.inspect_err(|error| tracing::debug!(%error, "the API was asked")).is_ok())
+        }));
+    }
+
+    /// Without the mesh, as encapsulated packets go. A node on which nothing listens refuses, and that is an answer, too.
+    fn ask_neighbour(&mut self, address: IpAddr) {
+        let (underlay, port) = (self.underlay.clone(), self.setup.flags.listen.port());
+        self.tasks.push(Box::pin(async move {
+            let answers = underlay.is_answered(SocketAddr::new(address, port), NEIGHBOUR_ANSWER).await;
+            Done::Neighbour(address, answers)
         }));
     }
 
@@ -359,6 +379,7 @@ impl Runtime {
             Action::Resolve(name) => self.resolve(name),
             Action::ReadKey(reference) => self.read_key(reference),
             Action::AskApi => self.reconciler.handle_api_answer(true, now()),
+            Action::AskNeighbour(address) => self.reconciler.handle_neighbour_answer(address, true, now()),
             Action::Patch(_) => self.reconciler.handle_patched(Ok(()), now()),
             Action::Apply(changes) => {
                 for change in &changes {

@@ -108,6 +108,28 @@ fn a_node_without_an_internal_address_is_alone() {
     }
 }
 
+/// Two networks in one location, which no router connects: one node of the other is asked, does not answer, and is named.
+#[test]
+fn a_node_in_a_location_whose_network_it_does_not_share() {
+    let lab = common::converged(common::with_agents("anet"));
+    lab.api().annotate("b2", "kilo.squat.ai/location", Some("a")).expect("it is free text");
+    let said = |host: &str, is_wanted: bool| {
+        common::eventually(
+            &format!("{host}: OtherNetwork"),
+            common::patiently(Duration::from_secs(40)),
+            || {
+                let health = node(&lab, host).http_get("/health")?;
+                let named = health.body.contains("its private network 10.102.0.0/24");
+                Ok((health.status != 200 || named != is_wanted).then_some(health.body))
+            },
+        );
+    };
+    ["a1", "a2", "b2"].iter().for_each(|host| said(host, true));
+    lab.api().annotate("b2", "kilo.squat.ai/location", None).expect("it is free text");
+    ["a1", "a2", "b2"].iter().for_each(|host| said(host, false));
+    common::assert_converges(&lab);
+}
+
 #[test]
 fn a_keepalive_is_that_of_all_tunnels() {
     let lab = common::converged(common::with_agents("akeep"));

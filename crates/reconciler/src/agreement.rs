@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use hostnet::{Compatibility, Encapsulation, EncapsulationType, HostFacts};
 use mesh::{Granularity, Node, Observer, Problem, Problems, Settings, Topology, agreement};
 
-use crate::machine::Reconciler;
+use crate::{Now, machine::Reconciler};
 
 impl Reconciler {
     /// What this agent tells the others about the way it was started.
@@ -44,9 +44,21 @@ impl Reconciler {
         let segment = self.topology.iter().filter_map(|topology| topology.segment_of(own));
         problems.extend(agreement::apart(segment, |node, net, _, others| {
             let to = if node.name == own { others } else { net };
-            leads_to(&self.last.facts, to.addr())
+            leads_to(&self.last.facts, to.addr()) || self.neighbours.is_known(to)
         }));
+        if let Some(local) = &self.local {
+            let segment = self.topology.as_ref().and_then(|topology| topology.segment_of(own));
+            problems.extend(self.neighbours.problems(segment, local));
+        }
         keep_if_same(&mut self.agreement, problems);
+    }
+
+    /// Which nodes of the own location to ask whether they answer.
+    pub(crate) fn expect_neighbours(&mut self, now: Now) {
+        let Some(local) = &self.local else { return };
+        let segment = self.topology.as_ref().and_then(|topology| topology.segment_of(&local.name));
+        let facts = &self.last.facts;
+        self.neighbours.expect(segment, local, |address| leads_to(facts, address), now.instant);
     }
 }
 

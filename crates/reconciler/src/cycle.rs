@@ -71,6 +71,7 @@ impl Reconciler {
         }
         self.last.facts = facts;
         self.last.legacy_tables = legacy_tables;
+        self.expect_neighbours(now);
         self.judge_agreement();
         let lacking = local.lacks();
         let Some(perspective) = Perspective::of(&topology, &self.config.node) else {

@@ -22,6 +22,7 @@ mod lookups;
 mod machine;
 mod names;
 mod nat;
+mod neighbours;
 mod objects;
 mod rounds;
 mod sessions;

@@ -20,6 +20,7 @@ use crate::{
     known::{Heard, Known},
     lookups::Answered,
     nat::BehindNat,
+    neighbours::Neighbours,
     rounds::Rounds,
     sessions::Sessions,
     shown::Shown,
@@ -87,6 +88,9 @@ pub enum Action {
     ReadKey(SecretRef),
     /// Ask the API server whether it answers, on a connection of its own: [`Reconciler::handle_api_answer`].
     AskApi,
+    /// Ask a node of the own location whether it answers, on the host's own way:
+    /// [`Reconciler::handle_neighbour_answer`].
+    AskNeighbour(IpAddr),
     /// Show this. Nothing to report.
     Publish(Box<View>),
 }
@@ -108,6 +112,7 @@ pub struct Reconciler {
     pub(crate) outdated: bool,
     pub(crate) intended: Option<Intended>,
     pub(crate) behind_nat: BehindNat,
+    pub(crate) neighbours: Neighbours,
     pub(crate) tunnel_ends: TunnelEnds,
     pub(crate) endpoints: Endpoints,
     pub(crate) sessions: Sessions,
@@ -164,6 +169,7 @@ impl Reconciler {
             outdated: true,
             intended: None,
             behind_nat: BehindNat::default(),
+            neighbours: Neighbours::default(),
             tunnel_ends: TunnelEnds::default(),
             endpoints: Endpoints::default(),
             sessions: Sessions::default(),
@@ -274,6 +280,14 @@ impl Reconciler {
         }
     }
 
+    /// Whether a node of the own location answers at an address: also by refusing a connection.
+    pub fn handle_neighbour_answer(&mut self, address: IpAddr, answers: bool, now: Now) {
+        if self.neighbours.answered(address, answers, now.instant) {
+            self.judge_agreement();
+            self.publish_soon(now);
+        }
+    }
+
     /// Routes of others on the host may have changed.
     pub fn handle_host_routes(&mut self, now: Now) {
         self.rounds.look_at_host_routes(now.instant);
@@ -336,6 +350,9 @@ impl Reconciler {
         if self.watchdog.ask(now.instant) {
             return Some(Action::AskApi);
         }
+        if let Some(address) = self.neighbours.next(now.instant) {
+            return Some(Action::AskNeighbour(address));
+        }
         if self.known.is_proof_wanted(now) {
             self.telling.hasten(now.instant);
         }
@@ -351,7 +368,8 @@ impl Reconciler {
         let round = self.rounds.timeout().filter(|_| self.known.is_synced());
         let others =
             [self.telling.timeout(), self.known.lookups_timeout(), self.watchdog.timeout(), self.show_at];
-        others.into_iter().chain([round, self.known.proof_timeout()]).flatten().min()
+        let others = others.into_iter().chain([self.neighbours.timeout()]);
+        others.chain([round, self.known.proof_timeout()]).flatten().min()
     }
 
     /// The mesh as it was last computed.

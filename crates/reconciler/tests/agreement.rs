@@ -88,3 +88,52 @@ fn another_private_network_in_a_location_is_suspected_unless_there_is_a_route() 
     world.pass(LOOK, &[near, far]);
     assert_eq!(said(&world), [""; 0]);
 }
+
+/// Two homes in one location: networks of one private block may be connected by a router, so the nodes are asked.
+#[test]
+fn a_neighbour_that_does_not_answer_is_in_another_network() {
+    let near = |name: &str, number: u8, address: &str| Node {
+        internal_ips: vec![address.parse().unwrap()],
+        ..node(name, "one", number)
+    };
+    let nodes = [near("b", 2, "10.0.7.2/24"), near("c", 3, "10.0.7.3/24"), near("d", 4, "10.0.0.4/24")];
+    let far = "10.0.7.2".parse().unwrap();
+    let mut world = World::with(nodes.clone());
+    world.silent.insert(far);
+    world.pass(Duration::from_secs(10), &nodes);
+    assert_eq!(said(&world), [""; 0], "one question may be lost");
+    world.pass(Duration::from_secs(10), &nodes);
+    assert_eq!(said(&world), ["OtherNetwork node b"]);
+    assert_eq!(world.asked_neighbours, [far; 3], "one of each network is asked");
+    // Where more nodes are on the other side, it is the own one.
+    let further = near("e", 5, "10.0.7.5/24");
+    world.see(further.clone());
+    world.pass(LOOK, &nodes);
+    assert_eq!(said(&world), ["OtherNetwork node a"]);
+    assert!(world.asked_neighbours.len() < 6, "asked without end: {:?}", world.asked_neighbours);
+    world.silent.clear();
+    world.pass(Duration::from_secs(70), &[nodes.as_slice(), &[further]].concat());
+    assert_eq!(said(&world), [""; 0]);
+    let asked = world.asked_neighbours.len();
+    world.pass(Duration::from_secs(300), &nodes);
+    assert_eq!(world.asked_neighbours.len(), asked, "an answer is enough");
+}
+
+/// Nobody is asked where the host has a route, or where everybody is in its network.
+#[test]
+fn neighbours_with_a_route_are_not_asked() {
+    let mut world = World::new();
+    world.facts.routes = vec![HostRoute {
+        destination: "10.0.7.0/24".parse().unwrap(),
+        gateway: Some("10.0.0.254".parse().unwrap()),
+        link: Some("eth0".parse().unwrap()),
+        table: 254,
+    }];
+    let b = Node { internal_ips: vec!["10.0.7.2/24".parse().unwrap()], ..node("b", "one", 2) };
+    world.silent.insert("10.0.7.2".parse().unwrap());
+    world.see(b);
+    world.see(node("c", "one", 3));
+    world.see(node("d", "two", 4));
+    world.pass(LOOK, &[]);
+    assert!(world.asked_neighbours.is_empty(), "{:?}", world.asked_neighbours);
+}

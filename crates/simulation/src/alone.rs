@@ -112,6 +112,9 @@ impl Alone {
                         self.now,
                     );
                 }
+                Action::AskNeighbour(address) => {
+                    self.reconciler.handle_neighbour_answer(address, true, self.now);
+                }
                 Action::AskApi => self.reconciler.handle_api_answer(true, self.now),
                 Action::Publish(view) => self.view = *view,
             }

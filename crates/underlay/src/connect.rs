@@ -104,6 +104,16 @@ impl Underlay {
         }
     }
 
+    /// Whether a host answers at an address on the host's own way, also by refusing the connection. Nothing is remembered.
+    pub async fn is_answered(&self, address: SocketAddr, within: Duration) -> bool {
+        let Some(connecting) = self.marked(address).or_else(|| plain(address).ok()) else { return false };
+        match timeout(within, connecting).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Err(_) => false,
+        }
+    }
+
     /// Takes whichever way leads there first. `marked`: the underlay, while it may still answer.
     async fn race(&self, address: SocketAddr, marked: Option<Connecting>) -> io::Result<TcpStream> {
         let mut plain = plain(address)?;

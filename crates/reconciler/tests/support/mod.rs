@@ -46,6 +46,9 @@ pub struct World {
     pub applied: Vec<Change>,
     pub asked: Vec<String>,
     pub observations: usize,
+    /// Where no node answers.
+    pub silent: BTreeSet<IpAddr>,
+    pub asked_neighbours: Vec<IpAddr>,
     /// Names and what they resolve to; others do not resolve.
     pub names: BTreeMap<String, IpAddr>,
     /// Secrets and the preshared keys in them; there are no others.
@@ -112,6 +115,8 @@ impl World {
             applied: Vec::new(),
             asked: Vec::new(),
             observations: 0,
+            silent: BTreeSet::new(),
+            asked_neighbours: Vec::new(),
             names: BTreeMap::new(),
             secrets: PresharedKeys::new(),
             read: Vec::new(),
@@ -240,6 +245,11 @@ impl World {
                 let key = self.secrets.get(&reference).cloned().ok_or("there is no such Secret".to_owned());
                 self.reconciler.handle_key(&reference, key, self.now);
                 self.read.push(reference);
+            }
+            Action::AskNeighbour(address) => {
+                let answers = !self.silent.contains(&address);
+                self.reconciler.handle_neighbour_answer(address, answers, self.now);
+                self.asked_neighbours.push(address);
             }
             Action::AskApi => self.reconciler.handle_api_answer(!self.api_away, self.now),
             Action::Publish(view) => {

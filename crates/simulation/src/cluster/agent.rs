@@ -329,6 +329,7 @@ impl Agent {
             Action::ReadKey(reference) => {
                 reconciler.handle_key(&reference, Err("there are no Secrets here".to_owned()), now);
             }
+            Action::AskNeighbour(address) => reconciler.handle_neighbour_answer(address, true, now),
             Action::AskApi => reconciler.handle_api_answer(!(api.away || self.isolated), now),
             Action::Publish(view) => self.view = *view,
         }
