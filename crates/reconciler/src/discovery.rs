@@ -9,14 +9,14 @@ mod place;
 
 use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
 
-use hostnet::{HostFacts, LinkName, Uplinks};
+use hostnet::{HostFacts, Interface, LinkName, MAIN_TABLE, Uplinks, uplink::is_of_containers};
 use ipnet::IpNet;
 use mesh::{
     Endpoint,
-    prefix::{Family, is_public, is_usable},
+    prefix::{Family, is_host, is_public, is_usable},
 };
 
-use place::{Place, networks, place};
+use place::{Place, Standing, networks, place};
 
 /// What the operator says about addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,19 @@ pub struct Memory {
     pub endpoint: Option<IpAddr>,
     /// The private addresses that were announced last; `None`: it is not known whether there were any.
     pub internal_ips: Option<Vec<IpNet>>,
+    /// Those of them that this agent has chosen: they were right then, and default routes that move make none wrong.
+    pub chosen: BTreeSet<IpAddr>,
+    /// What was announced, and is gone without another one of its sort.
+    pub vacant: Vacant,
+}
+
+/// What is not announced now, but was: what comes may take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vacant {
+    /// An endpoint of the preferred sort, public or private.
+    pub endpoint: bool,
+    /// A private address, by [`Family`].
+    pub internal_ips: [bool; 2],
 }
 
 impl Memory {
@@ -61,6 +74,14 @@ pub struct Discovered {
     pub internal_ips: Vec<IpNet>,
     /// Where WireGuard can be reached, as far as this host can know.
     pub endpoint: Option<Endpoint>,
+}
+
+impl Discovered {
+    /// All of its addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let endpoint = self.endpoint.as_ref().and_then(Endpoint::ip);
+        self.internal_ips.iter().map(IpNet::addr).chain(endpoint)
+    }
 }
 
 /// Chooses the node's addresses. The rules, in order, are in docs/concepts.md.
@@ -91,8 +112,14 @@ struct Candidate<'a> {
     place: Place,
     /// Whether the Node's status names it.
     named: bool,
+    /// Whether it is in a range of the operator.
+    within: bool,
     /// Whether it was announced last.
     announced: bool,
+    /// Whether a default route leads through the link.
+    by_route: bool,
+    /// Whether a route of its family leads through the link.
+    reaches: bool,
     merit: Merit,
 }
 
@@ -116,32 +143,14 @@ impl<'a> Candidates<'a> {
         config: &'a DiscoveryConfig,
         memory: &'a Memory,
     ) -> Self {
-        let uplinks = Uplinks::of(facts);
-        let networks = networks(facts, &uplinks);
-        let gateways: BTreeSet<IpAddr> = gateways(facts).collect();
+        let host = Host::of(facts, config, memory);
         let mut found = Vec::new();
-        for (name, interface) in facts.interfaces.iter().filter(|(_, interface)| interface.running) {
-            let uplink = uplinks.has(name);
-            for net in &interface.addresses {
+        for (name, link) in facts.interfaces.iter().filter(|(_, link)| link.running) {
+            for net in &link.addresses {
                 let address = net.addr();
-                if !is_usable(address) || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
-                    continue;
+                if is_usable(address) && !pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
+                    found.extend(host.candidate(name, link, *net));
                 }
-                let family = Family::of(address);
-                let routed = uplinks.has_default_route(name, family);
-                let place = place(net, interface, &networks, routed);
-                let named = memory.status.contains(&address);
-                let announced = memory.has(address);
-                let merit = merit(place, uplink, named, announced);
-                let by_name = config.hostname_addresses.contains(&address);
-                let by_route = routed || facts.default_interface.as_ref() == Some(name);
-                // As Go Kilo does: what the hostname says, then the default route, then IPv4, then the text.
-                let rank = (!announced, !by_name, !by_route, family);
-                let near = gateways.iter().any(|gateway| net.contains(gateway));
-                let tunnel = uplinks.has_tunnel(name);
-                let candidate =
-                    Candidate { net: *net, link: name, uplink, tunnel, place, named, announced, merit };
-                found.push(((merit, rank, Reverse(near), net.to_string()), candidate));
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -150,7 +159,10 @@ impl<'a> Candidates<'a> {
 
     /// Whether an address can be announced.
     pub fn has(&self, address: IpAddr) -> bool {
-        self.all.iter().any(|candidate| candidate.net.addr() == address && self.is_eligible(candidate))
+        let mut same = self.all.iter().filter(|candidate| candidate.net.addr() == address);
+        let eligible = |candidate: &Candidate<'_>| self.is_eligible(candidate);
+        same.clone().any(eligible)
+            || (same.any(|candidate| candidate.is_last_resort()) && !self.all.iter().any(eligible))
     }
 
     /// Chooses.
@@ -158,12 +170,14 @@ impl<'a> Candidates<'a> {
         let private = || self.all.iter().filter(|candidate| self.is_internal(candidate));
         let internal_ips = Family::ALL.into_iter().filter_map(|family| {
             let was_absent = self.memory.internal_ips.is_some() && self.memory.internal_ip(family).is_none();
+            let vacant = self.memory.vacant.internal_ips[family as usize];
             let mut of_family = private().filter(|candidate| Family::of_prefix(&candidate.net) == family);
-            of_family.find(|candidate| !(was_absent && self.arrives(candidate)))
+            of_family.find(|candidate| !(was_absent && self.arrives(candidate, vacant)))
         });
         let internal_ips: Vec<IpNet> = internal_ips.map(|candidate| candidate.net).collect();
         let stays = self.memory.endpoint.is_some_and(|endpoint| self.has(endpoint));
-        let can_be_endpoint = |candidate: &&Candidate<'_>| !(stays && self.arrives(candidate));
+        let vacant = self.memory.vacant.endpoint;
+        let can_be_endpoint = |candidate: &&Candidate<'_>| !(stays && self.arrives(candidate, vacant));
         let public = || self.all.iter().filter(|candidate| self.is_public(candidate)).filter(can_be_endpoint);
         let private = || private().filter(can_be_endpoint);
         // A tunnel inside of a tunnel is only for those who have nothing else.
@@ -173,6 +187,8 @@ impl<'a> Candidates<'a> {
             true => private.or(public),
             false => public.or(private),
         };
+        // A node without an endpoint is not in the mesh at all.
+        let endpoint = endpoint.or_else(|| self.all.iter().find(|candidate| candidate.is_last_resort()));
         Discovered {
             endpoint: endpoint.map(|candidate| Endpoint::from_ip(candidate.net.addr(), self.config.port)),
             // A public address is none: its neighbours would send to it without encryption. As with the Go agent, a node
@@ -183,12 +199,10 @@ impl<'a> Candidates<'a> {
 
     /// Whether this can be a private address of the node.
     fn is_internal(&self, candidate: &Candidate<'_>) -> bool {
-        let cidrs = &self.config.internal_cidrs;
-        let address = candidate.net.addr();
-        if is_public(address) || !(cidrs.is_empty() || self.is_in_range(candidate)) {
+        if is_public(candidate.net.addr()) || !(self.config.internal_cidrs.is_empty() || candidate.within) {
             return false;
         }
-        candidate.is_of_host() || candidate.named || self.is_in_range(candidate)
+        candidate.is_of_host() || candidate.named || candidate.is_meant()
     }
 
     /// Whether this can be a public endpoint.
@@ -200,14 +214,10 @@ impl<'a> Candidates<'a> {
         self.is_internal(candidate) || self.is_public(candidate)
     }
 
-    fn is_in_range(&self, candidate: &Candidate<'_>) -> bool {
-        self.config.internal_cidrs.iter().any(|cidr| cidr.contains(&candidate.net.addr()))
-    }
-
     /// Whether this is one more address on a link of a node that has announced others: a virtual one, or one beside a better
-    /// one that is announced. It announces nothing that was absent.
-    fn arrives(&self, candidate: &Candidate<'_>) -> bool {
-        if candidate.named || candidate.announced || self.is_in_range(candidate) {
+    /// one that is announced. It announces nothing that was absent; what was there before is `vacant`.
+    fn arrives(&self, candidate: &Candidate<'_>, vacant: bool) -> bool {
+        if candidate.named || candidate.announced || candidate.is_meant() {
             return false;
         }
         let is_better = |other: &Candidate<'_>| {
@@ -217,7 +227,76 @@ impl<'a> Candidates<'a> {
                 && other.merit < candidate.merit
                 && self.is_eligible(other)
         };
-        candidate.place != Place::Own || self.all.iter().any(is_better)
+        // From a single address without routes nobody is reached: it is no network of the host.
+        let is_virtual = candidate.place != Place::Own || (is_host(&candidate.net) && !candidate.reaches);
+        is_virtual || (!vacant && self.all.iter().any(is_better))
+    }
+}
+
+/// What is known of the host for all of its addresses.
+struct Host<'a> {
+    facts: &'a HostFacts,
+    config: &'a DiscoveryConfig,
+    memory: &'a Memory,
+    uplinks: Uplinks<'a>,
+    networks: Vec<&'a IpNet>,
+    /// The gateways of default routes.
+    gateways: BTreeSet<IpAddr>,
+    /// The links of routes.
+    reaching: BTreeSet<(Family, &'a LinkName)>,
+}
+
+/// What orders candidates, the best first.
+type Rank = (Merit, (bool, bool, bool, Family), Reverse<bool>, Reverse<bool>, String);
+
+impl<'a> Host<'a> {
+    fn of(facts: &'a HostFacts, config: &'a DiscoveryConfig, memory: &'a Memory) -> Self {
+        let uplinks = Uplinks::of(facts);
+        let networks = networks(facts, &uplinks);
+        let defaults = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0);
+        let gateways = defaults.filter_map(|route| route.gateway).collect();
+        let routes = facts.routes.iter().filter(|route| route.table == MAIN_TABLE);
+        let reaching = routes
+            .filter_map(|route| Some((Family::of_prefix(&route.destination), route.link.as_ref()?)))
+            .collect();
+        Self { facts, config, memory, uplinks, networks, gateways, reaching }
+    }
+
+    /// `None`: it cannot be announced, whatever others there are.
+    fn candidate(&self, name: &'a LinkName, link: &Interface, net: IpNet) -> Option<(Rank, Candidate<'a>)> {
+        let (address, family) = (net.addr(), Family::of_prefix(&net));
+        let named = self.memory.status.contains(&address);
+        let within = self.config.internal_cidrs.iter().any(|cidr| cidr.contains(&address));
+        let announced = self.memory.has(address);
+        let chosen = announced && self.memory.chosen.contains(&address);
+        let routed = self.uplinks.has_default_route(name, family);
+        let by_route = routed || self.facts.default_interface.as_ref() == Some(name);
+        let uplink = self.uplinks.has(name) || (chosen && self.uplinks.may_have(name));
+        // A host may have thousands of addresses that lead nowhere, one for every service.
+        if !(uplink || named || within || announced || by_route) {
+            return None;
+        }
+        let place = place(&net, link, &self.networks, &Standing { routed, announced, chosen });
+        let merit = merit(place, uplink, named, announced);
+        let by_name = self.config.hostname_addresses.contains(&address);
+        // As Go Kilo does: what the hostname says, then the default route, then IPv4, then the text.
+        let rank = (!announced, !by_name, !by_route, family);
+        let near = self.gateways.iter().any(|gateway| net.contains(gateway));
+        let source = link.sources.contains(&address);
+        let candidate = Candidate {
+            net,
+            link: name,
+            uplink,
+            tunnel: self.uplinks.has_tunnel(name),
+            place,
+            named,
+            within,
+            announced,
+            by_route,
+            reaches: self.reaching.contains(&(family, name)),
+            merit,
+        };
+        Some(((merit, rank, Reverse(near), Reverse(source), net.to_string()), candidate))
     }
 }
 
@@ -225,6 +304,16 @@ impl Candidate<'_> {
     /// Whether the host has it for itself, as far as link and place say.
     fn is_of_host(&self) -> bool {
         self.uplink && matches!(self.place, Place::Own | Place::Granted)
+    }
+
+    /// Whether a range of the operator names it. Networks of containers are the same on every host, so it means none of these.
+    fn is_meant(&self) -> bool {
+        self.within && !is_of_containers(self.link)
+    }
+
+    /// Whether it is better than no endpoint.
+    fn is_last_resort(&self) -> bool {
+        (self.by_route || self.announced) && !is_of_containers(self.link)
     }
 }
 
@@ -237,12 +326,6 @@ fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
         Place::Own | Place::Granted => Merit::Own,
         Place::Beside | Place::After => Merit::Other,
     }
-}
-
-/// The gateways of default routes.
-fn gateways(facts: &HostFacts) -> impl Iterator<Item = IpAddr> + '_ {
-    let defaults = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0);
-    defaults.filter_map(|route| route.gateway)
 }
 
 #[cfg(test)]

@@ -238,6 +238,59 @@ fn a_wrong_choice_of_another_agent_is_not_kept() {
     );
 }
 
+/// Hosts as clouds and operators have them, beside addresses that go to another host.
+#[test]
+fn virtual_addresses_beside_single_and_overlapping_ones() {
+    let none = Memory::default();
+    // A new network card in a wide network makes no virtual address of what has the default route.
+    let gce = ["ens4 10.128.0.5/32", "via ens4 10.128.0.1"];
+    let memory = remembering(&discover(&host(&gce), &[], &config(), &none));
+    check(&[gce[0], gce[1], "eth1 10.200.0.9/8"], &memory, "10.128.0.5 | 10.128.0.5/32");
+    check(&[gce[0], gce[1], "eth1 10.200.0.9/8"], &none, "10.128.0.5 | 10.128.0.5/32");
+    // One of a narrower network inside of the host's.
+    check(&["eth0 10.0.0.1/24 10.0.0.5/23", "via eth0 10.0.1.254"], &none, "10.0.0.5 | 10.0.0.5/23");
+    let memory = remembering(&discover(&host(&["eth0 10.0.0.5/24"]), &[], &config(), &none));
+    check(&["eth0 10.0.0.5/24 10.0.9.1/8"], &memory, "10.0.0.5 | 10.0.0.5/24");
+    // On a network card without addresses, and on an interface of a virtual router of any name.
+    let memory = remembering(&discover(&host(&["eth0 203.0.113.9/24"]), &[], &config(), &none));
+    let public = "eth0 203.0.113.9/24";
+    for line in ["eth1 10.0.0.1/32", "vi51:macvlan 10.0.0.1/32", "eth1 fd00::1/128"] {
+        check(&[public, line], &memory, "203.0.113.9 | ");
+    }
+    check(&[public, "ens10 10.0.0.2/32", "via ens10 10.0.0.1"], &memory, "203.0.113.9 | 10.0.0.2/32");
+    let memory = remembering(&discover(&host(&["eth0 10.0.0.5/24"]), &[], &config(), &none));
+    check(&["eth0 10.0.0.5/24", "vi51:macvlan 198.51.100.7/32"], &memory, "10.0.0.5 | 10.0.0.5/24");
+    // Hetzner with a floating address and an alias, at the first start: routes say where packets come from.
+    let mut hetzner = host(&[
+        "eth0 198.51.100.7/32 203.0.113.9/32",
+        "ens10 10.0.0.100/32 10.0.0.2/32",
+        "via eth0 172.31.1.1",
+    ]);
+    for (link, source) in [("eth0", "203.0.113.9"), ("ens10", "10.0.0.2")] {
+        let link = hetzner.interfaces.get_mut(&link.parse().unwrap()).unwrap();
+        link.sources = [source.parse().unwrap()].into();
+    }
+    assert_eq!(text(&discover(&hetzner, &[], &config(), &none)), "203.0.113.9 | 10.0.0.2/32");
+}
+
+/// Rootless containers, and hosts that are on a VPN only: without an endpoint they would not be in the mesh at all.
+#[test]
+fn the_default_route_decides_where_nothing_else_leads_out() {
+    let none = Memory::default();
+    check(
+        &["tap0:tun 10.0.2.100/24", "via tap0 10.0.2.2", "docker0:bridge 172.17.0.1/16"],
+        &none,
+        "10.0.2.100 | ",
+    );
+    check(&["wg0:wireguard 10.6.0.2/24", "via wg0", "docker0:bridge 172.17.0.1/16"], &none, "10.6.0.2 | ");
+    check(&["docker0:bridge 172.17.0.1/16", "via docker0 172.17.0.2"], &none, " | ");
+    check(
+        &["tap0:tun 10.0.2.100/24", "via tap0 10.0.2.2", "eth0 10.0.0.5/24"],
+        &none,
+        "10.0.0.5 | 10.0.0.5/24",
+    );
+}
+
 /// `--internal-cidr` names an address wherever it is, but better ones in the range go first.
 #[test]
 fn ranges_of_the_operator_name_what_does_not_count_by_itself() {
@@ -250,6 +303,16 @@ fn ranges_of_the_operator_name_what_does_not_count_by_itself() {
     in_range(&host, &none, "10.6.0.0/16", "203.0.113.9 | 10.6.0.2/24");
     in_range(&host, &none, "10.0.0.1/32", "203.0.113.9 | 10.0.0.1/24");
     in_range(&host, &none, "10.0.0.0/8", "203.0.113.9 | 10.0.0.5/24");
+    // A wide range is no word about networks of containers, which are the same on every host.
+    for line in [
+        "docker0:bridge 172.17.0.1/16",
+        "br-1f2e3d4c5b6a:bridge 172.18.0.1/16",
+        "kube-ipvs0:dummy 172.20.0.1/32",
+        "podman0:bridge 172.19.0.1/16",
+        "virbr0:bridge 172.16.122.1/24",
+    ] {
+        in_range(&["eth0 203.0.113.9/24", line], &none, "172.16.0.0/12", "203.0.113.9 | ");
+    }
     // Whatever was announced before the operator said so.
     let memory =
         Memory { endpoint: Some("203.0.113.9".parse().unwrap()), internal_ips: Some(Vec::new()), ..none };
