@@ -26,7 +26,8 @@ enum Sort {
 #[derive(Debug)]
 pub struct Uplinks<'a> {
     names: BTreeSet<&'a LinkName>,
-    routed: BTreeSet<&'a LinkName>,
+    dialled: BTreeSet<&'a LinkName>,
+    local: BTreeSet<&'a LinkName>,
     tunnels: BTreeSet<&'a LinkName>,
     default_routes: BTreeSet<(Family, &'a LinkName)>,
 }
@@ -58,11 +59,17 @@ impl<'a> Uplinks<'a> {
             Sort::Tunnel | Sort::Inner => false,
         };
         let names = facts.interfaces.iter().filter(leads_out).map(|(name, _)| name).collect();
-        let of = |sorts: &[Sort]| {
-            let links = facts.interfaces.iter().filter(|(name, link)| sorts.contains(&sort(name, link)));
+        let of = |is: fn(Sort, &Interface) -> bool| {
+            let links = facts.interfaces.iter().filter(|(name, link)| is(sort(name, link), link));
             links.map(|(name, _)| name).collect()
         };
-        Self { names, routed: of(&[Sort::Pair, Sort::Routed]), tunnels: of(&[Sort::Tunnel]), default_routes }
+        Self {
+            names,
+            dialled: of(|sort, link| sort == Sort::Routed && link.kind != "bridge"),
+            local: of(|sort, link| sort == Sort::Pair || (sort == Sort::Routed && link.kind == "bridge")),
+            tunnels: of(|sort, _| sort == Sort::Tunnel),
+            default_routes,
+        }
     }
 
     /// Whether this is one.
@@ -70,9 +77,10 @@ impl<'a> Uplinks<'a> {
         self.names.contains(link)
     }
 
-    /// Whether a link is of a kind that is one with a default route.
-    pub fn may_have(&self, link: &LinkName) -> bool {
-        self.has(link) || self.routed.contains(link)
+    /// Whether a link is one, or was one if a default route led through it. Of bridges and pairs, which every host with
+    /// containers has, this has to be known (`was`).
+    pub fn may_have(&self, link: &LinkName, was: bool) -> bool {
+        self.has(link) || self.dialled.contains(link) || (was && self.local.contains(link))
     }
 
     /// Whether a link is a tunnel, which is none.

@@ -5,18 +5,20 @@
 //! Node's status says, and by whether it has been announced before. Where that leaves a choice, it is Go Kilo's. What
 //! follows when an announced address is gone is decided in [`crate::announced`].
 
+mod candidate;
 mod place;
 
-use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use hostnet::{HostFacts, Interface, LinkName, MAIN_TABLE, Uplinks, uplink::is_of_containers};
+use hostnet::HostFacts;
 use ipnet::IpNet;
 use mesh::{
     Endpoint,
-    prefix::{Family, is_host, is_public, is_usable},
+    prefix::{Family, is_public, is_usable},
 };
 
-use place::{Place, Standing, networks, place};
+use candidate::{Candidate, Host};
+use place::Place;
 
 /// What the operator says about addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,40 +103,6 @@ pub struct Candidates<'a> {
     memory: &'a Memory,
 }
 
-/// An address that can be announced.
-struct Candidate<'a> {
-    net: IpNet,
-    link: &'a LinkName,
-    /// Whether the link leads out of the host.
-    uplink: bool,
-    /// Whether the link is a tunnel.
-    tunnel: bool,
-    place: Place,
-    /// Whether the Node's status names it.
-    named: bool,
-    /// Whether it is in a range of the operator.
-    within: bool,
-    /// Whether it was announced last.
-    announced: bool,
-    /// Whether a default route leads through the link.
-    by_route: bool,
-    /// Whether a route of its family leads through the link.
-    reaches: bool,
-    merit: Merit,
-}
-
-/// How good an address is, the best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Merit {
-    Named,
-    Announced,
-    NamedBeside,
-    Own,
-    Other,
-    /// On a link that does not lead out.
-    Inside,
-}
-
 impl<'a> Candidates<'a> {
     /// All addresses that can be announced.
     pub fn of(
@@ -202,7 +170,7 @@ impl<'a> Candidates<'a> {
         if is_public(candidate.net.addr()) || !(self.config.internal_cidrs.is_empty() || candidate.within) {
             return false;
         }
-        candidate.is_of_host() || candidate.named || candidate.is_meant()
+        candidate.is_of_host() || candidate.named || candidate.is_meant
     }
 
     /// Whether this can be a public endpoint.
@@ -217,7 +185,7 @@ impl<'a> Candidates<'a> {
     /// Whether this is one more address on a link of a node that has announced others: a virtual one, or one beside a better
     /// one that is announced. It announces nothing that was absent; what was there before is `vacant`.
     fn arrives(&self, candidate: &Candidate<'_>, vacant: bool) -> bool {
-        if candidate.named || candidate.announced || candidate.is_meant() {
+        if candidate.named || candidate.announced || candidate.is_meant {
             return false;
         }
         let is_better = |other: &Candidate<'_>| {
@@ -227,110 +195,13 @@ impl<'a> Candidates<'a> {
                 && other.merit < candidate.merit
                 && self.is_eligible(other)
         };
-        // From a single address without routes nobody is reached: it is no network of the host.
-        let is_virtual = candidate.place != Place::Own || (is_host(&candidate.net) && !candidate.reaches);
-        is_virtual || (!vacant && self.all.iter().any(is_better))
-    }
-}
-
-/// What is known of the host for all of its addresses.
-struct Host<'a> {
-    facts: &'a HostFacts,
-    config: &'a DiscoveryConfig,
-    memory: &'a Memory,
-    uplinks: Uplinks<'a>,
-    networks: Vec<&'a IpNet>,
-    /// The gateways of default routes.
-    gateways: BTreeSet<IpAddr>,
-    /// The links of routes.
-    reaching: BTreeSet<(Family, &'a LinkName)>,
-}
-
-/// What orders candidates, the best first.
-type Rank = (Merit, (bool, bool, bool, Family), Reverse<bool>, Reverse<bool>, String);
-
-impl<'a> Host<'a> {
-    fn of(facts: &'a HostFacts, config: &'a DiscoveryConfig, memory: &'a Memory) -> Self {
-        let uplinks = Uplinks::of(facts);
-        let networks = networks(facts, &uplinks);
-        let defaults = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0);
-        let gateways = defaults.filter_map(|route| route.gateway).collect();
-        let routes = facts.routes.iter().filter(|route| route.table == MAIN_TABLE);
-        let reaching = routes
-            .filter_map(|route| Some((Family::of_prefix(&route.destination), route.link.as_ref()?)))
-            .collect();
-        Self { facts, config, memory, uplinks, networks, gateways, reaching }
-    }
-
-    /// `None`: it cannot be announced, whatever others there are.
-    fn candidate(&self, name: &'a LinkName, link: &Interface, net: IpNet) -> Option<(Rank, Candidate<'a>)> {
-        let (address, family) = (net.addr(), Family::of_prefix(&net));
-        let named = self.memory.status.contains(&address);
-        let within = self.config.internal_cidrs.iter().any(|cidr| cidr.contains(&address));
-        let announced = self.memory.has(address);
-        let chosen = announced && self.memory.chosen.contains(&address);
-        let routed = self.uplinks.has_default_route(name, family);
-        let by_route = routed || self.facts.default_interface.as_ref() == Some(name);
-        let uplink = self.uplinks.has(name) || (chosen && self.uplinks.may_have(name));
-        // A host may have thousands of addresses that lead nowhere, one for every service.
-        if !(uplink || named || within || announced || by_route) {
-            return None;
-        }
-        let place = place(&net, link, &self.networks, &Standing { routed, announced, chosen });
-        let merit = merit(place, uplink, named, announced);
-        let by_name = self.config.hostname_addresses.contains(&address);
-        // As Go Kilo does: what the hostname says, then the default route, then IPv4, then the text.
-        let rank = (!announced, !by_name, !by_route, family);
-        let near = self.gateways.iter().any(|gateway| net.contains(gateway));
-        let source = link.sources.contains(&address);
-        let candidate = Candidate {
-            net,
-            link: name,
-            uplink,
-            tunnel: self.uplinks.has_tunnel(name),
-            place,
-            named,
-            within,
-            announced,
-            by_route,
-            reaches: self.reaching.contains(&(family, name)),
-            merit,
-        };
-        Some(((merit, rank, Reverse(near), Reverse(source), net.to_string()), candidate))
-    }
-}
-
-impl Candidate<'_> {
-    /// Whether the host has it for itself, as far as link and place say.
-    fn is_of_host(&self) -> bool {
-        self.uplink && matches!(self.place, Place::Own | Place::Granted)
-    }
-
-    /// Whether a range of the operator names it. Networks of containers are the same on every host, so it means none of these.
-    fn is_meant(&self) -> bool {
-        self.within && !is_of_containers(self.link)
-    }
-
-    /// Whether it is better than no endpoint.
-    fn is_last_resort(&self) -> bool {
-        (self.by_route || self.announced) && !is_of_containers(self.link)
-    }
-}
-
-fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
-    match place {
-        Place::Own | Place::Granted if named => Merit::Named,
-        Place::Beside if named => Merit::NamedBeside,
-        _ if !uplink && !named => Merit::Inside,
-        Place::Own | Place::Granted if announced => Merit::Announced,
-        Place::Own | Place::Granted => Merit::Own,
-        Place::Beside | Place::After => Merit::Other,
+        candidate.place != Place::Own || (!vacant && self.all.iter().any(is_better))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hostnet::Interface;
+    use hostnet::{Interface, LinkName};
 
     use super::*;
 

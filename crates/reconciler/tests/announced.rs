@@ -299,6 +299,47 @@ fn a_bridge_that_another_agent_announced_is_not_kept_when_it_comes_after_the_sta
     assert_eq!(announced(&world), PLAIN);
 }
 
+/// A new lease, another network card, another prefix, another dialled session; and, at once, a further network card.
+#[test]
+fn what_really_changes_is_announced_within_seconds() {
+    type Links = [(&'static str, &'static str, &'static [&'static str])];
+    let start: &Links = &[("eth0", "", &["10.0.0.1/24", "203.0.113.1/24"])];
+    let changes: &[(&Links, &str)] = &[
+        (&[("eth0", "", &["10.0.0.77/24", "203.0.113.1/24"])], "203.0.113.1 | 10.0.0.77/24"),
+        (&[("eth0", "", &["10.0.0.1/24", "198.51.100.3/24"])], "198.51.100.3 | 10.0.0.1/24"),
+        (&[("eth5", "", &["10.9.9.1/24", "198.51.100.3/24"])], "198.51.100.3 | 10.9.9.1/24"),
+        (
+            &[("vmbr0", "bridge", &["10.0.0.1/24"]), ("ppp0", "ppp", &["198.51.100.3/32"])],
+            "198.51.100.3 | 10.0.0.1/24",
+        ),
+        (&[("eth0", "", &["10.0.0.1/24", "2001:db8:2::5/64"])], "2001:db8:2::5 | 10.0.0.1/24"),
+        (&[("eth0", "", &["fd00:2::5/64"])], "fd00:2::5 | fd00:2::5/64"),
+        (
+            &[("eth0", "", &["10.0.0.1/24", "203.0.113.1/24"]), ("eth1", "", &["fd00:1::5/64"])],
+            "203.0.113.1 | 10.0.0.1/24 fd00:1::5/64",
+        ),
+    ];
+    for (links, expected) in changes {
+        let mut world = World::with([node("b", "two", 2)]);
+        assert_eq!(announced(&world), PLAIN);
+        for (links, expected) in [(*links, *expected), (start, PLAIN)] {
+            let set = |facts: &mut hostnet::HostFacts| {
+                facts.interfaces.clear();
+                facts.default_interface = links.last().and_then(|(name, ..)| name.parse().ok());
+                for (name, kind, addresses) in links {
+                    let addresses = addresses.iter().map(|net| net.parse().unwrap()).collect();
+                    let kind = (*kind).to_owned();
+                    let link = Interface { running: true, mtu: 1500, kind, addresses, ..Default::default() };
+                    facts.interfaces.insert(name.parse().unwrap(), link);
+                }
+            };
+            change(&mut world, set);
+            world.pass(15 * SECOND, &[]);
+            assert_eq!(announced(&world), expected, "{links:?}");
+        }
+    }
+}
+
 fn route(destination: &str, link: &str) -> HostRoute {
     HostRoute {
         destination: destination.parse().unwrap(),

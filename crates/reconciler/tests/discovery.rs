@@ -4,49 +4,20 @@
 
 use std::net::IpAddr;
 
-use hostnet::{HostFacts, HostRoute, Interface, LinkName, MAIN_TABLE};
+#[path = "support/hosts.rs"]
+mod hosts;
+
+use hostnet::HostFacts;
+use hosts::{OTHERS, add};
 use proptest::prelude::*;
 use reconciler::discovery::{Discovered, DiscoveryConfig, Memory, discover};
 
-/// Links as `NAME[:KIND][<MASTER] ADDRESS…`, where `!` after an address says that it is a secondary one; `via NAME GATEWAY…`
-/// are default routes.
 fn host(lines: &[&str]) -> HostFacts {
     let mut facts = HostFacts::default();
     for line in lines {
         add(&mut facts, line);
     }
     facts
-}
-
-fn add(facts: &mut HostFacts, line: &str) {
-    let mut words = line.split_whitespace();
-    let head = words.next().unwrap();
-    if head == "via" {
-        let link: LinkName = words.next().unwrap().parse().unwrap();
-        facts.default_interface.get_or_insert_with(|| link.clone());
-        for gateway in words {
-            let gateway: IpAddr = gateway.parse().unwrap();
-            let destination = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" }.parse().unwrap();
-            let (gateway, link) = (Some(gateway), Some(link.clone()));
-            facts.routes.push(HostRoute { destination, gateway, link, table: MAIN_TABLE });
-        }
-        return;
-    }
-    let (head, master) = head.split_once('<').map_or((head, None), |(head, master)| (head, Some(master)));
-    let (name, kind) = head.split_once(':').unwrap_or((head, ""));
-    let link = facts.interfaces.entry(name.parse().unwrap()).or_insert_with(|| Interface {
-        running: true,
-        kind: kind.to_owned(),
-        master: master.map(|master| master.parse().unwrap()),
-        ..Interface::default()
-    });
-    for word in words {
-        let net: ipnet::IpNet = word.trim_end_matches('!').parse().unwrap();
-        link.addresses.push(net);
-        if word.ends_with('!') {
-            link.secondary.push(net.addr());
-        }
-    }
 }
 
 fn config() -> DiscoveryConfig {
@@ -94,7 +65,12 @@ fn the_first_start_finds_the_addresses_of_the_host() {
     check(&proxmox, &none, "10.0.0.5 | 10.0.0.5/24");
     // Hetzner: one public address, a private network of single addresses.
     check(
-        &["eth0 203.0.113.9/32 2001:db8::1/64", "ens10 10.0.0.2/32", "via eth0 172.31.1.1 fe80::1"],
+        &[
+            "eth0 203.0.113.9/32 2001:db8::1/64",
+            "ens10 10.0.0.2/32",
+            "via eth0 172.31.1.1 fe80::1",
+            "net ens10 10.0.0.0/16",
+        ],
         &none,
         "203.0.113.9 | 10.0.0.2/32",
     );
@@ -255,22 +231,52 @@ fn virtual_addresses_beside_single_and_overlapping_ones() {
     let memory = remembering(&discover(&host(&["eth0 203.0.113.9/24"]), &[], &config(), &none));
     let public = "eth0 203.0.113.9/24";
     for line in ["eth1 10.0.0.1/32", "vi51:macvlan 10.0.0.1/32", "eth1 fd00::1/128"] {
-        check(&[public, line], &memory, "203.0.113.9 | ");
+        let routes = ["via eth0 203.0.113.1", "net eth1 fd00::1/128"];
+        check(&[public, line, routes[0], routes[1]], &memory, "203.0.113.9 | ");
+        check(&[public, line, routes[0], routes[1]], &none, "203.0.113.9 | ");
     }
-    check(&[public, "ens10 10.0.0.2/32", "via ens10 10.0.0.1"], &memory, "203.0.113.9 | 10.0.0.2/32");
+    check(
+        &[public, "via eth0 203.0.113.1", "ens10 10.0.0.2/32", "net ens10 10.0.0.0/16"],
+        &memory,
+        "203.0.113.9 | 10.0.0.2/32",
+    );
     let memory = remembering(&discover(&host(&["eth0 10.0.0.5/24"]), &[], &config(), &none));
-    check(&["eth0 10.0.0.5/24", "vi51:macvlan 198.51.100.7/32"], &memory, "10.0.0.5 | 10.0.0.5/24");
+    check(
+        &["eth0 10.0.0.5/24", "via eth0 10.0.0.254", "vi51:macvlan 198.51.100.7/32"],
+        &memory,
+        "10.0.0.5 | 10.0.0.5/24",
+    );
     // Hetzner with a floating address and an alias, at the first start: routes say where packets come from.
-    let mut hetzner = host(&[
+    let hetzner = [
         "eth0 198.51.100.7/32 203.0.113.9/32",
         "ens10 10.0.0.100/32 10.0.0.2/32",
         "via eth0 172.31.1.1",
-    ]);
-    for (link, source) in [("eth0", "203.0.113.9"), ("ens10", "10.0.0.2")] {
-        let link = hetzner.interfaces.get_mut(&link.parse().unwrap()).unwrap();
-        link.sources = [source.parse().unwrap()].into();
+        "net ens10 10.0.0.0/16",
+        "from eth0 203.0.113.9",
+        "from ens10 10.0.0.2",
+    ];
+    check(&hetzner, &none, "203.0.113.9 | 10.0.0.2/32");
+}
+
+/// IPVS has an address for every service, and each notice of the kernel leads to one look at all of them.
+#[test]
+fn thousands_of_links_and_addresses_cost_little() {
+    let single = |n: u32| -> ipnet::IpNet { format!("10.43.{}.{}/32", n / 250, n % 250).parse().unwrap() };
+    for links in ["kube-ipvs0:dummy 10.43.0.1/32", "lo 10.43.0.1/32", "eth0"] {
+        let mut facts = host(&["eth0 10.0.0.5/24", "via eth0 10.0.0.1", links]);
+        let name = links.split([':', ' ']).next().unwrap();
+        let link = facts.interfaces.get_mut(&name.parse().unwrap()).unwrap();
+        link.addresses.extend((0..10_000).map(single));
+        link.secondary.extend((0..5_000).map(|n| single(n).addr()));
+        (0..1000).for_each(|n| add(&mut facts, &format!("veth{n}:veth fe80::{n:x}/64")));
+        for range in ["10.43.0.0/16", "10.0.0.0/8"] {
+            let config = DiscoveryConfig { internal_cidrs: vec![range.parse().unwrap()], ..config() };
+            let start = std::time::Instant::now();
+            discover(&facts, &[], &config, &Memory::default());
+            let took = start.elapsed();
+            assert!(took < std::time::Duration::from_secs(1), "{took:?}: {links} within {range}");
+        }
     }
-    assert_eq!(text(&discover(&hetzner, &[], &config(), &none)), "203.0.113.9 | 10.0.0.2/32");
 }
 
 /// Rootless containers, and hosts that are on a VPN only: without an endpoint they would not be in the mesh at all.
@@ -320,7 +326,7 @@ fn ranges_of_the_operator_name_what_does_not_count_by_itself() {
 }
 
 /// A host with one or two network cards, or bridges over them, in which networks ever.
-fn hosts() -> impl Strategy<Value = Vec<String>> {
+fn any_host() -> impl Strategy<Value = Vec<String>> {
     let v4 = prop_oneof![
         Just("10.0.0.50/24"),
         Just("203.0.113.50/24"),
@@ -340,7 +346,7 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
     let second = prop_oneof![
         Just(""),
         Just("eth1 192.168.1.50/24"),
-        Just("eth1 192.168.1.50/32"),
+        Just("eth1 192.168.1.50/32;net eth1 192.168.0.0/16"),
         Just("eth1:vlan fd07::50/64")
     ];
     let all = (v4, v6, second, any::<bool>(), any::<bool>());
@@ -351,9 +357,7 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
         if bridge {
             lines.push("eno1<vmbr0".to_owned());
         }
-        if !second.is_empty() {
-            lines.push(second.to_owned());
-        }
+        lines.extend(second.split_terminator(';').map(str::to_owned));
         let gateways = format!(
             "via {name} {} {}",
             if v4.is_empty() { "" } else { "10.0.0.254" },
@@ -367,30 +371,6 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
         lines
     })
 }
-
-/// What comes and goes. `UPLINK` is the host's first card.
-const OTHERS: &[&str] = &[
-    "UPLINK 10.0.0.1/32",
-    "UPLINK 10.0.0.200/24!",
-    "UPLINK 203.0.113.1/24!",
-    "UPLINK 10.0.9.1/32",
-    "UPLINK fd00::1/128",
-    "UPLINK fd00::ffff/128 fe80::1/64",
-    "UPLINK 2001:db8::77aa/64!",
-    "lo 10.0.0.3/32 fd00::3/128 203.0.113.3/32",
-    "vrrp.51:macvlan 10.0.0.4/32",
-    "docker0:bridge 172.17.0.1/16",
-    "br-1f2e3d4c5b6a:bridge 172.18.0.1/16 fd18::1/64",
-    "veth1:veth<br-1f2e3d4c5b6a",
-    "incusbr0:bridge 10.9.0.1/24 fd09::1/64",
-    "tap0:tun<incusbr0",
-    "ve-db:veth 192.168.9.1/28",
-    "tailscale0:tun 100.64.0.7/32 fd7a::7/128",
-    "aaa:wireguard 10.6.0.2/24 2001:db8:6::2/64",
-    "gre1:gre 10.7.0.1/30",
-    "kube-ipvs0:dummy 10.43.0.1/32",
-    "ppp1:ppp 10.8.0.2/32",
-];
 
 /// What can be told from the host's own addresses only by what was announced, or by the status.
 const UNCLEAR: &[&str] =
@@ -408,7 +388,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_else_changes_what_is_announced(
-        lines in hosts(),
+        lines in any_host(),
         others in proptest::sample::subsequence(OTHERS, 0..OTHERS.len()),
         unclear in proptest::sample::subsequence(UNCLEAR, 0..UNCLEAR.len()),
     ) {
