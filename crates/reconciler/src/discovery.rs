@@ -149,8 +149,8 @@ impl<'a> Candidates<'a> {
         let public = || self.all.iter().filter(|candidate| self.is_public(candidate)).filter(can_be_endpoint);
         let private = || private().filter(can_be_endpoint);
         // A tunnel inside of a tunnel is only for those who have nothing else.
-        let public = public().find(|candidate| !candidate.tunnel).or_else(|| public().next());
-        let private = private().find(|candidate| !candidate.tunnel).or_else(|| private().next());
+        let public = public().min_by_key(|candidate| candidate.tunnel);
+        let private = private().min_by_key(|candidate| candidate.tunnel);
         let endpoint = match self.config.prioritise_private {
             true => private.or(public),
             false => public.or(private),
@@ -195,7 +195,8 @@ impl<'a> Candidates<'a> {
                 && other.merit < candidate.merit
                 && self.is_eligible(other)
         };
-        candidate.place != Place::Own || (!vacant && self.all.iter().any(is_better))
+        let is_beside = || candidate.is_translated() || self.all.iter().any(is_better);
+        candidate.place != Place::Own || (!vacant && is_beside())
     }
 }
 

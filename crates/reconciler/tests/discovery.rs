@@ -279,6 +279,41 @@ fn thousands_of_links_and_addresses_cost_little() {
     }
 }
 
+/// Home servers whose second way out, or only one, is a mobile network.
+#[test]
+fn addresses_that_providers_translate_replace_no_endpoint() {
+    let home = ["eth0 192.168.1.5/24", "via eth0 192.168.1.1"];
+    let mobile = "wwan0 100.72.1.2/30";
+    let memory = remembering(&discover(&host(&home), &[], &config(), &Memory::default()));
+    check(&[home[0], home[1], mobile, "via wwan0 100.72.1.1"], &memory, "192.168.1.5 | 192.168.1.5/24");
+    check(&[home[0], mobile, "via wwan0 100.72.1.1"], &memory, "192.168.1.5 | 192.168.1.5/24");
+    check(&[mobile, "via wwan0 100.72.1.1"], &Memory::default(), "100.72.1.2 | ");
+    let mut named = memory;
+    named.status.insert("100.72.1.2".parse().unwrap());
+    check(&[home[0], mobile], &named, "100.72.1.2 | 192.168.1.5/24");
+}
+
+/// Every host has them, so a status that names one would take it from the others.
+#[test]
+fn no_status_names_addresses_of_containers_and_services() {
+    for line in [
+        "kube-ipvs0:dummy 10.43.0.1/32",
+        "docker0:bridge 172.17.0.1/16",
+        "br-0123456789ab:bridge 172.18.0.1/16",
+    ] {
+        let address = line.split([' ', '/']).nth(1).unwrap();
+        check(&["eth0 10.0.0.5/24", line], &status(&[address]), "10.0.0.5 | 10.0.0.5/24");
+        check(&["eth0 203.0.113.9/24", line], &status(&[address]), "203.0.113.9 | ");
+    }
+    // Nor is an address of another host on this one because somebody says so.
+    let hostile = Memory {
+        endpoint: Some("192.0.2.1".parse().unwrap()),
+        internal_ips: Some(vec!["10.0.0.6/24".parse().unwrap()]),
+        ..status(&["10.0.0.6", "192.0.2.1"])
+    };
+    check(&["eth0 10.0.0.5/24"], &hostile, "10.0.0.5 | 10.0.0.5/24");
+}
+
 /// Rootless containers, and hosts that are on a VPN only: without an endpoint they would not be in the mesh at all.
 #[test]
 fn the_default_route_decides_where_nothing_else_leads_out() {

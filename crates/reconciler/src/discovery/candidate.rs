@@ -8,7 +8,7 @@ use std::{
 
 use hostnet::{HostFacts, HostRoute, Interface, LinkName, Uplinks, uplink::is_of_containers};
 use ipnet::IpNet;
-use mesh::prefix::{Family, is_host};
+use mesh::prefix::{Family, host, is_host, is_private, is_public};
 
 use super::{
     DiscoveryConfig, Memory,
@@ -28,7 +28,7 @@ pub struct Candidate<'a> {
     pub named: bool,
     /// Whether it is in a range of the operator.
     pub within: bool,
-    /// Whether such a range names it. Networks of containers are the same on every host, so it means none of these.
+    /// Whether such a range names it.
     pub is_meant: bool,
     /// Whether it was announced last.
     pub announced: bool,
@@ -97,7 +97,9 @@ impl<'a> Host<'a> {
         net: IpNet,
     ) -> Option<(Rank, Candidate<'a>)> {
         let (address, family) = (net.addr(), Family::of_prefix(&net));
-        let named = self.memory.status.contains(&address);
+        // Networks of containers are the same on every host: neither the status nor a range means these.
+        let is_shared = is_of_containers(name);
+        let named = !is_shared && self.memory.status.contains(&address);
         let within = self.config.internal_cidrs.iter().any(|cidr| cidr.contains(&address));
         let announced = self.memory.has(address);
         let chosen = announced && self.memory.chosen.contains(&address);
@@ -105,7 +107,7 @@ impl<'a> Host<'a> {
         let by_route = routed || self.facts.default_interface.as_ref() == Some(name);
         let uplink = self.uplinks.has(name) || (announced && self.uplinks.may_have(name, chosen));
         // A host may have thousands of addresses that lead nowhere, one for every service.
-        let is_meant = within && !is_of_containers(name);
+        let is_meant = within && !is_shared;
         if !(uplink || named || is_meant || announced || by_route) {
             return None;
         }
@@ -139,6 +141,11 @@ impl Candidate<'_> {
     /// Whether the host has it for itself, as far as link and place say.
     pub fn is_of_host(&self) -> bool {
         self.uplink && matches!(self.place, Place::Own | Place::Granted)
+    }
+
+    /// Whether providers translate it (RFC 6598). Go Kilo takes such an address for public, though nobody else reaches it.
+    pub fn is_translated(&self) -> bool {
+        is_public(self.net.addr()) && is_private(&host(self.net.addr()))
     }
 
     /// Whether it is better than no endpoint.
