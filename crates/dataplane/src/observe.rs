@@ -69,7 +69,7 @@ impl Kernel {
         }
         self.observe_firewall(&mut host)?;
         let facts = HostFacts {
-            interfaces: links.foreign(&addresses),
+            interfaces: links.foreign(&addresses, &routes),
             default_interface,
             routes: sorted(host_routes),
             first_rule,
@@ -239,7 +239,7 @@ impl Links {
     }
 
     /// All interfaces that are not ours.
-    fn foreign(&self, addresses: &[KernelAddress]) -> BTreeMap<LinkName, Interface> {
+    fn foreign(&self, addresses: &[KernelAddress], routes: &[KernelRoute]) -> BTreeMap<LinkName, Interface> {
         let foreign = self
             .all
             .values()
@@ -263,6 +263,11 @@ impl Links {
             if let Some((_, interface)) = interfaces.get_mut(&address.link) {
                 interface.addresses.push(address.net);
                 interface.secondary.extend(address.is_secondary().then(|| address.net.addr()));
+            }
+        }
+        for route in routes.iter().filter(|route| route.table == MAIN_TABLE && route.sends) {
+            if let (Some((_, interface)), Some(source)) = (interfaces.get_mut(&route.link), route.source) {
+                interface.sources.insert(source);
             }
         }
         interfaces.into_values().collect()

@@ -269,6 +269,15 @@ fn facts_of_the_host() {
         assert_eq!((br0.mtu, br0.kind.as_str()), (1400, "bridge"));
         assert!(!facts.interfaces[&name("eth1")].running, "its peer is down");
         assert_eq!(eth0.secondary, ["10.1.0.9".parse::<IpAddr>().unwrap()]);
+        // A single address, and what a route prefers before another one.
+        run("ip addr add 10.7.7.7/32 dev eth0");
+        run("ip route add 10.9.0.0/16 via 10.1.0.254 dev eth0 src 10.1.0.1");
+        run("ip route add 10.9.1.0/24 via 10.1.0.254 dev eth0 src 10.1.0.9 table 99");
+        let sources = |facts: hostnet::HostFacts| {
+            let of = &facts.interfaces[&name("eth0")].sources;
+            of.iter().filter(|source| source.is_ipv4()).map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(sources(plane.observe().await.unwrap().facts), ["10.1.0.1"]);
         assert_eq!(facts.interfaces[&name("eth1-peer")].master, Some(name("br0")));
         assert_eq!(eth0.master, None);
         let deprecated = "fd99::1/64".parse().unwrap();
@@ -278,6 +287,14 @@ fn facts_of_the_host() {
         run("ip addr add 10.1.0.1/32 dev br0");
         let facts = plane.observe().await.unwrap().facts;
         assert_eq!(facts.interface_with("10.1.0.1".parse().unwrap()).unwrap().0, &name("eth0"));
+        // A lease that is renewed makes another address the first, and the host's own one comes after it.
+        run("sysctl -qw net.ipv4.conf.eth0.promote_secondaries=1");
+        run("ip addr del 10.1.0.1/32 dev br0");
+        run("ip addr del 10.1.0.1/16 dev eth0");
+        run("ip addr add 10.1.0.1/16 dev eth0");
+        let facts = plane.observe().await.unwrap().facts;
+        assert_eq!(facts.interfaces[&name("eth0")].secondary, ["10.1.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(sources(facts), ["10.1.0.9"]);
     });
 }
 

@@ -101,6 +101,8 @@ pub struct Interface {
     /// Those of its addresses that come after another one: an IPv4 address in the network of an earlier one, a temporary
     /// IPv6 address (RFC 8981). The kernel has one flag for both (`IFA_F_SECONDARY`, `IFA_F_TEMPORARY`).
     pub secondary: Vec<IpAddr>,
+    /// Addresses that packets come from by routes of the main table through it (`RTA_PREFSRC`).
+    pub sources: BTreeSet<IpAddr>,
     /// The bridge, bond or VRF that it is a port of.
     pub master: Option<LinkName>,
 }

@@ -26,6 +26,8 @@ enum Sort {
 #[derive(Debug)]
 pub struct Uplinks<'a> {
     names: BTreeSet<&'a LinkName>,
+    dialled: BTreeSet<&'a LinkName>,
+    local: BTreeSet<&'a LinkName>,
     tunnels: BTreeSet<&'a LinkName>,
     default_routes: BTreeSet<(Family, &'a LinkName)>,
 }
@@ -45,25 +47,40 @@ impl<'a> Uplinks<'a> {
             let has_v4 = addresses.into_iter().flatten().any(|net| net.addr().is_ipv4());
             default_routes.insert((if has_v4 { Family::V4 } else { Family::V6 }, link));
         }
-        let routed: BTreeSet<&LinkName> =
+        let with_default: BTreeSet<&LinkName> =
             default_routes.iter().map(|(_, link)| *link).chain(&facts.default_interface).collect();
         // A bridge with a port that leads out is the host's place in that network.
         let ports = facts.interfaces.iter().filter(|(name, port)| sort(name, port) == Sort::Network);
         let bridged: BTreeSet<&LinkName> = ports.filter_map(|(_, port)| port.master.as_ref()).collect();
         let leads_out = |(name, link): &(&LinkName, &Interface)| match sort(name, link) {
             Sort::Network => true,
-            Sort::Pair => routed.contains(name) || is_inside_container(name, link),
-            Sort::Routed => routed.contains(name) || (link.kind == "bridge" && bridged.contains(name)),
+            Sort::Pair => with_default.contains(name) || is_inside_container(name, link),
+            Sort::Routed => with_default.contains(name) || (link.kind == "bridge" && bridged.contains(name)),
             Sort::Tunnel | Sort::Inner => false,
         };
         let names = facts.interfaces.iter().filter(leads_out).map(|(name, _)| name).collect();
-        let tunnels = facts.interfaces.iter().filter(|(name, link)| sort(name, link) == Sort::Tunnel);
-        Self { names, tunnels: tunnels.map(|(name, _)| name).collect(), default_routes }
+        let of = |is: fn(Sort, &Interface) -> bool| {
+            let links = facts.interfaces.iter().filter(|(name, link)| is(sort(name, link), link));
+            links.map(|(name, _)| name).collect()
+        };
+        Self {
+            names,
+            dialled: of(|sort, link| sort == Sort::Routed && link.kind != "bridge"),
+            local: of(|sort, link| sort == Sort::Pair || (sort == Sort::Routed && link.kind == "bridge")),
+            tunnels: of(|sort, _| sort == Sort::Tunnel),
+            default_routes,
+        }
     }
 
     /// Whether this is one.
     pub fn has(&self, link: &LinkName) -> bool {
         self.names.contains(link)
+    }
+
+    /// Whether a link is one, or was one if a default route led through it. Of bridges and pairs, which every host with
+    /// containers has, this has to be known (`was`).
+    pub fn may_have(&self, link: &LinkName, was: bool) -> bool {
+        self.has(link) || self.dialled.contains(link) || (was && self.local.contains(link))
     }
 
     /// Whether a link is a tunnel, which is none.
@@ -78,7 +95,7 @@ impl<'a> Uplinks<'a> {
 }
 
 fn sort(name: &LinkName, link: &Interface) -> Sort {
-    if is_of_containers(name) {
+    if name.as_str() == "lo" || is_of_containers(name) {
         return Sort::Inner;
     }
     match link.kind.as_str() {
@@ -101,10 +118,10 @@ fn is_inside_container(name: &LinkName, link: &Interface) -> bool {
         && link.addresses.iter().any(|net| !is_host(net))
 }
 
-/// Whether a link is the loopback interface, or belongs to containers, virtual machines or a virtual router, by the name that
-/// these give it. Of some the kind says nothing.
-fn is_of_containers(name: &LinkName) -> bool {
-    const PREFIXES: [&str; 14] = [
+/// Whether a link belongs to containers, virtual machines or a virtual router, by the name that these give it. Of some the kind
+/// says nothing.
+pub fn is_of_containers(name: &LinkName) -> bool {
+    const PREFIXES: [&str; 17] = [
         "cali",
         "cilium",
         "lxc",
@@ -119,8 +136,17 @@ fn is_of_containers(name: &LinkName) -> bool {
         "vmnet",
         "vboxnet",
         "vrrp",
+        "podman",
+        "lxdbr",
+        "incusbr",
     ];
-    name.as_str() == "lo" || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+    PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)) || is_bridge_of_docker(name)
+}
+
+/// `br-` and the first 12 hexadecimal digits of the network's identifier.
+fn is_bridge_of_docker(name: &LinkName) -> bool {
+    let id = name.as_str().strip_prefix("br-");
+    id.is_some_and(|id| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]

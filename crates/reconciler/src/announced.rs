@@ -2,14 +2,17 @@
 //! an address may be gone.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use hostnet::HostFacts;
 use ipnet::IpNet;
-use mesh::{Endpoint, Forced, Node, prefix::Family};
+use mesh::{
+    Endpoint, Forced, Node,
+    prefix::{Family, is_public},
+};
 
 use crate::discovery::{Candidates, Discovered, DiscoveryConfig, Memory};
 
@@ -26,8 +29,8 @@ pub(crate) struct Announced {
     remembered: bool,
     /// Whether this agent has chosen anything: from then on it knows by itself.
     chosen: bool,
-    /// Since when something of it is gone.
-    gone: Option<Instant>,
+    /// What of it is gone, and since when.
+    gone: BTreeMap<IpAddr, Instant>,
 }
 
 impl Announced {
@@ -57,7 +60,7 @@ impl Announced {
     pub fn reconsider(&mut self) {
         if !self.remembered {
             self.memory = Memory { status: std::mem::take(&mut self.memory.status), ..Memory::default() };
-            self.gone = None;
+            self.gone.clear();
         }
     }
 
@@ -75,22 +78,32 @@ impl Announced {
             // Before this agent chose anything, an address that does not qualify is a wrong choice of another one.
             !candidates.has(address) && (self.chosen || !is_there(facts, address))
         };
-        let endpoint = self.memory.endpoint.filter(|address| lost(*address));
-        let internal: Vec<IpNet> = self.memory.internal_ips.iter().flatten().copied().collect();
-        let internal: Vec<IpNet> = internal.into_iter().filter(|net| lost(net.addr())).collect();
-        let missing = endpoint.is_some() || !internal.is_empty();
-        self.gone = missing.then(|| self.gone.unwrap_or(now));
-        if self.is_patient(now) {
-            if let Some(address) = endpoint {
-                found.endpoint = Some(Endpoint::from_ip(address, config.port));
-            }
-            let of =
-                |list: &[IpNet], family| list.iter().copied().find(|net| Family::of_prefix(net) == family);
-            let kept = Family::ALL.map(|family| of(&internal, family).or(of(&found.internal_ips, family)));
-            found.internal_ips = kept.into_iter().flatten().collect();
-        } else {
-            self.gone = None;
+        let lost_endpoint = self.memory.endpoint.filter(|address| lost(*address));
+        let lost_ips: Vec<IpNet> = self.memory.internal_ips.iter().flatten().copied().collect();
+        let lost_ips: Vec<IpNet> = lost_ips.into_iter().filter(|net| lost(net.addr())).collect();
+        let all = lost_ips.iter().map(IpNet::addr).chain(lost_endpoint);
+        self.gone = all.map(|address| (address, self.gone.get(&address).copied().unwrap_or(now))).collect();
+        let patient = |address: IpAddr| self.gone.get(&address).is_some_and(|since| now < *since + GRACE);
+        if let Some(address) = lost_endpoint.filter(|address| patient(*address)) {
+            found.endpoint = Some(Endpoint::from_ip(address, config.port));
         }
+        let of = |list: &[IpNet], family| list.iter().copied().find(|net| Family::of_prefix(net) == family);
+        let waiting: Vec<IpNet> = lost_ips.iter().copied().filter(|net| patient(net.addr())).collect();
+        let kept = Family::ALL.map(|family| of(&waiting, family).or(of(&found.internal_ips, family)));
+        found.internal_ips = kept.into_iter().flatten().collect();
+        let chosen = found.addresses();
+        self.memory.chosen = chosen
+            .filter(|address| candidates.has(*address) || self.memory.chosen.contains(address))
+            .collect();
+        let is_preferred = |address: IpAddr| is_public(address) != config.prioritise_private;
+        let vacant = &mut self.memory.vacant;
+        vacant.endpoint |= lost_endpoint.is_some_and(is_preferred);
+        vacant.endpoint &= !found.endpoint.as_ref().and_then(Endpoint::ip).is_some_and(is_preferred);
+        for (family, vacant) in Family::ALL.into_iter().zip(&mut vacant.internal_ips) {
+            *vacant |= of(&lost_ips, family).is_some();
+            *vacant &= of(&found.internal_ips, family).is_none();
+        }
+        self.gone.retain(|_, since| now < *since + GRACE);
         self.memory.endpoint = found.endpoint.as_ref().and_then(Endpoint::ip);
         self.memory.internal_ips = Some(found.internal_ips.clone());
         self.chosen = true;
@@ -99,11 +112,7 @@ impl Announced {
 
     /// How long until something that is gone is no longer announced.
     pub fn next_look(&self, now: Instant) -> Option<Duration> {
-        Some((self.gone? + GRACE).saturating_duration_since(now))
-    }
-
-    fn is_patient(&self, now: Instant) -> bool {
-        self.gone.is_some_and(|since| now < since + GRACE)
+        Some((*self.gone.values().min()? + GRACE).saturating_duration_since(now))
     }
 }
 

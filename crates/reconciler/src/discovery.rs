@@ -5,11 +5,12 @@
 //! Node's status says, and by whether it has been announced before. Where that leaves a choice, it is Go Kilo's. What
 //! follows when an announced address is gone is decided in [`crate::announced`].
 
+mod candidate;
 mod place;
 
-use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use hostnet::{HostFacts, LinkName, Uplinks};
+use hostnet::HostFacts;
 use ipnet::IpNet;
 use mesh::{
     Endpoint, Object, Problem,
@@ -17,7 +18,8 @@ use mesh::{
     special::{check_host, check_range},
 };
 
-use place::{Place, networks, place};
+use candidate::{Candidate, Host};
+use place::Place;
 
 /// What the operator says about addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,19 @@ pub struct Memory {
     pub endpoint: Option<IpAddr>,
     /// The private addresses that were announced last; `None`: it is not known whether there were any.
     pub internal_ips: Option<Vec<IpNet>>,
+    /// Those of them that this agent has chosen: they were right then, and default routes that move make none wrong.
+    pub chosen: BTreeSet<IpAddr>,
+    /// What was announced, and is gone without another one of its sort.
+    pub vacant: Vacant,
+}
+
+/// What is not announced now, but was: what comes may take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vacant {
+    /// An endpoint of the preferred sort, public or private.
+    pub endpoint: bool,
+    /// A private address, by [`Family`].
+    pub internal_ips: [bool; 2],
 }
 
 impl Memory {
@@ -66,6 +81,14 @@ pub struct Discovered {
     pub problem: Option<Problem>,
 }
 
+impl Discovered {
+    /// All of its addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let endpoint = self.endpoint.as_ref().and_then(Endpoint::ip);
+        self.internal_ips.iter().map(IpNet::addr).chain(endpoint)
+    }
+}
+
 /// Chooses the node's addresses. The rules, in order, are in docs/concepts.md.
 pub fn discover(
     facts: &HostFacts,
@@ -83,34 +106,6 @@ pub struct Candidates<'a> {
     memory: &'a Memory,
 }
 
-/// An address that can be announced.
-struct Candidate<'a> {
-    net: IpNet,
-    link: &'a LinkName,
-    /// Whether the link leads out of the host.
-    uplink: bool,
-    /// Whether the link is a tunnel.
-    tunnel: bool,
-    place: Place,
-    /// Whether the Node's status names it.
-    named: bool,
-    /// Whether it was announced last.
-    announced: bool,
-    merit: Merit,
-}
-
-/// How good an address is, the best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Merit {
-    Named,
-    Announced,
-    NamedBeside,
-    Own,
-    Other,
-    /// On a link that does not lead out.
-    Inside,
-}
-
 impl<'a> Candidates<'a> {
     /// All addresses that can be announced.
     pub fn of(
@@ -119,32 +114,14 @@ impl<'a> Candidates<'a> {
         config: &'a DiscoveryConfig,
         memory: &'a Memory,
     ) -> Self {
-        let uplinks = Uplinks::of(facts);
-        let networks = networks(facts, &uplinks);
-        let gateways: BTreeSet<IpAddr> = gateways(facts).collect();
+        let host = Host::of(facts, config, memory);
         let mut found = Vec::new();
-        for (name, interface) in facts.interfaces.iter().filter(|(_, interface)| interface.running) {
-            let uplink = uplinks.has(name);
-            for net in &interface.addresses {
+        for (name, link) in facts.interfaces.iter().filter(|(_, link)| link.running) {
+            for net in &link.addresses {
                 let address = net.addr();
-                if check_host(net).is_err() || pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
-                    continue;
+                if check_host(net).is_ok() && !pod_subnets.iter().any(|subnet| subnet.contains(&address)) {
+                    found.extend(host.candidate(name, link, *net));
                 }
-                let family = Family::of(address);
-                let routed = uplinks.has_default_route(name, family);
-                let place = place(net, interface, &networks, routed);
-                let named = memory.status.contains(&address);
-                let announced = memory.has(address);
-                let merit = merit(place, uplink, named, announced);
-                let by_name = config.hostname_addresses.contains(&address);
-                let by_route = routed || facts.default_interface.as_ref() == Some(name);
-                // As Go Kilo does: what the hostname says, then the default route, then IPv4, then the text.
-                let rank = (!announced, !by_name, !by_route, family);
-                let near = gateways.iter().any(|gateway| net.contains(gateway));
-                let tunnel = uplinks.has_tunnel(name);
-                let candidate =
-                    Candidate { net: *net, link: name, uplink, tunnel, place, named, announced, merit };
-                found.push(((merit, rank, Reverse(near), net.to_string()), candidate));
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -153,7 +130,10 @@ impl<'a> Candidates<'a> {
 
     /// Whether an address can be announced.
     pub fn has(&self, address: IpAddr) -> bool {
-        self.all.iter().any(|candidate| candidate.net.addr() == address && self.is_eligible(candidate))
+        let mut same = self.all.iter().filter(|candidate| candidate.net.addr() == address);
+        let eligible = |candidate: &Candidate<'_>| self.is_eligible(candidate);
+        same.clone().any(eligible)
+            || (same.any(|candidate| candidate.is_last_resort()) && !self.all.iter().any(eligible))
     }
 
     /// Chooses.
@@ -161,21 +141,25 @@ impl<'a> Candidates<'a> {
         let private = || self.all.iter().filter(|candidate| self.is_internal(candidate));
         let internal_ips = Family::ALL.into_iter().filter_map(|family| {
             let was_absent = self.memory.internal_ips.is_some() && self.memory.internal_ip(family).is_none();
+            let vacant = self.memory.vacant.internal_ips[family as usize];
             let mut of_family = private().filter(|candidate| Family::of_prefix(&candidate.net) == family);
-            of_family.find(|candidate| !(was_absent && self.arrives(candidate)))
+            of_family.find(|candidate| !(was_absent && self.arrives(candidate, vacant)))
         });
         let internal_ips: Vec<IpNet> = internal_ips.map(|candidate| candidate.net).collect();
         let stays = self.memory.endpoint.is_some_and(|endpoint| self.has(endpoint));
-        let can_be_endpoint = |candidate: &&Candidate<'_>| !(stays && self.arrives(candidate));
+        let vacant = self.memory.vacant.endpoint;
+        let can_be_endpoint = |candidate: &&Candidate<'_>| !(stays && self.arrives(candidate, vacant));
         let public = || self.all.iter().filter(|candidate| self.is_public(candidate)).filter(can_be_endpoint);
         let private = || private().filter(can_be_endpoint);
         // A tunnel inside of a tunnel is only for those who have nothing else.
-        let public = public().find(|candidate| !candidate.tunnel).or_else(|| public().next());
-        let private = private().find(|candidate| !candidate.tunnel).or_else(|| private().next());
+        let public = public().min_by_key(|candidate| candidate.tunnel);
+        let private = private().min_by_key(|candidate| candidate.tunnel);
         let endpoint = match self.config.prioritise_private {
             true => private.or(public),
             false => public.or(private),
         };
+        // A node without an endpoint is not in the mesh at all.
+        let endpoint = endpoint.or_else(|| self.all.iter().find(|candidate| candidate.is_last_resort()));
         Discovered {
             endpoint: endpoint.map(|candidate| Endpoint::from_ip(candidate.net.addr(), self.config.port)),
             problem: internal_ips.is_empty().then(|| self.outside()).flatten(),
@@ -210,12 +194,10 @@ impl<'a> Candidates<'a> {
 
     /// Whether this can be a private address of the node.
     fn is_internal(&self, candidate: &Candidate<'_>) -> bool {
-        let cidrs = &self.config.internal_cidrs;
-        let address = candidate.net.addr();
-        if is_public(address) || !(cidrs.is_empty() || self.is_in_range(candidate)) {
+        if is_public(candidate.net.addr()) || !(self.config.internal_cidrs.is_empty() || candidate.within) {
             return false;
         }
-        candidate.is_of_host() || candidate.named || self.is_in_range(candidate)
+        candidate.is_of_host() || candidate.named || candidate.is_meant
     }
 
     /// Whether this can be a public endpoint.
@@ -227,14 +209,10 @@ impl<'a> Candidates<'a> {
         self.is_internal(candidate) || self.is_public(candidate)
     }
 
-    fn is_in_range(&self, candidate: &Candidate<'_>) -> bool {
-        self.config.internal_cidrs.iter().any(|cidr| cidr.contains(&candidate.net.addr()))
-    }
-
     /// Whether this is one more address on a link of a node that has announced others: a virtual one, or one beside a better
-    /// one that is announced. It announces nothing that was absent.
-    fn arrives(&self, candidate: &Candidate<'_>) -> bool {
-        if candidate.named || candidate.announced || self.is_in_range(candidate) {
+    /// one that is announced. It announces nothing that was absent; what was there before is `vacant`.
+    fn arrives(&self, candidate: &Candidate<'_>, vacant: bool) -> bool {
+        if candidate.named || candidate.announced || candidate.is_meant {
             return false;
         }
         let is_better = |other: &Candidate<'_>| {
@@ -244,37 +222,14 @@ impl<'a> Candidates<'a> {
                 && other.merit < candidate.merit
                 && self.is_eligible(other)
         };
-        candidate.place != Place::Own || self.all.iter().any(is_better)
+        let is_beside = || candidate.is_translated() || self.all.iter().any(is_better);
+        candidate.place != Place::Own || (!vacant && is_beside())
     }
-}
-
-impl Candidate<'_> {
-    /// Whether the host has it for itself, as far as link and place say.
-    fn is_of_host(&self) -> bool {
-        self.uplink && matches!(self.place, Place::Own | Place::Granted)
-    }
-}
-
-fn merit(place: Place, uplink: bool, named: bool, announced: bool) -> Merit {
-    match place {
-        Place::Own | Place::Granted if named => Merit::Named,
-        Place::Beside if named => Merit::NamedBeside,
-        _ if !uplink && !named => Merit::Inside,
-        Place::Own | Place::Granted if announced => Merit::Announced,
-        Place::Own | Place::Granted => Merit::Own,
-        Place::Beside | Place::After => Merit::Other,
-    }
-}
-
-/// The gateways of default routes.
-fn gateways(facts: &HostFacts) -> impl Iterator<Item = IpAddr> + '_ {
-    let defaults = facts.routes.iter().filter(|route| route.destination.prefix_len() == 0);
-    defaults.filter_map(|route| route.gateway)
 }
 
 #[cfg(test)]
 mod tests {
-    use hostnet::Interface;
+    use hostnet::{Interface, LinkName};
 
     use super::*;
 

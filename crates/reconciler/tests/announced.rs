@@ -6,7 +6,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use hostnet::Interface;
+use hostnet::{HostRoute, Interface, MAIN_TABLE};
 use mesh::{Forced, Node};
 use reconciler::{NodeUpdate, Status, Watch};
 use support::{World, key, node};
@@ -181,4 +181,170 @@ fn what_is_forced_is_not_remembered() {
     assert_eq!(announced(&world), "192.0.2.9 | ");
     tell(&mut world, Forced::default());
     assert_eq!(announced(&world), PLAIN);
+}
+
+/// What follows the same address, or the next lease, after it was gone for so long that something else was announced.
+#[test]
+fn what_was_lost_comes_back_beside_what_stayed() {
+    const BOTH: [&str; 2] = ["10.0.0.1/24", "203.0.113.1/24"];
+    for (left, lost, back, expected) in [
+        (["10.0.0.1/24"], "10.0.0.1 | 10.0.0.1/24", BOTH, PLAIN),
+        (["203.0.113.1/24"], "203.0.113.1 | ", BOTH, PLAIN),
+        (
+            ["10.0.0.1/24"],
+            "10.0.0.1 | 10.0.0.1/24",
+            ["10.0.0.1/24", "198.51.100.7/24"],
+            "198.51.100.7 | 10.0.0.1/24",
+        ),
+        (
+            ["203.0.113.1/24"],
+            "203.0.113.1 | ",
+            ["192.168.1.5/24", "203.0.113.1/24"],
+            "203.0.113.1 | 192.168.1.5/24",
+        ),
+    ] {
+        let mut world = World::with([node("b", "two", 2)]);
+        set_link(&mut world, "eth0", "", &left);
+        world.pass(20 * SECOND, &[]);
+        assert_eq!(announced(&world), lost);
+        set_link(&mut world, "eth0", "", &back);
+        world.pass(5 * SECOND, &[]);
+        assert_eq!(announced(&world), expected, "{left:?} {back:?}");
+        // As at a boot where one of them is slow: the agent before this one announced both.
+        set_link(&mut world, "eth0", "", &left);
+        let mut world = restarted(world, "203.0.113.1:51820", &["10.0.0.1/24"], Forced::default());
+        world.pass(20 * SECOND, &[]);
+        assert_eq!(announced(&world), lost);
+        set_link(&mut world, "eth0", "", &back);
+        world.pass(5 * SECOND, &[]);
+        assert_eq!(announced(&world), expected, "{left:?} {back:?} after a restart");
+    }
+    // A public address of a single host that went is a virtual one: it does not come back with each turn it takes.
+    let mut world = World::with([node("b", "two", 2)]);
+    set_link(&mut world, "eth0", "", &["10.0.0.1/24"]);
+    world.pass(20 * SECOND, &[]);
+    set_link(&mut world, "eth0", "", &["10.0.0.1/24", "203.0.113.1/32"]);
+    world.pass(20 * SECOND, &[]);
+    assert_eq!(announced(&world), "10.0.0.1 | 10.0.0.1/24");
+}
+
+#[test]
+fn every_address_may_be_gone_for_its_own_ten_seconds() {
+    let mut world = World::with([node("b", "two", 2)]);
+    set_link(&mut world, "eth0", "", &["10.0.0.1/24"]);
+    world.pass(6 * SECOND, &[]);
+    set_link(&mut world, "eth0", "", &["203.0.113.1/24"]);
+    world.pass(6 * SECOND, &[]);
+    set_link(&mut world, "eth0", "", &["10.0.0.1/24", "203.0.113.1/24"]);
+    world.pass(20 * SECOND, &[]);
+    assert_eq!(history(&world), [PLAIN]);
+}
+
+/// With `promote_secondaries`, a lease that is renewed makes the virtual address the first of its network.
+#[test]
+fn a_virtual_address_that_the_kernel_promotes_replaces_nothing() {
+    let mut world = World::with([node("b", "two", 2)]);
+    let set = |world: &mut World, addresses: &[&str], secondary: &str| {
+        set_link(world, "eth0", "", addresses);
+        change(world, |facts| {
+            let link = facts.interfaces.get_mut(&"eth0".parse().unwrap()).unwrap();
+            link.secondary = secondary.parse().into_iter().collect();
+        });
+    };
+    set(&mut world, &["10.0.0.1/24", "10.0.0.0/24", "203.0.113.1/24"], "10.0.0.0");
+    set(&mut world, &["10.0.0.0/24", "203.0.113.1/24"], "");
+    set(&mut world, &["10.0.0.0/24", "203.0.113.1/24", "10.0.0.1/24"], "10.0.0.1");
+    world.pass(60 * SECOND, &[]);
+    assert_eq!(history(&world), [PLAIN]);
+    let mut world = restarted(world, "203.0.113.1:51820", &["10.0.0.1/24"], Forced::default());
+    world.pass(60 * SECOND, &[]);
+    assert_eq!(history(&world), [PLAIN]);
+}
+
+/// A VPN, or a second way out, takes the default routes of links that count because of them.
+#[test]
+fn what_this_agent_chose_stays_when_default_routes_move() {
+    for (kind, addresses, expected) in [
+        ("ppp", &["203.0.113.1/32"][..], "203.0.113.1 | "),
+        ("openvswitch", &["10.0.0.1/24", "203.0.113.1/24"], PLAIN),
+        ("bridge", &["10.0.0.1/24"], "10.0.0.1 | 10.0.0.1/24"),
+        ("veth", &["10.0.0.1/32"], "10.0.0.1 | 10.0.0.1/32"),
+        ("", &["10.0.0.1/24", "2001:db8::1/128"], "2001:db8::1 | 10.0.0.1/24"),
+    ] {
+        let mut world = World::new();
+        let link = world.facts.interfaces.values_mut().next().unwrap();
+        link.kind = kind.to_owned();
+        link.addresses = addresses.iter().map(|net| net.parse().unwrap()).collect();
+        world.facts.routes = ["0.0.0.0/0", "::/0"].map(|all| route(all, "eth0")).into();
+        world.see(Node { endpoint: None, key: None, internal_ips: Vec::new(), ..node("a", "one", 1) });
+        world.reconciler.handle_watch(Watch::Synced, world.now);
+        world.settle();
+        set_link(&mut world, "tun0", "tun", &["10.8.0.2/24", "192.0.2.8/32"]);
+        change(&mut world, |facts| {
+            facts.default_interface = "tun0".parse().ok();
+            facts.routes = ["0.0.0.0/0", "::/0"].map(|all| route(all, "tun0")).into();
+        });
+        world.pass(60 * SECOND, &[]);
+        assert_eq!(history(&world), [expected], "{kind}");
+    }
+}
+
+/// What another agent announced wrongly does not become right by coming late.
+#[test]
+fn a_bridge_that_another_agent_announced_is_not_kept_when_it_comes_after_the_start() {
+    let world = World::with([node("b", "two", 2)]);
+    let mut world = restarted(world, "203.0.113.1:51820", &["172.18.0.1/16"], Forced::default());
+    set_link(&mut world, "br0", "bridge", &["172.18.0.1/16"]);
+    world.pass(20 * SECOND, &[]);
+    assert_eq!(announced(&world), PLAIN);
+}
+
+/// A new lease, another network card, another prefix, another dialled session; and, at once, a further network card.
+#[test]
+fn what_really_changes_is_announced_within_seconds() {
+    type Links = [(&'static str, &'static str, &'static [&'static str])];
+    let start: &Links = &[("eth0", "", &["10.0.0.1/24", "203.0.113.1/24"])];
+    let changes: &[(&Links, &str)] = &[
+        (&[("eth0", "", &["10.0.0.77/24", "203.0.113.1/24"])], "203.0.113.1 | 10.0.0.77/24"),
+        (&[("eth0", "", &["10.0.0.1/24", "198.51.100.3/24"])], "198.51.100.3 | 10.0.0.1/24"),
+        (&[("eth5", "", &["10.9.9.1/24", "198.51.100.3/24"])], "198.51.100.3 | 10.9.9.1/24"),
+        (
+            &[("vmbr0", "bridge", &["10.0.0.1/24"]), ("ppp0", "ppp", &["198.51.100.3/32"])],
+            "198.51.100.3 | 10.0.0.1/24",
+        ),
+        (&[("eth0", "", &["10.0.0.1/24", "2001:db8:2::5/64"])], "2001:db8:2::5 | 10.0.0.1/24"),
+        (&[("eth0", "", &["fd00:2::5/64"])], "fd00:2::5 | fd00:2::5/64"),
+        (
+            &[("eth0", "", &["10.0.0.1/24", "203.0.113.1/24"]), ("eth1", "", &["fd00:1::5/64"])],
+            "203.0.113.1 | 10.0.0.1/24 fd00:1::5/64",
+        ),
+    ];
+    for (links, expected) in changes {
+        let mut world = World::with([node("b", "two", 2)]);
+        assert_eq!(announced(&world), PLAIN);
+        for (links, expected) in [(*links, *expected), (start, PLAIN)] {
+            let set = |facts: &mut hostnet::HostFacts| {
+                facts.interfaces.clear();
+                facts.default_interface = links.last().and_then(|(name, ..)| name.parse().ok());
+                for (name, kind, addresses) in links {
+                    let addresses = addresses.iter().map(|net| net.parse().unwrap()).collect();
+                    let kind = (*kind).to_owned();
+                    let link = Interface { running: true, mtu: 1500, kind, addresses, ..Default::default() };
+                    facts.interfaces.insert(name.parse().unwrap(), link);
+                }
+            };
+            change(&mut world, set);
+            world.pass(15 * SECOND, &[]);
+            assert_eq!(announced(&world), expected, "{links:?}");
+        }
+    }
+}
+
+fn route(destination: &str, link: &str) -> HostRoute {
+    HostRoute {
+        destination: destination.parse().unwrap(),
+        gateway: None,
+        link: link.parse().ok(),
+        table: MAIN_TABLE,
+    }
 }

@@ -4,49 +4,20 @@
 
 use std::net::IpAddr;
 
-use hostnet::{HostFacts, HostRoute, Interface, LinkName, MAIN_TABLE};
+#[path = "support/hosts.rs"]
+mod hosts;
+
+use hostnet::HostFacts;
+use hosts::{OTHERS, add};
 use proptest::prelude::*;
 use reconciler::discovery::{Discovered, DiscoveryConfig, Memory, discover};
 
-/// Links as `NAME[:KIND][<MASTER] ADDRESS…`, where `!` after an address says that it is a secondary one; `via NAME GATEWAY…`
-/// are default routes.
 fn host(lines: &[&str]) -> HostFacts {
     let mut facts = HostFacts::default();
     for line in lines {
         add(&mut facts, line);
     }
     facts
-}
-
-fn add(facts: &mut HostFacts, line: &str) {
-    let mut words = line.split_whitespace();
-    let head = words.next().unwrap();
-    if head == "via" {
-        let link: LinkName = words.next().unwrap().parse().unwrap();
-        facts.default_interface.get_or_insert_with(|| link.clone());
-        for gateway in words {
-            let gateway: IpAddr = gateway.parse().unwrap();
-            let destination = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" }.parse().unwrap();
-            let (gateway, link) = (Some(gateway), Some(link.clone()));
-            facts.routes.push(HostRoute { destination, gateway, link, table: MAIN_TABLE });
-        }
-        return;
-    }
-    let (head, master) = head.split_once('<').map_or((head, None), |(head, master)| (head, Some(master)));
-    let (name, kind) = head.split_once(':').unwrap_or((head, ""));
-    let link = facts.interfaces.entry(name.parse().unwrap()).or_insert_with(|| Interface {
-        running: true,
-        kind: kind.to_owned(),
-        master: master.map(|master| master.parse().unwrap()),
-        ..Interface::default()
-    });
-    for word in words {
-        let net: ipnet::IpNet = word.trim_end_matches('!').parse().unwrap();
-        link.addresses.push(net);
-        if word.ends_with('!') {
-            link.secondary.push(net.addr());
-        }
-    }
 }
 
 fn config() -> DiscoveryConfig {
@@ -94,7 +65,12 @@ fn the_first_start_finds_the_addresses_of_the_host() {
     check(&proxmox, &none, "10.0.0.5 | 10.0.0.5/24");
     // Hetzner: one public address, a private network of single addresses.
     check(
-        &["eth0 203.0.113.9/32 2001:db8::1/64", "ens10 10.0.0.2/32", "via eth0 172.31.1.1 fe80::1"],
+        &[
+            "eth0 203.0.113.9/32 2001:db8::1/64",
+            "ens10 10.0.0.2/32",
+            "via eth0 172.31.1.1 fe80::1",
+            "net ens10 10.0.0.0/16",
+        ],
         &none,
         "203.0.113.9 | 10.0.0.2/32",
     );
@@ -238,6 +214,124 @@ fn a_wrong_choice_of_another_agent_is_not_kept() {
     );
 }
 
+/// Hosts as clouds and operators have them, beside addresses that go to another host.
+#[test]
+fn virtual_addresses_beside_single_and_overlapping_ones() {
+    let none = Memory::default();
+    // A new network card in a wide network makes no virtual address of what has the default route.
+    let gce = ["ens4 10.128.0.5/32", "via ens4 10.128.0.1"];
+    let memory = remembering(&discover(&host(&gce), &[], &config(), &none));
+    check(&[gce[0], gce[1], "eth1 10.200.0.9/8"], &memory, "10.128.0.5 | 10.128.0.5/32");
+    check(&[gce[0], gce[1], "eth1 10.200.0.9/8"], &none, "10.128.0.5 | 10.128.0.5/32");
+    // One of a narrower network inside of the host's.
+    check(&["eth0 10.0.0.1/24 10.0.0.5/23", "via eth0 10.0.1.254"], &none, "10.0.0.5 | 10.0.0.5/23");
+    let memory = remembering(&discover(&host(&["eth0 10.0.0.5/24"]), &[], &config(), &none));
+    check(&["eth0 10.0.0.5/24 10.0.9.1/8"], &memory, "10.0.0.5 | 10.0.0.5/24");
+    // On a network card without addresses, and on an interface of a virtual router of any name.
+    let memory = remembering(&discover(&host(&["eth0 203.0.113.9/24"]), &[], &config(), &none));
+    let public = "eth0 203.0.113.9/24";
+    for line in ["eth1 10.0.0.1/32", "vi51:macvlan 10.0.0.1/32", "eth1 fd00::1/128"] {
+        let routes = ["via eth0 203.0.113.1", "net eth1 fd00::1/128"];
+        check(&[public, line, routes[0], routes[1]], &memory, "203.0.113.9 | ");
+        check(&[public, line, routes[0], routes[1]], &none, "203.0.113.9 | ");
+    }
+    check(
+        &[public, "via eth0 203.0.113.1", "ens10 10.0.0.2/32", "net ens10 10.0.0.0/16"],
+        &memory,
+        "203.0.113.9 | 10.0.0.2/32",
+    );
+    let memory = remembering(&discover(&host(&["eth0 10.0.0.5/24"]), &[], &config(), &none));
+    check(
+        &["eth0 10.0.0.5/24", "via eth0 10.0.0.254", "vi51:macvlan 198.51.100.7/32"],
+        &memory,
+        "10.0.0.5 | 10.0.0.5/24",
+    );
+    // Hetzner with a floating address and an alias, at the first start: routes say where packets come from.
+    let hetzner = [
+        "eth0 198.51.100.7/32 203.0.113.9/32",
+        "ens10 10.0.0.100/32 10.0.0.2/32",
+        "via eth0 172.31.1.1",
+        "net ens10 10.0.0.0/16",
+        "from eth0 203.0.113.9",
+        "from ens10 10.0.0.2",
+    ];
+    check(&hetzner, &none, "203.0.113.9 | 10.0.0.2/32");
+}
+
+/// IPVS has an address for every service, and each notice of the kernel leads to one look at all of them.
+#[test]
+fn thousands_of_links_and_addresses_cost_little() {
+    let single = |n: u32| -> ipnet::IpNet { format!("10.43.{}.{}/32", n / 250, n % 250).parse().unwrap() };
+    for links in ["kube-ipvs0:dummy 10.43.0.1/32", "lo 10.43.0.1/32", "eth0"] {
+        let mut facts = host(&["eth0 10.0.0.5/24", "via eth0 10.0.0.1", links]);
+        let name = links.split([':', ' ']).next().unwrap();
+        let link = facts.interfaces.get_mut(&name.parse().unwrap()).unwrap();
+        link.addresses.extend((0..10_000).map(single));
+        link.secondary.extend((0..5_000).map(|n| single(n).addr()));
+        (0..1000).for_each(|n| add(&mut facts, &format!("veth{n}:veth fe80::{n:x}/64")));
+        for range in ["10.43.0.0/16", "10.0.0.0/8"] {
+            let config = DiscoveryConfig { internal_cidrs: vec![range.parse().unwrap()], ..config() };
+            let start = std::time::Instant::now();
+            discover(&facts, &[], &config, &Memory::default());
+            let took = start.elapsed();
+            assert!(took < std::time::Duration::from_secs(1), "{took:?}: {links} within {range}");
+        }
+    }
+}
+
+/// Home servers whose second way out, or only one, is a mobile network.
+#[test]
+fn addresses_that_providers_translate_replace_no_endpoint() {
+    let home = ["eth0 192.168.1.5/24", "via eth0 192.168.1.1"];
+    let mobile = "wwan0 100.72.1.2/30";
+    let memory = remembering(&discover(&host(&home), &[], &config(), &Memory::default()));
+    check(&[home[0], home[1], mobile, "via wwan0 100.72.1.1"], &memory, "192.168.1.5 | 192.168.1.5/24");
+    check(&[home[0], mobile, "via wwan0 100.72.1.1"], &memory, "192.168.1.5 | 192.168.1.5/24");
+    check(&[mobile, "via wwan0 100.72.1.1"], &Memory::default(), "100.72.1.2 | ");
+    let mut named = memory;
+    named.status.insert("100.72.1.2".parse().unwrap());
+    check(&[home[0], mobile], &named, "100.72.1.2 | 192.168.1.5/24");
+}
+
+/// Every host has them, so a status that names one would take it from the others.
+#[test]
+fn no_status_names_addresses_of_containers_and_services() {
+    for line in [
+        "kube-ipvs0:dummy 10.43.0.1/32",
+        "docker0:bridge 172.17.0.1/16",
+        "br-0123456789ab:bridge 172.18.0.1/16",
+    ] {
+        let address = line.split([' ', '/']).nth(1).unwrap();
+        check(&["eth0 10.0.0.5/24", line], &status(&[address]), "10.0.0.5 | 10.0.0.5/24");
+        check(&["eth0 203.0.113.9/24", line], &status(&[address]), "203.0.113.9 | ");
+    }
+    // Nor is an address of another host on this one because somebody says so.
+    let hostile = Memory {
+        endpoint: Some("192.0.2.1".parse().unwrap()),
+        internal_ips: Some(vec!["10.0.0.6/24".parse().unwrap()]),
+        ..status(&["10.0.0.6", "192.0.2.1"])
+    };
+    check(&["eth0 10.0.0.5/24"], &hostile, "10.0.0.5 | 10.0.0.5/24");
+}
+
+/// Rootless containers, and hosts that are on a VPN only: without an endpoint they would not be in the mesh at all.
+#[test]
+fn the_default_route_decides_where_nothing_else_leads_out() {
+    let none = Memory::default();
+    check(
+        &["tap0:tun 10.0.2.100/24", "via tap0 10.0.2.2", "docker0:bridge 172.17.0.1/16"],
+        &none,
+        "10.0.2.100 | ",
+    );
+    check(&["wg0:wireguard 10.6.0.2/24", "via wg0", "docker0:bridge 172.17.0.1/16"], &none, "10.6.0.2 | ");
+    check(&["docker0:bridge 172.17.0.1/16", "via docker0 172.17.0.2"], &none, " | ");
+    check(
+        &["tap0:tun 10.0.2.100/24", "via tap0 10.0.2.2", "eth0 10.0.0.5/24"],
+        &none,
+        "10.0.0.5 | 10.0.0.5/24",
+    );
+}
+
 /// `--internal-cidr` names an address wherever it is, but better ones in the range go first.
 #[test]
 fn ranges_of_the_operator_name_what_does_not_count_by_itself() {
@@ -250,6 +344,16 @@ fn ranges_of_the_operator_name_what_does_not_count_by_itself() {
     in_range(&host, &none, "10.6.0.0/16", "203.0.113.9 | 10.6.0.2/24");
     in_range(&host, &none, "10.0.0.1/32", "203.0.113.9 | 10.0.0.1/24");
     in_range(&host, &none, "10.0.0.0/8", "203.0.113.9 | 10.0.0.5/24");
+    // A wide range is no word about networks of containers, which are the same on every host.
+    for line in [
+        "docker0:bridge 172.17.0.1/16",
+        "br-1f2e3d4c5b6a:bridge 172.18.0.1/16",
+        "kube-ipvs0:dummy 172.20.0.1/32",
+        "podman0:bridge 172.19.0.1/16",
+        "virbr0:bridge 172.16.122.1/24",
+    ] {
+        in_range(&["eth0 203.0.113.9/24", line], &none, "172.16.0.0/12", "203.0.113.9 | ");
+    }
     // Whatever was announced before the operator said so.
     let memory =
         Memory { endpoint: Some("203.0.113.9".parse().unwrap()), internal_ips: Some(Vec::new()), ..none };
@@ -257,7 +361,7 @@ fn ranges_of_the_operator_name_what_does_not_count_by_itself() {
 }
 
 /// A host with one or two network cards, or bridges over them, in which networks ever.
-fn hosts() -> impl Strategy<Value = Vec<String>> {
+fn any_host() -> impl Strategy<Value = Vec<String>> {
     let v4 = prop_oneof![
         Just("10.0.0.50/24"),
         Just("203.0.113.50/24"),
@@ -277,7 +381,7 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
     let second = prop_oneof![
         Just(""),
         Just("eth1 192.168.1.50/24"),
-        Just("eth1 192.168.1.50/32"),
+        Just("eth1 192.168.1.50/32;net eth1 192.168.0.0/16"),
         Just("eth1:vlan fd07::50/64")
     ];
     let all = (v4, v6, second, any::<bool>(), any::<bool>());
@@ -288,9 +392,7 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
         if bridge {
             lines.push("eno1<vmbr0".to_owned());
         }
-        if !second.is_empty() {
-            lines.push(second.to_owned());
-        }
+        lines.extend(second.split_terminator(';').map(str::to_owned));
         let gateways = format!(
             "via {name} {} {}",
             if v4.is_empty() { "" } else { "10.0.0.254" },
@@ -304,30 +406,6 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
         lines
     })
 }
-
-/// What comes and goes. `UPLINK` is the host's first card.
-const OTHERS: &[&str] = &[
-    "UPLINK 10.0.0.1/32",
-    "UPLINK 10.0.0.200/24!",
-    "UPLINK 203.0.113.1/24!",
-    "UPLINK 10.0.9.1/32",
-    "UPLINK fd00::1/128",
-    "UPLINK fd00::ffff/128 fe80::1/64",
-    "UPLINK 2001:db8::77aa/64!",
-    "lo 10.0.0.3/32 fd00::3/128 203.0.113.3/32",
-    "vrrp.51:macvlan 10.0.0.4/32",
-    "docker0:bridge 172.17.0.1/16",
-    "br-1f2e3d4c5b6a:bridge 172.18.0.1/16 fd18::1/64",
-    "veth1:veth<br-1f2e3d4c5b6a",
-    "incusbr0:bridge 10.9.0.1/24 fd09::1/64",
-    "tap0:tun<incusbr0",
-    "ve-db:veth 192.168.9.1/28",
-    "tailscale0:tun 100.64.0.7/32 fd7a::7/128",
-    "aaa:wireguard 10.6.0.2/24 2001:db8:6::2/64",
-    "gre1:gre 10.7.0.1/30",
-    "kube-ipvs0:dummy 10.43.0.1/32",
-    "ppp1:ppp 10.8.0.2/32",
-];
 
 /// What can be told from the host's own addresses only by what was announced, or by the status.
 const UNCLEAR: &[&str] =
@@ -345,7 +423,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_else_changes_what_is_announced(
-        lines in hosts(),
+        lines in any_host(),
         others in proptest::sample::subsequence(OTHERS, 0..OTHERS.len()),
         unclear in proptest::sample::subsequence(UNCLEAR, 0..UNCLEAR.len()),
     ) {
