@@ -263,6 +263,23 @@ fn servers_prove_their_own_names_and_purpose() {
     check_all(&cases);
 }
 
+/// Go takes these from authorities, too.
+#[test]
+fn what_is_no_servers_certificate_has_to_be_known_itself() {
+    let plain = root(same);
+    let is_ca = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let any = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any];
+    };
+    let (authority, any) = (leaf(&plain, is_ca), leaf(&plain, any));
+    check_all(&[
+        case("an authority", &[&plain], &[&authority], ""),
+        case("an authority that is known", &[&authority], &[&authority], None),
+        case("any purpose", &[&plain], &[&any], ""),
+        case("any purpose, known", &[&any], &[&any], None),
+    ]);
+}
+
 /// A signature of TLS says which hash it is made with, and no other is taken for it.
 #[test]
 fn signatures_are_made_with_the_hash_that_they_name() {
