@@ -12,7 +12,7 @@ use std::{io, path::PathBuf};
 
 pub use directory::{check_directory, make_directory};
 pub use private::{Audience, Private, read_private};
-pub use replace::{read_text, replace};
+pub use replace::{read_regular, read_text, replace};
 
 /// Why a file or directory is not used.
 #[derive(Debug, thiserror::Error)]

@@ -17,17 +17,26 @@ const MOST: u64 = 1 << 20;
 /// # Errors
 /// When it is no regular file, too long, no UTF-8, or cannot be read.
 pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_regular(path, MOST)?)
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+}
+
+/// Reads a file of up to `most` bytes. A pipe or a device in its place is an error, and is not waited for.
+///
+/// # Errors
+/// When it is no regular file, too long, or cannot be read.
+pub fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = options.read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let mut text = String::new();
-    if file.take(MOST + 1).read_to_string(&mut text)? as u64 > MOST {
-        return Err(io::Error::other("it has more than 1 MiB"));
+    let mut content = Vec::new();
+    if file.take(most + 1).read_to_end(&mut content)? as u64 > most {
+        return Err(io::Error::other(format!("it has more than {} MiB", most >> 20)));
     }
-    Ok(text)
+    Ok(content)
 }
 
 /// Writes a file beside its place and renames it, so that nobody ever reads half of one and a crash leaves the old one.

@@ -110,7 +110,7 @@ pub async fn connect(access: &ApiAccess) -> Result<Client, Error> {
 /// # Panics
 /// As [`connect`].
 pub async fn connect_over(access: &ApiAccess, underlay: &Underlay) -> Result<Client, Error> {
-    let renewing = Renewing::new(access, underlay)?;
+    let renewing = Renewing::new(access, underlay).await?;
     let namespace = renewing.namespace().await;
     let name = HeaderValue::from_str(&access.user_agent).ok();
     let service = ServiceBuilder::new()
@@ -148,7 +148,7 @@ pub async fn answers(access: &ApiAccess, underlay: &Underlay, within: Duration) 
 /// # Errors
 /// When the credentials cannot be used, or the name is not resolved.
 pub async fn addresses(access: &ApiAccess) -> Result<Vec<SocketAddr>, Error> {
-    let transport = Settings::of(access)?.transport;
+    let transport = renewal::settings(access, Settings::again).await?.transport;
     let url = transport.proxy.map_or(transport.server, |proxy| proxy.url);
     connector::addresses(&url)
         .await

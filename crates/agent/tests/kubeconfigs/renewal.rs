@@ -9,7 +9,7 @@ use std::{
 
 use kubernetes::{
     ApiAccess, Error, PodCidrSource, Update, WatchConfig,
-    client::{Plugins, connect},
+    client::{Plugins, addresses, connect},
     list_nodes,
     watch::{Updates, watch},
 };
@@ -286,6 +286,31 @@ async fn a_kubeconfig_may_be_a_pipe() {
     scene.server.apply_object(other).unwrap();
     eventually("another answer", || scene.log(), async || (asks(&client).await.ok()? == 2).then_some(()))
         .await;
+}
+
+/// Whoever may write where credentials are could put a pipe there that nobody ever writes to.
+#[tokio::test]
+async fn a_pipe_in_place_of_a_file_is_not_waited_for() {
+    let scene = Scene::new().await;
+    scene.write(json!({ "tokenFile": "token" }));
+    fs::write(scene.file("token"), TOKEN).unwrap();
+    let client = connect(&scene.access()).await.unwrap();
+    assert_eq!(asks(&client).await.unwrap(), 1);
+    for name in ["token", "ca.crt", "config"] {
+        let (path, kept) = (scene.file(name), scene.file("kept"));
+        fs::rename(&path, &kept).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from(0o600)).unwrap();
+        let known = addresses(&scene.access()).await;
+        let error = known.err().unwrap_or_else(|| panic!("{name} was not missed")).to_string();
+        assert!(error.contains("regular file") && error.contains(name), "{error}");
+        assert_eq!(asks(&client).await.unwrap(), 1);
+        fs::rename(&kept, &path).unwrap();
+    }
+    replace(&scene.file("token"), "another");
+    let renewed = async || {
+        (asks(&client).await.is_err() && last(&scene).authorization == "Bearer another").then_some(())
+    };
+    eventually("the new token", || scene.log(), renewed).await;
 }
 
 /// Nothing but watches: nobody asks for anything meanwhile.

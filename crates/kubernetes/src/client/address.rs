@@ -46,6 +46,16 @@ pub(super) fn server(url: &str) -> Result<(Uri, Option<Login>), String> {
     }
 }
 
+/// What was written as a URL, without the login in it, for errors.
+pub(super) fn without_login(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    // A password may have any signs; it may even be why this is no URL.
+    match url[start..].rfind('@') {
+        Some(at) => format!("{}…{}", &url[..start], &url[start + at..]),
+        None => url.to_owned(),
+    }
+}
+
 /// The host without the brackets of an IPv6 address, and the port.
 pub(super) fn host_and_port(url: &Uri) -> (&str, u16) {
     let default = match url.scheme_str() {
@@ -70,6 +80,18 @@ mod tests {
         assert_eq!(whole("https://r/k8s/clusters/c-1/").as_deref(), Ok("https://r/k8s/clusters/c-1/"));
         for wrong in ["ftp://a", "https://", ":6443", "https://a b", "http://[::1"] {
             assert!(whole(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_not_shown() {
+        for (url, shown) in [
+            ("https://10.0.0.1:x", "https://10.0.0.1:x"),
+            ("https://u:secret@a b", "https://…@a b"),
+            ("u:secret@", "…@"),
+            ("https://u:sec/ret@a:b@c", "https://…@c"),
+        ] {
+            assert_eq!(without_login(url), shown);
         }
     }
 

@@ -16,11 +16,12 @@ use super::stack::AnswerBody;
 pub(super) struct Ending {
     body: AnswerBody,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
 }
 
 impl Ending {
     pub fn new(body: AnswerBody, end: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { body, end: Box::pin(end) }
+        Self { body, end: Box::pin(end), ended: false }
     }
 }
 
@@ -32,11 +33,15 @@ impl Body for Ending {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
         // What has arrived is not lost.
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             return Poll::Ready(frame);
         }
         self.end.as_mut().poll(context).map(|()| {
+            self.ended = true;
             // Not the end of the body: it may be in the middle of a line.
             let error = io::Error::new(io::ErrorKind::ConnectionAborted, "the credentials have changed");
             Some(Err(error.into()))
@@ -44,7 +49,7 @@ impl Body for Ending {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.ended || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

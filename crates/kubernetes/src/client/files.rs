@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tokio::sync::oneshot;
+
 /// What a file is. A link that leads to another file, a file that was replaced and one that was written to become
 /// something else. `None`: it cannot be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +34,19 @@ pub(super) fn identities(files: &[PathBuf]) -> Vec<FileIdentity> {
     files.iter().map(|path| FileIdentity::of(path)).collect()
 }
 
-/// Whether some of them are no plain files, such as pipes.
-pub(super) fn has_special(files: &[PathBuf]) -> bool {
-    files.iter().filter_map(|path| path.metadata().ok()).any(|file| !file.is_file())
+/// Whether it is there and no regular file, for example a pipe.
+pub(super) fn is_special(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| !file.is_file())
+}
+
+/// Does something with files on a thread of its own. On a network filesystem that may take for ever, and nothing waits for
+/// it then, not even the end of the program. There is no answer if the system gives no thread.
+pub(super) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (sender, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("files".to_owned());
+    // Whoever asked may have lost patience.
+    let _ = thread.spawn(move || sender.send(work()));
+    receiver
 }
 
 #[cfg(test)]

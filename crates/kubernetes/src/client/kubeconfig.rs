@@ -5,14 +5,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    env, fmt, fs,
     io::Read as _,
     path::{Path, PathBuf},
 };
 
+use files::read_regular;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_norway::Deserializer;
+
+use super::files::is_special;
 
 /// The longest file that is read, in bytes: a kubeconfig, certificates, a key or a token.
 const LONGEST: u64 = 4 << 20;
@@ -137,7 +140,7 @@ impl Document {
     /// # Errors
     /// What is wrong with it, in words that do not name it.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let bytes = read(path)?;
+        let bytes = if is_special(path) { read_special(path) } else { read(path) }?;
         let text = str::from_utf8(&bytes).map_err(|_| "it is no UTF-8 text; correct the file".to_owned())?;
         let mut document = Self::parse(text).map_err(|why| format!("{why}; correct the file"))?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -150,12 +153,12 @@ impl Document {
         let text = text.trim_start_matches('\u{feff}');
         let Some(first) = Deserializer::from_str(text).next() else { return Ok(Self::default()) };
         // By way of JSON, as in Go: there the last of several equal keys counts, and null is as good as nothing.
-        let value = Value::deserialize(first).map_err(|error| error.to_string())?;
+        let value = Value::deserialize(first).map_err(|error| without_values(&error))?;
         if value.is_null() {
             return Ok(Self::default());
         }
         let document: Self =
-            serde_json::from_value(without_nulls(value)).map_err(|error| error.to_string())?;
+            serde_json::from_value(without_nulls(value)).map_err(|error| without_values(&error))?;
         match (document.api_version.as_str(), document.kind.as_str()) {
             ("" | "v1", "" | "Config") => {}
             (version, kind) => {
@@ -198,14 +201,31 @@ impl Document {
 /// # Errors
 /// Why it cannot be read, with its path.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    read_regular(path, LONGEST).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+/// Reads a pipe, such as `<(…)` of a shell, and waits for whoever writes to it.
+fn read_special(path: &Path) -> Result<Vec<u8>, String> {
     let why = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    let file = fs::File::open(path).map_err(why)?;
     let mut bytes = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(why)?;
+    fs::File::open(path).map_err(why)?.take(LONGEST + 1).read_to_end(&mut bytes).map_err(why)?;
     if bytes.len() as u64 > LONGEST {
         return Err(format!("cannot read {}: it has more than {LONGEST} bytes", path.display()));
     }
     Ok(bytes)
+}
+
+/// What serde says is wrong, without what is there in its place: that may be a secret.
+pub(super) fn without_values(error: &impl fmt::Display) -> String {
+    let said = error.to_string();
+    let types = ["invalid type: ", "invalid value: "];
+    let Some((start, found)) = types.iter().find_map(|words| Some((said.find(words)?, words))) else {
+        return said;
+    };
+    let kind = said[start + found.len()..].split(['"', '`']).next().unwrap_or_default();
+    let kind = kind.split(", expected ").next().unwrap_or_default().trim_end();
+    let expected = said.rsplit(", expected ").next().unwrap_or_default();
+    format!("{}{found}{kind}, expected {expected}", &said[..start])
 }
 
 fn without_nulls(value: Value) -> Value {
@@ -264,6 +284,33 @@ mod tests {
             let error = current(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_repeated() {
+        for text in [
+            "eyJhbGciOiJSUzI1NiJ9.secret.sig",
+            "users: [{name: u, user: secret}]",
+            "users: [{name: u, user: {token: [secret]}}]",
+            "users: [{name: u, user: {token: {a: secret}}}]",
+            "users: secret",
+            "users: ['secret, expected secret']",
+            "users: [{name: u, user: {exec: \"secret\\\"`secret\"}}]",
+            "users: [{name: u, user: {token: 1234567}}]",
+            "{\"users\": [{\"name\": \"u\", \"user\": {\"username\": \"a\", \"password\": 1234567}}]}",
+            "users: [{name: u, user: {password: 1.234567}}]",
+            "users: [{name: u, user: {as-groups: secret}}]",
+            "users: [{name: u, user: !secret {token: secret}}]",
+            "users:\n- name: u\n  user: {token: \"secret",
+            "users:\n- name: u\n  user:\n    token: secret\n   x: secret",
+            "users:\n- name: u\n  user:\n    token: @secret",
+            "users:\n- name: u\n  user:\n    token: *secret",
+        ] {
+            let error = Document::parse(text).err().unwrap();
+            assert!(!error.contains("secret") && !error.contains("234567"), "{text}: {error}");
+        }
+        let error = Document::parse("users: [{name: u, user: {token: 1234567}}]").err().unwrap();
+        assert_eq!(error, "invalid type: integer, expected a string");
     }
 
     #[test]

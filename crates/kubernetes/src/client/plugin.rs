@@ -14,7 +14,7 @@ use tokio::process::Command;
 use zeroize::Zeroizing;
 
 use super::{
-    kubeconfig::{Cluster, Exec},
+    kubeconfig::{Cluster, Exec, without_values},
     settings::{ClientCertificate, Plugin, data},
 };
 
@@ -110,8 +110,9 @@ fn not_started(exec: &Exec, error: &io::Error) -> String {
 
 fn read(stdout: &[u8], version: &str) -> Result<Credential, String> {
     // client-go takes YAML, too.
-    let answer: Answer = serde_norway::from_slice(stdout)
-        .map_err(|error| format!("printed something that is no ExecCredential: {error}"))?;
+    let answer: Answer = serde_norway::from_slice(stdout).map_err(|error| {
+        format!("printed something that is no ExecCredential: {}", without_values(&error))
+    })?;
     if answer.kind != "ExecCredential" || answer.api_version != version {
         return Err(format!(
             "printed a {:?} of {:?}, and not an ExecCredential of {version}; correct its apiVersion in the kubeconfig",

@@ -6,7 +6,7 @@
 use std::{env, net::IpAddr};
 
 use http::Uri;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::address::{Login, host_and_port, split};
 
@@ -115,17 +115,17 @@ fn exempts(entry: &str, host: &str, ip: Option<IpAddr>, port: u16) -> bool {
         return true;
     }
     if let Ok(net) = entry.parse::<IpNet>() {
+        let net = canonical(net);
         return ip.is_some_and(|ip| net.contains(&ip));
     }
     let (name, only) = match entry.parse::<IpAddr>() {
         Ok(_) => (entry, None),
         Err(_) => entry.rsplit_once(':').map_or((entry, None), |(name, port)| (name, Some(port))),
     };
-    if only.is_some_and(|only| only != port.to_string()) {
+    if only.is_some_and(|only| !only.is_empty() && only != port.to_string()) {
         return false;
     }
-    let name = name.trim_matches(['[', ']']);
-    if let Ok(own) = name.parse::<IpAddr>() {
+    if let Ok(own) = name.trim_matches(['[', ']']).parse::<IpAddr>() {
         return ip == Some(own.to_canonical());
     }
     let name = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name);
@@ -134,6 +134,16 @@ fn exempts(entry: &str, host: &str, ip: Option<IpAddr>, port: u16) -> bool {
         // Names below it, but not itself.
         Some(_) => host.ends_with(name),
         None => host == name || host.strip_suffix(name).is_some_and(|above| above.ends_with('.')),
+    }
+}
+
+/// A range of IPv4 addresses that are written as IPv6, as one of IPv4.
+fn canonical(net: IpNet) -> IpNet {
+    let mapped =
+        |net: Ipv6Net| Ipv4Net::new(net.addr().to_ipv4_mapped()?, net.prefix_len().checked_sub(96)?).ok();
+    match net {
+        IpNet::V6(net) => mapped(net).map_or(IpNet::V6(net), IpNet::V4),
+        IpNet::V4(_) => net,
     }
 }
 
@@ -170,6 +180,13 @@ mod tests {
             ("[2001:db8::1]:443", "2001:db8::1", true),
             ("2001:db8::/32", "2001:db8::7", false),
             (",, :6443", "example.com", true),
+            ("example.com:", "api.example.com", false),
+            ("[example.com]", "example.com", true),
+            ("10.1.2.3:", "10.1.2.3", false),
+            ("[2001:db8::1]:", "2001:db8::1", false),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", false),
+            ("::ffff:10.0.0.0/104", "11.1.2.3", true),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", false),
         ] {
             assert_eq!(is_proxied(no_proxy, host, 6443), proxied, "{no_proxy:?} {host}");
         }

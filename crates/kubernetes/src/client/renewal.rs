@@ -18,13 +18,13 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use kube::client::Body;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tower::{BoxError, Service};
 use underlay::Underlay;
 
 use super::{
     ApiAccess,
-    files::{FileIdentity, has_special, identities},
+    files::{FileIdentity, aside, identities, is_special},
     generation::{Generation, repeatable},
     plugin::{self, Credential},
     settings::Settings,
@@ -37,6 +37,11 @@ use crate::{Error, explain::chain};
 const LOOK: Duration = Duration::from_secs(1);
 /// Files are looked at as often without a request.
 const WATCH: Duration = Duration::from_secs(10);
+/// How long requests wait for files that are looked at; those of a network filesystem may never come.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What was read, and what the files were right before, if they are known for certain.
+type Found = (Settings, Option<Vec<FileIdentity>>);
 
 /// A service whose credentials are renewed.
 #[derive(Clone)]
@@ -67,6 +72,8 @@ struct State {
     /// When files were looked at, and what they were when they were read. `None`: they may have changed since.
     looked: Instant,
     seen: Option<Vec<FileIdentity>>,
+    /// A look that goes on. `None` of it: nothing has changed.
+    looking: Option<oneshot::Receiver<Result<Option<Found>, String>>>,
     /// Why what the files hold now is not used.
     unusable: Option<String>,
 }
@@ -76,19 +83,20 @@ impl Renewing {
     ///
     /// # Errors
     /// When something is missing or makes no sense.
-    pub fn new(access: &ApiAccess, underlay: &Underlay) -> Result<Self, Error> {
-        let (settings, seen) = read(access, None)?;
+    pub async fn new(access: &ApiAccess, underlay: &Underlay) -> Result<Self, Error> {
+        let settings = settings(access, Settings::of).await?;
         let wrong = |why| Error::Client { url: settings.transport.server.to_string(), why };
         let generation = Generation::new(&settings, None, underlay, None).map_err(wrong)?;
         // What comes out of a pipe, as of `--kubeconfig <(…)`, comes once.
-        let followed = !settings.files.is_empty() && !has_special(&settings.files);
+        let followed = !settings.files.is_empty() && !settings.files.iter().any(|path| is_special(path));
         let state = State {
             settings,
             followed,
             credential: None,
             generation: Arc::new(generation),
             looked: Instant::now(),
-            seen,
+            seen: None,
+            looking: None,
             unusable: None,
         };
         let (access, underlay, state) = (access.clone(), underlay.clone(), Mutex::new(state));
@@ -124,7 +132,7 @@ async fn follow(shared: Weak<Shared>) {
     loop {
         tokio::time::sleep(WATCH).await;
         let Some(shared) = shared.upgrade() else { return };
-        shared.state.lock().await.look(&shared);
+        shared.state.lock().await.look(&shared).await;
     }
 }
 
@@ -160,7 +168,7 @@ impl Shared {
     async fn current(self: Arc<Self>) -> Result<Arc<Generation>, String> {
         let mut state = self.state.lock().await;
         if state.looked.elapsed() >= LOOK {
-            state.look(&self);
+            state.look(&self).await;
         }
         if !state.wants_credential() {
             return Ok(state.generation.clone());
@@ -183,47 +191,65 @@ impl Shared {
             // The next request asks the plugin, as client-go does.
             state.credential = None;
         }
-        state.look(self);
+        state.look(self).await;
         (!Arc::ptr_eq(&state.generation, generation)).then(|| state.generation.clone())
     }
 }
 
 impl State {
     /// Takes up what has changed in files.
-    fn look(&mut self, shared: &Shared) {
+    async fn look(&mut self, shared: &Shared) {
         if !self.followed {
             return;
         }
         self.looked = Instant::now();
-        let now = identities(&self.settings.files);
-        if self.seen.as_ref() == Some(&now) && self.unusable.is_none() {
-            return;
-        }
-        let taken = read(&shared.access, Some(&self.settings.files))
-            .map_err(|error| error.to_string())
-            .and_then(|(settings, seen)| {
-                let credential = self.credential.as_ref().filter(|_| settings.plugin == self.settings.plugin);
-                let generation =
-                    Generation::new(&settings, credential, &shared.underlay, Some(&self.generation))?;
-                Ok((settings, seen, generation))
-            });
-        match taken {
-            Ok((settings, seen, generation)) => {
-                if settings.plugin != self.settings.plugin {
-                    self.credential = None;
+        // One that nobody has waited for to its end goes on.
+        let patience = if self.looking.is_some() { Duration::ZERO } else { PATIENCE };
+        let looking = self.looking.get_or_insert_with(|| {
+            let (access, files) = (shared.access.clone(), self.settings.files.clone());
+            let seen = self.seen.clone().filter(|_| self.unusable.is_none());
+            aside(move || read_again(&access, &files, seen.as_ref()))
+        });
+        let Ok(found) = tokio::time::timeout(patience, looking).await else {
+            return self
+                .refuse("reading it takes long; is it on a network filesystem that is down?".to_owned());
+        };
+        self.looking = None;
+        match found.map_err(|error| error.to_string()).flatten() {
+            Ok(None) => self.unusable = None,
+            Ok(Some((settings, seen))) => {
+                if let Err(why) = self.replace(settings, seen, &shared.underlay) {
+                    self.refuse(why);
                 }
-                self.settings = settings;
-                self.seen = seen;
-                self.unusable = None;
-                self.take_up(generation);
             }
-            Err(why) => {
-                if self.unusable.as_ref() != Some(&why) {
-                    tracing::warn!("the credentials have changed and are used as they were: {why}");
-                }
-                self.unusable = Some(why);
-            }
+            Err(why) => self.refuse(why),
         }
+    }
+
+    fn replace(
+        &mut self,
+        settings: Settings,
+        seen: Option<Vec<FileIdentity>>,
+        underlay: &Underlay,
+    ) -> Result<(), String> {
+        let same = settings.plugin == self.settings.plugin;
+        let credential = self.credential.as_ref().filter(|_| same);
+        let generation = Generation::new(&settings, credential, underlay, Some(&self.generation))?;
+        if !same {
+            self.credential = None;
+        }
+        self.settings = settings;
+        self.seen = seen;
+        self.unusable = None;
+        self.take_up(generation);
+        Ok(())
+    }
+
+    fn refuse(&mut self, why: String) {
+        if self.unusable.as_ref() != Some(&why) {
+            tracing::warn!("the credentials have changed and are used as they were: {why}");
+        }
+        self.unusable = Some(why);
     }
 
     fn take_up(&mut self, generation: Generation) {
@@ -263,18 +289,61 @@ impl State {
     }
 }
 
-/// Reads what the access names, and what the files were right before. They are known for certain when the same ones were
-/// read the last time.
-fn read(
+/// Reads what the access names on a thread of its own.
+///
+/// # Errors
+/// When something is missing or makes no sense.
+pub(super) async fn settings(
     access: &ApiAccess,
-    files: Option<&Vec<PathBuf>>,
-) -> Result<(Settings, Option<Vec<FileIdentity>>), Error> {
-    let before = files.map(|files| identities(files));
-    let settings = Settings::of(access)?;
-    let seen = before.filter(|_| files == Some(&settings.files));
-    Ok((settings, seen))
+    read: fn(&ApiAccess) -> Result<Settings, Error>,
+) -> Result<Settings, Error> {
+    let own = access.clone();
+    aside(move || read(&own)).await.unwrap_or_else(|_| read(access))
+}
+
+/// Reads what the access names, if these files are no longer what was seen. What they were is known for certain when the
+/// same ones are read again.
+fn read_again(
+    access: &ApiAccess,
+    files: &Vec<PathBuf>,
+    seen: Option<&Vec<FileIdentity>>,
+) -> Result<Option<Found>, String> {
+    let now = identities(files);
+    if seen == Some(&now) {
+        return Ok(None);
+    }
+    let settings = Settings::again(access).map_err(|error| error.to_string())?;
+    let seen = (*files == settings.files).then_some(now);
+    Ok(Some((settings, seen)))
 }
 
 fn is_refused(answer: &Result<Response<AnswerBody>, BoxError>) -> bool {
     answer.as_ref().map_or(true, |answer| answer.status() == StatusCode::UNAUTHORIZED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on a network filesystem that is down.
+    #[tokio::test]
+    async fn files_that_hang_are_waited_for_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let config = "{current-context: x, contexts: [{name: x, context: {cluster: c}}], \
+                      clusters: [{name: c, cluster: {server: 'http://192.0.2.1'}}]}";
+        std::fs::write(&path, config).unwrap();
+        let access = ApiAccess::from_flags(Some(path), None, "test");
+        let Renewing(shared) = Renewing::new(&access, &Underlay::plain()).await.unwrap();
+        let mut state = shared.state.lock().await;
+        let (sender, receiver) = oneshot::channel();
+        state.looking = Some(receiver);
+        for _ in 0..2 {
+            state.look(&shared).await;
+            assert!(state.note().unwrap().contains("takes long"));
+        }
+        assert!(sender.send(Ok(None)).is_ok());
+        state.look(&shared).await;
+        assert_eq!((state.note(), state.looking.is_some()), (None, false));
+    }
 }

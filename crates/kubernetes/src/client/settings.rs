@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     ApiAccess, Credentials, Plugins, address,
     expiry::Expiry,
+    files::is_special,
     identity::Identity,
     kubeconfig::{Cluster, Exec, User, read},
     loading::{self, Chosen},
@@ -85,7 +86,7 @@ impl Settings {
     pub fn of(access: &ApiAccess) -> Result<Self, Error> {
         let master = access.master.as_deref();
         if let Some(url) = master {
-            address::server(url).map_err(|why| Error::Address { url: url.to_owned(), why })?;
+            address::server(url).map_err(|why| Error::Address { url: address::without_login(url), why })?;
         }
         let mut settings = match &access.credentials {
             Credentials::Kubeconfig(path) => {
@@ -106,6 +107,20 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The same, later: what is no file is not read, because that can take for ever.
+    ///
+    /// # Errors
+    /// As those of [`Settings::of`].
+    pub fn again(access: &ApiAccess) -> Result<Self, Error> {
+        match &access.credentials {
+            Credentials::Kubeconfig(path) if is_special(path) => Err(Error::Kubeconfig {
+                path: path.clone(),
+                why: "it is no regular file, and so is read only at the start; put a file there".to_owned(),
+            }),
+            _ => Self::of(access),
+        }
+    }
+
     fn user(master: Option<&str>, plugins: Plugins) -> Result<Self, Error> {
         let files = loading::user_files();
         if let Some(chosen) = loading::load_all(&files, master).map_err(Error::UserKubeconfig)? {
@@ -124,7 +139,8 @@ impl Settings {
     fn chosen(chosen: Chosen, mut files: Vec<PathBuf>, plugins: Plugins) -> Result<Self, String> {
         let Chosen { cluster, user, namespace } = chosen;
         let (server, login) = address::server(&cluster.server).map_err(|why| {
-            format!("its cluster url {:?} makes no sense: {why}; correct it", cluster.server)
+            let url = address::without_login(&cluster.server);
+            format!("its cluster url {url:?} makes no sense: {why}; correct it")
         })?;
         // What cannot be read is wrong also where it is not needed.
         let (trust, certificate) = (trust(&cluster)?, certificate(&user)?);

@@ -1,14 +1,16 @@
 //! TLS as client-go has it: whom to trust and what to show.
 
+mod authorities;
 mod p521;
 mod provider;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, RootCertStore,
-    client::WebPkiServerVerifier,
+    ClientConfig,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _, pem::SectionKind},
     sign::{CertifiedKey, SigningKey, SingleCertAndKey},
@@ -16,7 +18,10 @@ use rustls::{
 use x509_parser::parse_x509_certificate;
 
 pub use self::provider::provider;
-use self::verifier::{Anyone, Trusted};
+use self::{
+    authorities::Authorities,
+    verifier::{Anyone, Trusted},
+};
 use super::{
     address::host_and_port,
     settings::{ClientCertificate, Transport, Trust},
@@ -73,36 +78,25 @@ fn server_name(name: &str) -> Result<ServerName<'static>, String> {
 
 fn system(provider: &Arc<CryptoProvider>) -> Result<Arc<Trusted>, String> {
     let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
+    let authorities = Authorities::new(found.certs);
+    if authorities.is_empty() {
         return Err(
             "no certificate authorities are known to this system; install ca-certificates, or name the \
                     cluster's own in the kubeconfig as certificate-authority"
                 .to_owned(),
         );
     }
-    trusted(roots, Vec::new(), provider).map(Arc::new)
+    Trusted::new(authorities, Vec::new(), provider).map(Arc::new)
 }
 
 /// As Go, it takes for an authority whatever is a certificate, and passes over the rest.
 fn authorities(pem: &[u8], source: &str, provider: &Arc<CryptoProvider>) -> Result<Arc<Trusted>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(certificates.iter().cloned());
-    if usable == 0 {
+    let authorities = Authorities::new(certificates.clone());
+    if authorities.is_empty() {
         return Err(format!("the certificate authority of {source} has no certificate in PEM; correct it"));
     }
-    trusted(roots, certificates, provider).map(Arc::new)
-}
-
-fn trusted(
-    roots: RootCertStore,
-    known: Vec<CertificateDer<'static>>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Trusted, String> {
-    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-    Ok(Trusted::new(chains.map_err(|error| error.to_string())?, known))
+    Trusted::new(authorities, certificates, provider).map(Arc::new)
 }
 
 fn certified_key(certificate: &ClientCertificate, provider: &CryptoProvider) -> Result<CertifiedKey, String> {

@@ -21,8 +21,8 @@ static ALL: LazyLock<Vec<&'static dyn SignatureVerificationAlgorithm>> = LazyLoc
 static MAPPING: LazyLock<Vec<(SignatureScheme, Algorithms)>> = LazyLock::new(|| {
     let ring = ring::default_provider().signature_verification_algorithms;
     let mut mapping = ring.mapping.to_vec();
-    // Only TLS 1.2 would take other hashes, and Go offers none.
-    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, p521::ALGORITHMS));
+    // The other hashes are for certificates.
+    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, &p521::ALGORITHMS[..1]));
     mapping
 });
 

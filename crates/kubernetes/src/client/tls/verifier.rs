@@ -1,7 +1,7 @@
 //! Which certificates of servers are good. Beyond chains that end at an authority that is what Go's `crypto/x509` takes: a
 //! certificate that is itself among the authorities, whatever else it is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, SignatureScheme,
@@ -10,21 +10,35 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
 use x509_parser::{certificate::X509Certificate, parse_x509_certificate};
 
+use super::authorities::Authorities;
+
 /// Takes certificates that are known, and those of authorities.
 #[derive(Debug)]
 pub(super) struct Trusted {
     chains: Arc<WebPkiServerVerifier>,
+    authorities: Authorities,
     known: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Trusted {
-    pub fn new(chains: Arc<WebPkiServerVerifier>, known: Vec<CertificateDer<'static>>) -> Self {
-        Self { chains, known }
+    /// # Errors
+    /// When there are no authorities.
+    pub fn new(
+        authorities: Authorities,
+        known: Vec<CertificateDer<'static>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, String> {
+        let anchors = Arc::new(authorities.anchors());
+        let chains = WebPkiServerVerifier::builder_with_provider(anchors, provider.clone()).build();
+        let chains = chains.map_err(|error| error.to_string())?;
+        Ok(Self { chains, authorities, known, algorithms: provider.signature_verification_algorithms })
     }
 }
 
@@ -38,14 +52,14 @@ impl ServerCertVerifier for Trusted {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if !self.known.contains(certificate) {
-            return self.chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
+            // Its errors say more than those of the other.
+            let verified = self.chains.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
+            self.authorities.vouch(certificate, intermediates, self.algorithms.all, now)?;
+            return Ok(verified);
         }
         let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| CertificateError::BadEncoding)?;
         check_time(&parsed, now)?;
-        let usage = parsed.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
-        if usage.is_some_and(|usage| !usage.value.any && !usage.value.server_auth) {
-            return Err(CertificateError::InvalidPurpose.into());
-        }
+        check_purpose(&parsed)?;
         verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -73,14 +87,27 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-fn check_time(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let validity = certificate.validity();
-    if now < validity.not_before.timestamp() {
-        return Err(CertificateError::NotValidYet.into());
+/// # Errors
+/// When it is for other things than servers.
+pub(super) fn check_purpose(certificate: &X509Certificate<'_>) -> Result<(), Error> {
+    let usage = certificate.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
+    if usage.is_some_and(|usage| !usage.value.any && !usage.value.server_auth) {
+        return Err(CertificateError::InvalidPurpose.into());
     }
-    if now > validity.not_after.timestamp() {
-        return Err(CertificateError::Expired.into());
+    Ok(())
+}
+
+/// # Errors
+/// When it does not hold yet, or no longer.
+pub(super) fn check_time(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let at = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(seconds.max(0).cast_unsigned()));
+    let validity = certificate.validity();
+    let (not_before, not_after) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
+    if now < not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
+    }
+    if now > not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
     }
     Ok(())
 }
