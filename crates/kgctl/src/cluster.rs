@@ -66,7 +66,7 @@ impl Cluster {
         let nodes: BTreeMap<String, Arc<Node>> =
             nodes.into_iter().map(|node| (node.name.clone(), Arc::new(node.clone()))).collect();
         let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
-        problems.extend(agreement::apart(topology.segments.iter(), |_, _, _, _| false));
+        problems.extend(agreement::apart(topology.segments.iter(), None));
         let problems: Problems = problems.into_iter().chain(topology.problems.iter().cloned()).collect();
         for problem in problems.iter() {
             say(format_args!("warning: {problem}"));

@@ -53,13 +53,7 @@ impl Report {
         self.push(object, Finding::Withdrawn, false, || destination.to_string());
     }
 
-    fn push(
-        &mut self,
-        object: Object,
-        finding: Finding,
-        allowable: bool,
-        text: impl FnOnce() -> String,
-    ) {
+    fn push(&mut self, object: Object, finding: Finding, allowable: bool, text: impl FnOnce() -> String) {
         let none = || Found { list: Excerpt::of(NAMED), allowable: false };
         let found = self.0.entry((object, finding)).or_insert_with(none);
         found.allowable |= allowable;

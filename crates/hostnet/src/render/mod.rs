@@ -159,8 +159,7 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
     renderer.wireguard();
     renderer.addresses();
     let given = renderer.state.addresses.iter().map(|address| &address.net);
-    renderer.own =
-        own::of(facts.interfaces.values().flat_map(|interface| &interface.addresses).chain(given));
+    renderer.own = own::of(facts.interfaces.values().flat_map(|interface| &interface.addresses).chain(given));
     match perspective.role {
         Role::Leader => renderer.routes_through_tunnels(),
         Role::Member => renderer.routes_through_leader(),
