@@ -66,7 +66,7 @@ impl Cluster {
         let nodes: BTreeMap<String, Arc<Node>> =
             nodes.into_iter().map(|node| (node.name.clone(), Arc::new(node.clone()))).collect();
         let topology = Topology::new(config, nodes.values().cloned(), peers.values().cloned());
-        problems.extend(agreement::apart(topology.segments.iter(), |_, _, _, _| false));
+        problems.extend(agreement::apart(topology.segments.iter(), None));
         let problems: Problems = problems.into_iter().chain(topology.problems.iter().cloned()).collect();
         for problem in problems.iter() {
             say(format_args!("warning: {problem}"));
@@ -131,7 +131,7 @@ fn why_nobody(nodes: &[Node], now: i64) -> String {
     }
 }
 
-/// The granularity that was asked for, or that most nodes say, if the first one says any.
+/// The granularity that was asked for, or that most nodes say. One node alone, or one without an agent, decides nothing.
 fn granularity(global: &Global, nodes: &[Node]) -> Result<mesh::Granularity> {
     match global.mesh_granularity {
         Granularity::Location => Ok(mesh::Granularity::Location),
@@ -143,11 +143,11 @@ fn granularity(global: &Global, nodes: &[Node]) -> Result<mesh::Granularity> {
                 )
             })?;
             let said = nodes.iter().rev().filter_map(|node| node.granularity);
-            first.granularity.and_then(|_| said_by_most(said)).ok_or_else(|| {
+            said_by_most(said).ok_or_else(|| {
                 anyhow!(
-                    "failed to determine granularity: node {:?} has no annotation kilo.squat.ai/granularity; is its \
-                     agent running? Otherwise give --mesh-granularity",
-                    first.name
+                    "failed to determine granularity: no node, such as {}, has a valid annotation \
+                     kilo.squat.ai/granularity; are the agents running? Otherwise give --mesh-granularity",
+                    Plain(&first.name)
                 )
             })
         }

@@ -50,11 +50,12 @@ struct Global {
     /// account].
     #[arg(long, global = true, value_name = "FILE", value_parser = path)]
     kubeconfig: Option<PathBuf>,
-    /// How nodes are grouped; auto: as the first node's agent does.
+    /// How nodes are grouped; auto: as most agents do.
     #[arg(long, global = true, default_value = "auto", value_enum)]
     mesh_granularity: Granularity,
     /// Where the pod subnets of nodes come from: the Node's spec.podCIDRs, Cilium's CiliumNodes, Calico's
-    /// BlockAffinities, or the annotation kilo.squat.ai/pod-cidrs; auto: from where the first node's agent takes them.
+    /// BlockAffinities, or the annotation kilo.squat.ai/pod-cidrs; auto: from where most agents take
+    /// them.
     #[arg(long, global = true, default_value = "auto", value_enum, value_name = "SOURCE")]
     pod_cidr_source: PodCidrSource,
     /// The UDP port over which nodes communicate.

@@ -8,16 +8,19 @@ use kube::{
     api::ListParams,
     core::{ObjectList, Resource as KubeResource},
 };
-use mesh::{Node, Peer, Problem};
+use mesh::{Node, Peer, Problem, allocation::said_by_most};
 use serde::de::DeserializeOwned;
 
 use crate::{
     Error, NodeObject, PeerObject, PodCidrSource,
-    decode::{decode_block_affinity, decode_cilium_node},
+    decode::{decode_block_affinity, decode_cilium_node, shortened},
     decode_node, decode_peer,
     explain::{Explanation, Resource, explain},
     object::{BlockAffinityObject, CiliumNodeObject},
-    pod_cidrs::join::{Grant, join_once},
+    pod_cidrs::{
+        join::{Grant, join_once},
+        published_text,
+    },
 };
 
 /// How many objects are asked for at once: a few megabytes of a cluster's Nodes.
@@ -26,11 +29,11 @@ pub(crate) const PAGE: u32 = 250;
 pub(crate) const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All Nodes, by name, and what is wrong with them and with what gives them pod subnets. These come from `source`, or,
-/// without one, from where the first node's agent takes them.
+/// without one, from where most agents take them.
 ///
 /// # Errors
-/// When the API does not answer or refuses, or does not know what is to be read; [`Error::PodCidrSource`] when the first
-/// node's agent takes them from somewhere that is not known here.
+/// When the API does not answer or refuses, or does not know what is to be read; [`Error::PodCidrSource`] when most agents
+/// take them from somewhere that is not known here.
 pub async fn list_nodes(
     client: &Client,
     topology_label: &str,
@@ -39,7 +42,7 @@ pub async fn list_nodes(
     let objects: Vec<NodeObject> = all(client, Resource::Nodes).await?;
     let source = match source {
         Some(source) => source,
-        None => first_published(&objects)?.unwrap_or_default(),
+        None => source_of_most(objects.iter().filter_map(told))?,
     };
     let grants = grants(client, source).await?;
     let mut nodes = Vec::with_capacity(objects.len());
@@ -73,32 +76,43 @@ async fn grants(client: &Client, source: PodCidrSource) -> Result<Option<Vec<(St
     })
 }
 
-/// Where the first node's agent takes pod subnets from. Without any agent it is the Node.
+/// Where most agents take pod subnets from. Without any agent it is the Node.
 ///
 /// # Errors
 /// As those of [`list_nodes`].
 pub async fn published_source(client: &Client) -> Result<PodCidrSource, Error> {
     let api: Api<NodeObject> = Api::all(client.clone());
+    let mut all = Vec::new();
     let mut token = None;
     loop {
         // The API lists by name.
         let page =
             page(&api, token, Resource::Nodes).await.map_err(|failed| failed.of_list(Resource::Nodes))?;
-        if let Some(source) = first_published(&page.items)? {
-            return Ok(source);
-        }
+        all.extend(page.items.iter().filter_map(told));
         token = page.metadata.continue_.filter(|token| !token.is_empty());
         if token.is_none() {
-            return Ok(PodCidrSource::default());
+            return source_of_most(all.into_iter());
         }
     }
 }
 
-fn first_published(objects: &[NodeObject]) -> Result<Option<PodCidrSource>, Error> {
-    let mut told = objects.iter().filter_map(|object| Some((object, PodCidrSource::published(object)?)));
-    let Some((object, source)) = told.next() else { return Ok(None) };
-    let error = |why| Error::PodCidrSource { node: object.name().to_owned(), why };
-    source.map(Some).map_err(error)
+/// Where the agent of a node takes pod subnets from, in its own word, and the name of the node.
+fn told(object: &NodeObject) -> Option<(String, String)> {
+    Some((shortened(published_text(object)?), object.name().to_owned()))
+}
+
+/// What most say: one node alone decides nothing for a program that looks at all of them. Of several that are said as
+/// often it is the one of the first node.
+fn source_of_most(
+    told: impl DoubleEndedIterator<Item = (String, String)> + Clone,
+) -> Result<PodCidrSource, Error> {
+    let Some(most) = said_by_most(told.clone().rev().map(|(word, _)| word)) else {
+        return Ok(PodCidrSource::default());
+    };
+    most.parse().map_err(|why| {
+        let node = told.clone().find(|(word, _)| *word == most).map(|(_, node)| node).unwrap_or_default();
+        Error::PodCidrSource { node, why }
+    })
 }
 
 /// All Peers that are valid, by name, and what is wrong with these and the others.

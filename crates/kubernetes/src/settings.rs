@@ -25,12 +25,13 @@ pub(crate) fn encode(settings: &Settings) -> Option<String> {
     if *settings == Settings::default() {
         return None;
     }
-    let Settings { subnets, services, topology_label, encapsulation, port } = settings;
+    let Settings { subnets, services, topology_label, encapsulation, port, forced_port } = settings;
     let mut object = json!({
         "version": VERSION,
         "topologyLabel": topology_label,
         "encapsulation": encapsulation,
         "port": port,
+        "forcedPort": forced_port,
         "subnet": (!subnets.is_empty()).then_some(subnets),
         "serviceCIDR": (!services.is_empty()).then_some(services),
     });
@@ -50,13 +51,17 @@ pub(crate) fn decode(text: &str) -> Result<Settings, String> {
         let text = object[field].as_str().filter(|text| !text.is_empty() && text.len() <= LONGEST);
         text.map(str::to_owned)
     };
-    let port = object["port"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    let port = |field: &str| {
+        let number = object[field].as_u64().and_then(|port| u16::try_from(port).ok());
+        number.filter(|port| *port != 0)
+    };
     Ok(Settings {
         subnets: cidrs(&object["subnet"]),
         services: cidrs(&object["serviceCIDR"]),
         topology_label: text("topologyLabel"),
         encapsulation: text("encapsulation"),
-        port,
+        port: port("port"),
+        forced_port: port("forcedPort"),
     })
 }
 
@@ -78,6 +83,7 @@ mod tests {
             topology_label: Some("zone".to_owned()),
             encapsulation: Some("vxlan".to_owned()),
             port: Some(4000),
+            forced_port: Some(4500),
         }
     }
 

@@ -323,6 +323,12 @@ async fn a_source_that_is_not_known_here_is_refused() {
     assert!(text.contains("moon") && text.contains("--pod-cidr-source"), "{text}");
     assert!(list_nodes(&client, REGION, None).await.is_err());
     assert_eq!(list_nodes(&client, REGION, Some(PodCidrSource::Node)).await.unwrap().0.len(), 2);
+    // One node alone decides nothing.
+    for name in ["c", "d"] {
+        api.apply(node(name, &[("key", KEY)]));
+    }
+    assert_eq!(published_source(&client).await.unwrap(), PodCidrSource::Node);
+    assert_eq!(list_nodes(&client, REGION, None).await.unwrap().0.len(), 4);
 }
 
 #[tokio::test]

@@ -45,9 +45,11 @@ fn a_useless_address_is_as_good_as_absent() {
     for address in
         ["0.0.0.1", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "::1", "fe80::1", "ff02::1"]
     {
-        // Of ::/64 only a part is special.
+        // Of ::/64 and 255.255.255.0/24 only a part is special.
         let length = if address == "::1" {
             128
+        } else if address == "255.255.255.255" {
+            32
         } else if address.contains(':') {
             64
         } else {

@@ -29,6 +29,8 @@ pub struct Settings {
     pub encapsulation: Option<String>,
     /// The UDP port of WireGuard, unless an endpoint with another one is forced.
     pub port: Option<u16>,
+    /// The port of a forced endpoint, on which the agent listens instead, if it is another one.
+    pub forced_port: Option<u16>,
 }
 
 /// What a program outside of the mesh goes by when it looks at it, as far as its user said.
@@ -196,7 +198,7 @@ struct Net(Option<IpNet>);
 
 impl Say for Net {
     fn say(&self) -> String {
-        self.0.map_or_else(|| "without a subnet of that IP family".to_owned(), |net| net.to_string())
+        self.0.map_or_else(|| "none of that IP family".to_owned(), |net| net.to_string())
     }
 }
 

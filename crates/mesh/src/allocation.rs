@@ -3,6 +3,7 @@
 //! Addresses follow from the order of the segments alone, so nobody has to hand them out.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
@@ -36,7 +37,7 @@ pub enum SubnetsError {
 }
 
 /// The subnets from which segments get their WireGuard addresses: at most one per family, at least one in all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subnets(Vec<IpNet>);
 
 impl Subnets {
@@ -101,15 +102,13 @@ impl FromStr for Subnets {
 
 /// What most nodes say; of several that are said as often, the one of the last node by name. One node alone does not decide
 /// what the others are taken for. `None` when none says anything.
-pub fn said_by_most<T: PartialEq>(said: impl Iterator<Item = T>) -> Option<T> {
-    let mut counted: Vec<(T, usize)> = Vec::new();
-    for value in said {
-        match counted.iter_mut().find(|(known, _)| *known == value) {
-            Some((_, count)) => *count += 1,
-            None => counted.push((value, 1)),
-        }
+pub fn said_by_most<T: Ord>(said: impl Iterator<Item = T>) -> Option<T> {
+    // Sorted, because every one of thousands of nodes may say something else.
+    let mut counted: BTreeMap<T, (usize, usize)> = BTreeMap::new();
+    for (index, value) in said.enumerate() {
+        counted.entry(value).or_insert((0, index)).0 += 1;
     }
-    counted.into_iter().max_by_key(|(_, count)| *count).map(|(value, _)| value)
+    counted.into_iter().max_by_key(|(_, rank)| *rank).map(|(value, _)| value)
 }
 
 impl Subnets {

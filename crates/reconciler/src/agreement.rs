@@ -21,12 +21,15 @@ impl Reconciler {
             (_, EncapsulationType::Ipip) => "ipip",
             (_, EncapsulationType::Vxlan) => "vxlan",
         };
+        let (port, forced) =
+            (self.config.discovery.port, self.forced.endpoint.as_ref().map(|endpoint| endpoint.port));
         Settings {
             subnets: self.config.topology.subnets.iter().copied().collect(),
             services,
             topology_label: self.config.observer.topology_label.clone(),
             encapsulation: is_ours.then(|| encapsulation.to_owned()),
-            port: Some(self.config.discovery.port),
+            port: Some(port),
+            forced_port: forced.filter(|forced| *forced != port),
         }
     }
 
@@ -42,10 +45,13 @@ impl Reconciler {
         problems.extend(agreement::clocks(self.known.clocks()));
         let own = self.config.node.as_str();
         let segment = self.topology.iter().filter_map(|topology| topology.segment_of(own));
-        problems.extend(agreement::apart(segment, |node, net, _, others| {
-            let to = if node.name == own { others } else { net };
-            leads_to(&self.last.facts, to.addr()) || self.neighbours.is_known(to)
-        }));
+        problems.extend(agreement::apart(
+            segment,
+            Some(&|node, net, _, others| {
+                let to = if node.name == own { others } else { net };
+                leads_to(&self.last.facts, to.addr()) || self.neighbours.is_known(to)
+            }),
+        ));
         if let Some(local) = &self.local {
             let segment = self.topology.as_ref().and_then(|topology| topology.segment_of(own));
             problems.extend(self.neighbours.problems(segment, local));
@@ -87,6 +93,6 @@ pub(crate) fn from_outside<'a>(
 ) -> Problems {
     let mut problems: Problems = agreement::settings(nodes, observer).into_iter().collect();
     problems.extend(agreement::clocks(clocks));
-    problems.extend(agreement::apart(topology.segments.iter(), |_, _, _, _| false));
+    problems.extend(agreement::apart(topology.segments.iter(), None));
     problems
 }

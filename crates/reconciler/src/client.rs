@@ -31,7 +31,7 @@ use crate::{
 /// What does not change while a client runs.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
-    /// How nodes are grouped; `None`: as the first node's agent does.
+    /// How nodes are grouped; `None`: as most agents do.
     pub granularity: Option<Granularity>,
     /// By what this host looks at the cluster, as far as its user said.
     pub observer: Observer,

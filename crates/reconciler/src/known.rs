@@ -29,7 +29,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Known {
     /// The Node that the machine itself is the agent of. Whether it is alive is no question, and its `last-seen` was
-    /// written by the clock that the others are judged with, so that it proves nothing about them.
+    /// written by the clock that the others are judged with, so that it proves nothing about them but how late they are
+    /// heard of.
     own: Option<String>,
     objects: Objects,
     liveness: Liveness,
@@ -94,7 +95,11 @@ impl Known {
     }
 
     fn see(&mut self, name: &str, last_seen: i64, now: Now) -> bool {
-        self.own.as_deref() != Some(name) && self.liveness.see(name, last_seen, now.instant, now.unix)
+        if self.own.as_deref() == Some(name) {
+            self.liveness.see_own(last_seen, now.unix);
+            return false;
+        }
+        self.liveness.see(name, last_seen, now.instant, now.unix)
     }
 
     /// A Peer was added or changed, or (`None`) removed. Returns whether the mesh has changed.

@@ -32,6 +32,15 @@ pub struct Liveness {
     next_expiry: Option<Instant>,
     /// Whether somebody has become too silent, and nobody was heard since to prove it.
     unproven: bool,
+    own: Option<OwnBeat>,
+}
+
+/// The own heartbeat as the watch brings it back. Both of its times are by one clock, so it measures the watch.
+#[derive(Debug)]
+struct OwnBeat {
+    last_seen: i64,
+    /// How many came back in time.
+    prompt: u64,
 }
 
 /// Those who have become silent are looked for at most this often.
@@ -59,21 +68,30 @@ impl Beat {
 struct Ahead {
     /// In seconds; `None`: none has arrived yet.
     seconds: Option<i64>,
-    /// Whether the last one looked late. One that was held up looks like a clock that is behind.
-    late: bool,
+    /// Since when they look late, as the number of own heartbeats that had come back in time. A heartbeat that was held up
+    /// looks like a clock that is behind.
+    late_since: Option<Option<u64>>,
 }
 
 impl Ahead {
     /// What arrives sooner or later by so many seconds is no news.
     const STEADY: i64 = 5;
 
-    fn hear(&mut self, seconds: i64) {
+    /// `prompt`: how many own heartbeats have come back in time; `None`: this machine writes none.
+    fn hear(&mut self, seconds: i64, prompt: Option<u64>) {
         let behind = |seconds: i64| seconds < -CLOSE_ENOUGH;
-        let sudden = behind(seconds) && self.seconds.is_some_and(|known| !behind(known));
-        if sudden && !std::mem::replace(&mut self.late, true) {
-            return;
+        if behind(seconds) && self.seconds.is_none_or(|known| !behind(known)) {
+            // A watch may bring late what it was told in the meantime, minutes of it at once. What is late once more, and after
+            // an own heartbeat that was not, was late when it was written.
+            let Some(since) = self.late_since else {
+                self.late_since = Some(prompt);
+                return;
+            };
+            if prompt.is_some() && prompt <= since {
+                return;
+            }
         }
-        self.late = false;
+        self.late_since = None;
         if self.seconds.is_none_or(|known| known.saturating_sub(seconds).saturating_abs() > Self::STEADY) {
             self.seconds = Some(seconds);
         }
@@ -92,7 +110,17 @@ impl Liveness {
             heard: None,
             next_expiry: None,
             unproven: false,
+            own: None,
         }
+    }
+
+    /// The own heartbeat was seen. It says nothing about who is alive, but how late the watch is.
+    pub fn see_own(&mut self, last_seen: i64, unix_now: i64) {
+        let own = self.own.get_or_insert(OwnBeat { last_seen, prompt: 0 });
+        if std::mem::replace(&mut own.last_seen, last_seen) == last_seen || self.watching_since.is_none() {
+            return;
+        }
+        own.prompt += u64::from(last_seen.saturating_sub(unix_now).saturating_abs() <= CLOSE_ENOUGH);
     }
 
     /// The watch delivers, and everything there is has been told. Everyone who was alive when it broke gets the whole
@@ -142,7 +170,8 @@ impl Liveness {
             beat.changed = Some(now);
             // What a list brings may be old.
             if self.watching_since.is_some() {
-                beat.ahead.hear(last_seen.saturating_sub(unix_now));
+                let prompt = self.own.as_ref().map(|own| own.prompt);
+                beat.ahead.hear(last_seen.saturating_sub(unix_now), prompt);
             }
             self.youngest = self.youngest.max(last_seen);
             self.forget_youngest(before);
@@ -299,6 +328,36 @@ mod tests {
         ] {
             assert_eq!(hear(ahead), Some(known), "{ahead}");
         }
+    }
+
+    /// A watch that brings everything a minute late, or ten minutes at once after the process was stopped, is no clock.
+    #[test]
+    fn a_late_watch_is_no_clock() {
+        let (mut liveness, start) = started();
+        let at = |seconds: i64| start + Duration::from_secs(seconds as u64);
+        let known = |liveness: &Liveness| liveness.clocks().map(|(_, ahead)| ahead).next();
+        liveness.see("a", UNIX, start, UNIX);
+        liveness.see_own(UNIX, UNIX);
+        for delay in [0, 60] {
+            for written in (30..300).step_by(30) {
+                let (written, now) = (written + delay * 10, written + delay * 11);
+                liveness.see("a", UNIX + written, at(now), UNIX + now);
+                liveness.see_own(UNIX + written + 1, UNIX + now + 1);
+                assert_eq!(known(&liveness), Some(0), "{delay}");
+            }
+        }
+        for written in (1000..1600).step_by(30) {
+            liveness.see("a", UNIX + written, at(1700), UNIX + 1700);
+        }
+        liveness.see_own(UNIX + 1700, UNIX + 1700);
+        liveness.see("a", UNIX + 1701, at(1701), UNIX + 1701);
+        assert_eq!(known(&liveness), Some(0));
+        // The own clock leaps: by it the own heartbeats are in time, and all others late.
+        for seconds in [1730, 1760] {
+            liveness.see_own(UNIX + 5000 + seconds, UNIX + 5000 + seconds);
+            liveness.see("a", UNIX + seconds, at(seconds), UNIX + 5000 + seconds);
+        }
+        assert_eq!(known(&liveness), Some(-5000));
     }
 
     #[test]

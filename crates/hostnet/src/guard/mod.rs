@@ -151,7 +151,15 @@ impl Guard {
 
     /// What becomes of a destination without host bits, and why, if that is to be told.
     pub fn judge(&self, destination: IpNet, claim: Claim) -> (Way, Option<Why<'_>>) {
-        let allowed = self.is_allowed(&destination);
+        self.judge_as(destination, claim, self.is_allowed(&destination))
+    }
+
+    /// Whether the mesh would have something of a destination if the operator of this host gave it to the mesh.
+    pub fn would_route_if_allowed(&self, destination: IpNet, claim: Claim) -> bool {
+        !matches!(self.judge_as(destination, claim, true).0, Way::Out | Way::Host)
+    }
+
+    fn judge_as(&self, destination: IpNet, claim: Claim, allowed: bool) -> (Way, Option<Why<'_>>) {
         if width::is_too_wide(&destination) && !allowed {
             return (Way::Out, Some(Why::TooWide));
         }

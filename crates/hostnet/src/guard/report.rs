@@ -12,7 +12,15 @@ const NAMED: usize = 3;
 
 /// The findings about all objects.
 #[derive(Debug, Default)]
-pub struct Report(BTreeMap<(Object, Finding), Excerpt>);
+pub struct Report(BTreeMap<(Object, Finding), Found>);
+
+/// Findings of one kind about one object.
+#[derive(Debug)]
+struct Found {
+    list: Excerpt,
+    /// Whether the operator of this host can give some of it to the mesh.
+    allowable: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Finding {
@@ -23,43 +31,56 @@ enum Finding {
 }
 
 impl Report {
-    /// A destination of an object is not routed, or not as a whole.
-    pub fn add(&mut self, object: Object, destination: IpNet, claim: Claim, way: &Way, why: &Why<'_>) {
+    /// A destination of an object is not routed, or not as a whole. `allowable`: it would be if the operator of this host
+    /// gave it to the mesh.
+    pub fn add(
+        &mut self,
+        object: Object,
+        (destination, claim): (IpNet, Claim),
+        (way, why): (&Way, &Why<'_>),
+        allowable: bool,
+    ) {
         let finding = match (way, claim) {
             (Way::Part(_), _) => Finding::InPart,
             (_, Claim::Address { .. }) => Finding::Address,
             _ => Finding::NotRouted,
         };
-        self.push(object, finding, || reason(destination, way, why));
+        self.push(object, finding, allowable, || reason(destination, way, why));
     }
 
     /// A destination of an object is not routed, because the API server was lost with it.
     pub fn add_withdrawn(&mut self, object: Object, destination: IpNet) {
-        self.push(object, Finding::Withdrawn, || destination.to_string());
+        self.push(object, Finding::Withdrawn, false, || destination.to_string());
     }
 
-    fn push(&mut self, object: Object, finding: Finding, text: impl FnOnce() -> String) {
-        self.0.entry((object, finding)).or_insert_with(|| Excerpt::of(NAMED)).push(text);
+    fn push(&mut self, object: Object, finding: Finding, allowable: bool, text: impl FnOnce() -> String) {
+        let none = || Found { list: Excerpt::of(NAMED), allowable: false };
+        let found = self.0.entry((object, finding)).or_insert_with(none);
+        found.allowable |= allowable;
+        found.list.push(text);
     }
 
     /// The problems, one for each object and reason.
     pub fn problems(self) -> impl Iterator<Item = Problem> {
-        self.0.into_iter().map(|((object, finding), list)| {
+        self.0.into_iter().map(|((object, finding), Found { list, allowable })| {
+            // What it cannot change it is not advised for.
+            let allow = if allowable {
+                "; where the mesh is to have it all the same, start kg, or kgctl connect, here with --allow-host-routes"
+            } else {
+                ""
+            };
             let (reason, message) = match finding {
                 Finding::Address => (
                     "AddressNotRouted",
                     format!(
                         "not reached through the mesh from this host: {list}; give the node another address \
-                         (kilo.squat.ai/force-internal-ip), name both locations as one if they are in one network, or \
-                         start kg here with --allow-host-routes"
+                         (kilo.squat.ai/force-internal-ip), or name both locations as one if they are in one network\
+                         {allow}"
                     ),
                 ),
                 Finding::NotRouted => (
                     "RangeNotRouted",
-                    format!(
-                        "not routed through the mesh on this host: {list}; correct the range, or start kg here with \
-                         --allow-host-routes if the mesh is to have it"
-                    ),
+                    format!("not routed through the mesh on this host: {list}; correct the range{allow}"),
                 ),
                 Finding::InPart => (
                     "RangeRoutedInPart",

@@ -170,6 +170,7 @@ impl Renderer<'_> {
                 ),
             ));
         };
+        self.other_than_own(via, node)?;
         let next_hop = NextHop::Gateway(via);
         Ok(Hop { next_hop, link: device.clone(), source: self.underlay.source(family) })
     }

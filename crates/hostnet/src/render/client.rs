@@ -218,7 +218,8 @@ impl Judged {
     fn routed(&mut self, destination: IpNet, claim: Claim) -> Vec<IpNet> {
         let (way, why) = self.guard.judge(destination, claim);
         if let Some(why) = why {
-            self.report.add(Object::Host, destination, claim, &way, &why);
+            let allowable = self.guard.would_route_if_allowed(destination, claim);
+            self.report.add(Object::Host, (destination, claim), (&way, &why), allowable);
         }
         way.routed(destination).collect()
     }

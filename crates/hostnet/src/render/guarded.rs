@@ -153,7 +153,8 @@ impl Court<'_> {
             verdict => verdict,
         };
         if let Some(why) = why {
-            self.guarded.report.add(object, destination, claim, &way, &why);
+            let allowable = self.guard.would_route_if_allowed(destination, claim);
+            self.guarded.report.add(object, (destination, claim), (&way, &why), allowable);
         }
         if exposed && self.exposes(&way.routed(destination).collect::<Vec<_>>()) {
             self.guarded.exposed.insert(destination);

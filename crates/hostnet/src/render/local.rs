@@ -12,6 +12,7 @@ use mesh::{
 use super::{
     Encapsulation, Renderer, Responsible,
     carrier::{Hop, NoHop},
+    own::Own,
     priority,
 };
 use crate::{KILO_TABLE, LEADER_TABLE, Lifeline, LinkName, MESH_TABLE, Route, Rule};
@@ -125,17 +126,24 @@ impl Renderer<'_> {
         routes.any(|route| Family::of_prefix(&route.destination) == family)
     }
 
-    /// The kernel refuses a route whose next hop is an address of the host itself.
+    /// The kernel refuses a route whose next hop is an address of the host itself, or a broadcast address.
     pub(super) fn other_than_own(&self, via: IpAddr, node: &Node) -> Result<(), NoHop> {
         let own = self.perspective.node;
-        if own.internal_ips.iter().all(|net| net.addr() != via) {
-            return Ok(());
-        }
+        let what = match self.own.get(&via) {
+            _ if own.internal_ips.iter().any(|net| net.addr() == via) => {
+                format!("has the same internal address {via} as this node")
+            }
+            Some(Own::Address) => format!("is to be reached at {via}, which is an address of this host"),
+            Some(Own::Broadcast(net)) => {
+                format!("is to be reached at {via}, which is no host's in the network {net} of this host")
+            }
+            None => return Ok(()),
+        };
         Err((
             "DuplicateAddress",
             format!(
-                "node {} has the same internal address {via} as this node, so its pods cannot be reached; give one of \
-                 them another address or the annotation kilo.squat.ai/force-internal-ip",
+                "node {} {what}, so its pods cannot be reached; give one of them another address or the annotation \
+                 kilo.squat.ai/force-internal-ip",
                 node.name
             ),
         ))

@@ -11,6 +11,7 @@ mod local;
 mod nat;
 mod other_peers;
 mod outward;
+mod own;
 mod priority;
 
 use std::{
@@ -153,9 +154,12 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderC
         routes: Vec::new(),
         state: HostState::default(),
         problems: Problems::default(),
+        own: BTreeMap::new(),
     };
     renderer.wireguard();
     renderer.addresses();
+    let given = renderer.state.addresses.iter().map(|address| &address.net);
+    renderer.own = own::of(facts.interfaces.values().flat_map(|interface| &interface.addresses).chain(given));
     match perspective.role {
         Role::Leader => renderer.routes_through_tunnels(),
         Role::Member => renderer.routes_through_leader(),
@@ -214,6 +218,8 @@ struct Renderer<'a> {
     routes: Vec<Route>,
     state: HostState,
     problems: Problems,
+    /// Addresses that are no next hop.
+    own: BTreeMap<IpAddr, own::Own>,
 }
 
 impl Renderer<'_> {

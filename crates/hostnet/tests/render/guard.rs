@@ -122,6 +122,16 @@ fn claim(fixture: &mut Fixture, as_peer: bool, ranges: &[IpNet]) {
     }
 }
 
+/// Whoever follows the advice to give a range to the mesh has a route afterwards, and where there is no such advice it would
+/// not have helped.
+fn advice_is_right(mut fixture: Fixture, as_peer: bool, range: &str) {
+    let problems = fixture.rendered().problems;
+    let told = problems.iter().find(|problem| problem.reason == "RangeNotRouted").unwrap();
+    let advised = told.message.contains("--allow-host-routes");
+    fixture.config.allow_host_routes = vec![range.parse().unwrap()];
+    assert_eq!(verdict(&fixture, as_peer, range).1, advised, "{range}, as Peer: {as_peer}: {told}");
+}
+
 /// What is said of the object, and whether a part of the range is routed.
 fn verdict(fixture: &Fixture, as_peer: bool, range: &str) -> (String, bool) {
     let object = if as_peer { "peer p1" } else { "node b1" };
@@ -254,6 +264,9 @@ fn every_kind_of_thing_that_a_host_has_is_left_to_it_and_named() {
                     verdict(&fixture, as_peer, "192.168.200.0/24").1,
                     "the rest of the object works: {range}"
                 );
+                if said == "RangeNotRouted" {
+                    advice_is_right(fixture, as_peer, range);
+                }
             }
         }
     }

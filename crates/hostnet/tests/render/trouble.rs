@@ -38,6 +38,39 @@ fn no_private_interface_at_all() {
     ]);
 }
 
+/// A node of the location says that it is where this host is itself, or where all hosts of a network are: the kernel
+/// refuses such a next hop, and everything else has to stay as it is.
+#[test]
+fn an_internal_address_that_is_no_next_hop_here() {
+    for (address, what) in [
+        ("10.4.0.1/32", "an address of this host"),
+        ("172.16.0.1/32", "an address of this host"),
+        ("10.4.255.255/32", "no host's in the network 10.4.0.0/16"),
+        ("172.16.0.255/16", "no host's in the network 172.16.0.0/24"),
+        ("172.16.0.0/32", "no host's in the network 172.16.0.0/24"),
+    ] {
+        let node = format!("a2 {address} 10.2.2.0/24");
+        let nodes = ["a1 10.1.0.1/24 10.2.1.0/24", &node, "a3 10.1.0.3/24 10.2.3.0/24"];
+        for encapsulation in [Encapsulation::Never, Encapsulation::Always] {
+            let mut fixture = Fixture::of("a1", &nodes, "10.4.0.0/16", encapsulation);
+            let interface = fixture.facts.interfaces.values_mut().next().unwrap();
+            interface.addresses.push("172.16.0.1/24".parse().unwrap());
+            let rendered = fixture.rendered();
+            let mut routes = rendered.state.routes.iter();
+            assert!(routes.clone().any(|route| route.to_string().starts_with("10.2.3.0/24 via 10.1.0.3")));
+            assert!(!routes.any(|route| route.to_string().contains("10.2.2.0/24")), "{address}");
+            let told = |problem: &mesh::Problem| {
+                problem.reason == "DuplicateAddress"
+                    && problem.message.contains("node a2")
+                    && problem.message.contains(what)
+            };
+            assert!(rendered.problems.iter().any(told), "{address}: {:?}", rendered.problems);
+        }
+    }
+    let nodes = ["a1 10.1.0.1/24 10.2.1.0/24", "a2 10.4.255.254/32 10.2.2.0/24"];
+    assert_eq!(Fixture::of("a1", &nodes, "10.4.0.0/16", Encapsulation::Never).rendered().problems, []);
+}
+
 /// Two nodes of a location with one internal address: the kernel would refuse a route via an own address.
 #[test]
 fn an_internal_address_twice_in_a_location() {

@@ -60,7 +60,7 @@ pub fn decode_node(object: &NodeObject, topology_label: &str, source: PodCidrSou
         last_seen: reader.last_seen(),
     };
     if let (Some((endpoint, by)), Some(port)) = (&found, node.settings.port) {
-        reader.compare_ports(endpoint, *by, port);
+        reader.compare_ports(endpoint, *by, port, node.settings.forced_port);
     }
     (node, reader.problems.found.into())
 }
@@ -372,9 +372,11 @@ impl<'a> Reader<'a> {
     }
 
     /// An agent listens on the port of the endpoint that its operator forces, else on that of `--port`.
-    fn compare_ports(&mut self, endpoint: &Endpoint, by: EndpointBy, port: u16) {
+    fn compare_ports(&mut self, endpoint: &Endpoint, by: EndpointBy, port: u16, forced: Option<u16>) {
         let message = match by {
             _ if endpoint.port == port => return,
+            // The endpoint that was forced until a moment ago: the agent is about to write both.
+            EndpointBy::Agent if forced == Some(endpoint.port) => return,
             // A router forwards this port, and inside it is the same.
             EndpointBy::ForceEndpoint => return,
             EndpointBy::ForceExternalIp => format!(

@@ -9,14 +9,15 @@ use crate::{
     prefix::{self, Family, private_block},
 };
 
+/// Whether the first node, with its network, is reached from the second.
+pub type Reaches<'a> = dyn Fn(&Node, &IpNet, &Node, &IpNet) -> bool + 'a;
+
 /// Names the nodes whose internal address is in another block of private addresses than those of most of their location,
-/// and not known to be reached. `reaches` says whether the first node is known to be reached from the network of the second.
+/// and not known to be reached. `reaches` says whether the first node is known to be reached from the network of the second;
+/// `None`: nothing is known of routes here.
 ///
 /// Different networks in one block are the subnets of one site more often than not: nothing is said of them.
-pub fn apart<'a>(
-    segments: impl Iterator<Item = &'a Segment>,
-    reaches: impl Fn(&Node, &IpNet, &Node, &IpNet) -> bool,
-) -> Vec<Problem> {
+pub fn apart<'a>(segments: impl Iterator<Item = &'a Segment>, reaches: Option<&Reaches<'_>>) -> Vec<Problem> {
     let mut problems = Problems::default();
     for segment in segments.filter(|segment| matches!(segment.name, SegmentName::Location(_))) {
         for family in Family::ALL {
@@ -28,7 +29,7 @@ pub fn apart<'a>(
                     blocks.entry(block).or_default().push((node, net));
                 }
             }
-            judge(&blocks, &reaches, &mut problems);
+            judge(&blocks, reaches, &mut problems);
         }
     }
     problems.into()
@@ -36,7 +37,7 @@ pub fn apart<'a>(
 
 fn judge(
     blocks: &BTreeMap<IpNet, Vec<(&Node, IpNet)>>,
-    reaches: &impl Fn(&Node, &IpNet, &Node, &IpNet) -> bool,
+    reaches: Option<&Reaches<'_>>,
     problems: &mut Problems,
 ) {
     let most = blocks.values().map(Vec::len).max().unwrap_or_default();
@@ -51,13 +52,24 @@ fn judge(
         };
         let (near, net) = nodes[0];
         let same = rival.is_none() && block == home;
-        let apart = others.iter().filter(|(node, own)| !same && !reaches(node, own, near, &net));
+        let apart = others
+            .iter()
+            .filter(|(node, own)| !same && !reaches.is_some_and(|reaches| reaches(node, own, near, &net)));
         problems.extend(apart.map(|(node, own)| {
+            let advice = match reaches {
+                Some(_) => {
+                    "and no route between the two is known, so they probably do not reach each other; give it a location of \
+                     its own with the annotation kilo.squat.ai/location or, if a router connects the networks, the nodes a \
+                     route through it"
+                }
+                None => {
+                    "so they may not reach each other; unless a router connects the networks, which the agents see and this \
+                     program does not, give it a location of its own with the annotation kilo.squat.ai/location"
+                }
+            };
             let message = format!(
                 "its internal address {own} is in another private network than those of {how_many} of its location, \
-                 such as {net} of node {}, and no route between the two is known, so they probably do not reach each \
-                 other; give it a location of its own with the annotation kilo.squat.ai/location or, if a router \
-                 connects the networks, the nodes a route through it",
+                 such as {net} of node {}, {advice}",
                 near.name
             );
             Problem::new(Object::Node(node.name.clone()), "OtherNetwork", message)
@@ -97,9 +109,13 @@ mod tests {
             services: Vec::new(),
         };
         let topology = Topology::new(config, nodes, []);
-        let problems = apart(topology.segments.iter(), |node, _, _, _| node.name == reached);
+        let problems = apart(topology.segments.iter(), Some(&|node, _, _, _| node.name == reached));
         let found: Vec<String> = problems.iter().map(|problem| problem.object.to_string()).collect();
         assert_eq!(found, expected, "{problems:?}");
+        // Who knows no routes advises none.
+        let outside = apart(topology.segments.iter(), None);
+        assert!(outside.len() >= problems.len());
+        assert!(outside.iter().all(|problem| !problem.message.contains("no route")), "{outside:?}");
     }
 
     #[test]
