@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod agent;
 mod cases;
 mod programs;
 mod proxies;

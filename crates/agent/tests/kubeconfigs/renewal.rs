@@ -25,16 +25,16 @@ use crate::{
 
 /// An API that takes client certificates, and a kubeconfig for it whose certificate and key are in one file behind a link,
 /// as the kubelet's.
-struct Scene {
+pub struct Scene {
     folder: TempDir,
-    server: apiserver::Server,
-    clients: Clients,
-    authority: Authority,
+    pub server: apiserver::Server,
+    pub clients: Clients,
+    pub authority: Authority,
     address: SocketAddr,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let (server, clients, authority) = (cluster(), Clients::default(), Authority::new());
         let own = authority.issue(&params(&["127.0.0.1"], IsCa::NoCa));
         let address = Front::new(own, &clients).serve(&server, "127.0.0.1").await;
@@ -43,7 +43,7 @@ impl Scene {
         scene
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -61,7 +61,7 @@ impl Scene {
     }
 
     /// Lets the link lead to another certificate, of this authority.
-    fn rotate(&self, authority: &Authority, name: &str) -> Pair {
+    pub fn rotate(&self, authority: &Authority, name: &str) -> Pair {
         let pair = authority.issue(&params(&[], IsCa::NoCa));
         self.clients.admit(&pair.certificate);
         fs::write(self.file(name), format!("{}{}", pair.certificate, pair.key)).unwrap();
