@@ -39,9 +39,7 @@ impl Setup {
         let render = RenderConfig {
             interface: flags.interface.clone(),
             interface_by: responsible(flags.create_interface),
-            mtu: 0,
             private_key,
-            preshared_keys: Default::default(),
             listen_port: flags.port,
             marks: flags.mark_bits,
             encapsulation: flags.encapsulate,
@@ -52,10 +50,6 @@ impl Setup {
             accept_forwarding: flags.iptables_forward_rules,
             service_cidrs: all(&flags.service_cidr),
             allow_host_routes: all(&flags.allow_host_routes),
-            lifelines: Default::default(),
-            api_servers: Default::default(),
-            withdrawn: Default::default(),
-            resolved: Default::default(),
         };
         let pod_cidr_source =
             flags.pod_cidr_source.named().unwrap_or_else(|| source_with(flags.compatibility));

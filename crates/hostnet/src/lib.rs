@@ -24,7 +24,9 @@ pub use link::{Link, LinkKind, LinkName};
 pub use mark::MarkBits;
 pub use observation::{Handshake, HostFacts, HostRoute, Interface, LegacyTable, Observation};
 pub use plan::{Change, plan};
-pub use render::{Encapsulation, EncapsulationType, RenderConfig, Rendered, Responsible, render};
+pub use render::{
+    Encapsulation, EncapsulationType, RenderConfig, RenderInput, Rendered, Responsible, render,
+};
 pub use route::{MarkMatch, NextHop, Route, Rule};
 pub use state::{Address, HostState, Leftover};
 pub use uplink::Uplinks;

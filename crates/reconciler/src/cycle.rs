@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use hostnet::{Handshake, Leftover, NextHop, Observation, RenderConfig, Route};
+use hostnet::{Handshake, Leftover, NextHop, Observation, RenderInput, Route};
 use ipnet::IpNet;
 use mesh::{Excerpt, Node, Perspective, Problem, PublicKey, Role, Topology, prefix::Family};
 
@@ -101,10 +101,11 @@ impl Reconciler {
         // A member holds no WireGuard peers, so it needs no keys.
         let configured = if perspective.role == Role::Leader { topology.peers.as_slice() } else { &[] };
         self.known.read_keys(configured.iter(), host.wireguard.as_ref());
-        let config = self.render_config();
-        let last = self.intended.take().and_then(|last| last.still(&topology, &self.last.facts, &config));
+        let input = self.render_input();
+        let last = self.intended.take().and_then(|last| last.still(&topology, &self.last.facts, &input));
+        let config = &self.config.render;
         let mut intended =
-            last.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config));
+            last.unwrap_or_else(|| Intended::new(&topology, &perspective, &self.last.facts, config, input));
         self.sessions.find(&handshakes, self.known.nodes().filter_map(|node| node.key), now.instant);
         let gone = self.sessions.forget(&mut host.wireguard, &mut handshakes, now.instant);
         let changes = intended.plan(&host, &handshakes, &self.endpoints);
@@ -273,18 +274,9 @@ impl Reconciler {
         claims.flatten().collect()
     }
 
-    fn render_config(&self) -> RenderConfig {
-        let mut config = self.config.render.clone();
-        config.resolved = self.known.resolved();
-        config.preshared_keys = self.known.preshared_keys();
-        config.lifelines = self.surroundings.lifelines.clone();
-        config.api_servers = self.surroundings.api_servers.clone();
-        config.withdrawn = self.watchdog.withdrawn();
-        // Where a router forwards a port it is the same one inside, as with the Go agent.
-        if let Some(endpoint) = &self.forced.endpoint {
-            config.listen_port = endpoint.port;
-        }
-        config.mtu = match self.config.mtu {
+    /// What the host's network follows from besides the mesh, the host and the operator's flags.
+    fn render_input(&self) -> RenderInput {
+        let mtu = match self.config.mtu {
             Mtu::Fixed(mtu) => mtu,
             Mtu::Auto => {
                 let facts = &self.last.facts;
@@ -293,7 +285,16 @@ impl Reconciler {
                 underlay.saturating_sub(WIREGUARD_OVERHEAD).max(MIN_MTU)
             }
         };
-        config
+        RenderInput {
+            mtu,
+            // Where a router forwards a port it is the same one inside, as with the Go agent.
+            forced_port: self.forced.endpoint.as_ref().map(|endpoint| endpoint.port),
+            preshared_keys: self.known.preshared_keys(),
+            lifelines: self.surroundings.lifelines.clone(),
+            api_servers: self.surroundings.api_servers.clone(),
+            withdrawn: self.watchdog.withdrawn(),
+            resolved: self.known.resolved(),
+        }
     }
 
     fn want_status(

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use hostnet::{Change, Handshake, HostFacts, HostRoute, HostState, RenderConfig, Rendered, plan, render};
+use hostnet::{
+    Change, Handshake, HostFacts, HostRoute, HostState, RenderConfig, RenderInput, Rendered, plan, render,
+};
 use ipnet::IpNet;
 use mesh::{Perspective, Problem, PublicKey, Topology};
 
@@ -17,7 +19,7 @@ use crate::endpoints::Endpoints;
 pub struct Intended {
     topology: Arc<Topology>,
     facts: HostFacts,
-    config: RenderConfig,
+    input: RenderInput,
     state: HostState,
     /// What stands in its way.
     pub problems: Arc<[Problem]>,
@@ -31,15 +33,16 @@ impl Intended {
         topology: &Arc<Topology>,
         perspective: &Perspective<'_>,
         facts: &HostFacts,
-        config: RenderConfig,
+        config: &RenderConfig,
+        input: RenderInput,
     ) -> Self {
-        let Rendered { mut state, problems, exposed } = render(perspective, facts, &config);
+        let Rendered { mut state, problems, exposed } = render(perspective, facts, config, &input);
         // In the form that the kernel shows, so that most looks only compare.
         state.firewall = state.firewall.map(|firewall| firewall.normalised());
         Self {
             topology: topology.clone(),
             facts: facts.clone(),
-            config,
+            input,
             state,
             problems: problems.into(),
             exposed,
@@ -47,14 +50,9 @@ impl Intended {
     }
 
     /// The same, if rendering again would give it.
-    pub fn still(
-        mut self,
-        topology: &Arc<Topology>,
-        facts: &HostFacts,
-        config: &RenderConfig,
-    ) -> Option<Self> {
+    pub fn still(mut self, topology: &Arc<Topology>, facts: &HostFacts, input: &RenderInput) -> Option<Self> {
         let holds = Arc::ptr_eq(&self.topology, topology)
-            && self.config == *config
+            && self.input == *input
             && self.facts.same_but_routes(facts)
             && !self.concerns(&self.facts.routes, &facts.routes);
         if holds && self.facts.routes != facts.routes {

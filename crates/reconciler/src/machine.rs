@@ -57,7 +57,7 @@ pub struct Config {
     pub node: String,
     /// What all agents have to agree on.
     pub topology: TopologyConfig,
-    /// What the operator decides for this host; `mtu` and `resolved` are filled in here.
+    /// What the operator decides for this host.
     pub render: RenderConfig,
     /// The MTU of the WireGuard interface.
     pub mtu: Mtu,

@@ -8,7 +8,7 @@ use hostnet::{HostState, plan, render};
 use mesh::{Granularity, Node, Perspective, PrivateKey};
 use simulation::{
     alone::Alone,
-    synthetic::{Cluster, Size, Stack, facts, render_config},
+    synthetic::{Cluster, Size, Stack, facts, render_config, render_input},
 };
 
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
@@ -25,7 +25,8 @@ fn cluster(nodes: usize, stack: Stack) -> Cluster {
 fn rendered(cluster: &Cluster, node: &Node) -> HostState {
     let topology = cluster.topology();
     let perspective = Perspective::of(&topology, &node.name).unwrap();
-    render(&perspective, &facts(node), &render_config(PrivateKey::from_random([1; 32]))).state
+    render(&perspective, &facts(node), &render_config(PrivateKey::from_random([1; 32])), &render_input())
+        .state
 }
 
 /// Another cluster that differs in one node: it has moved to another endpoint.
@@ -54,7 +55,7 @@ fn render_leader(bencher: Bencher, nodes: usize) {
     let (topology, facts) = (cluster.topology(), facts(&cluster.nodes[0]));
     let config = render_config(PrivateKey::from_random([1; 32]));
     let perspective = Perspective::of(&topology, "node-00000").unwrap();
-    bencher.bench(|| render(&perspective, &facts, &config));
+    bencher.bench(|| render(&perspective, &facts, &config, &render_input()));
 }
 
 #[divan::bench(args = SIZES)]
@@ -64,7 +65,7 @@ fn render_member(bencher: Bencher, nodes: usize) {
     let (topology, facts) = (cluster.topology(), facts(node));
     let config = render_config(PrivateKey::from_random([1; 32]));
     let perspective = Perspective::of(&topology, &node.name).unwrap();
-    bencher.bench(|| render(&perspective, &facts, &config));
+    bencher.bench(|| render(&perspective, &facts, &config, &render_input()));
 }
 
 #[divan::bench(args = SIZES)]
@@ -88,7 +89,7 @@ fn all(cluster: &Cluster, observed: &HostState) -> usize {
     let node = &cluster.nodes[0];
     let perspective = Perspective::of(&topology, &node.name).unwrap();
     let config = render_config(PrivateKey::from_random([1; 32]));
-    let rendered = render(&perspective, &facts(node), &config);
+    let rendered = render(&perspective, &facts(node), &config, &render_input());
     plan(observed, &rendered.state).len()
 }
 
@@ -123,7 +124,7 @@ fn all_one_location(bencher: Bencher, nodes: usize) {
     bencher.bench(|| {
         let topology = cluster.topology();
         let perspective = Perspective::of(&topology, &node.name).unwrap();
-        plan(&HostState::default(), &render(&perspective, &facts, &config).state).len()
+        plan(&HostState::default(), &render(&perspective, &facts, &config, &render_input()).state).len()
     });
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use hostnet::{Encapsulation, HostFacts, Interface, RenderConfig, Responsible};
+use hostnet::{HostFacts, Interface, RenderConfig, RenderInput};
 use ipnet::IpNet;
 use mesh::{
     Endpoint, Granularity, Node, Peer, PrivateKey, PublicKey, Topology, TopologyConfig, allocation::Subnets,
@@ -121,27 +121,12 @@ fn key(seed: u64) -> PublicKey {
 
 /// How the operator set up all hosts, for a host that encapsulates.
 pub fn render_config(private_key: PrivateKey) -> RenderConfig {
-    RenderConfig {
-        interface: "kilo0".parse().unwrap(),
-        interface_by: Responsible::Kilo,
-        mtu: 1420,
-        private_key,
-        preshared_keys: Default::default(),
-        listen_port: 51820,
-        marks: Default::default(),
-        encapsulation: Encapsulation::Always,
-        encapsulation_type: Default::default(),
-        compatibility: Default::default(),
-        local_routes_by: Responsible::Kilo,
-        pod_nat_by: Responsible::Kilo,
-        accept_forwarding: true,
-        service_cidrs: Vec::new(),
-        allow_host_routes: Vec::new(),
-        lifelines: Default::default(),
-        api_servers: Default::default(),
-        withdrawn: Default::default(),
-        resolved: BTreeMap::new(),
-    }
+    RenderConfig { accept_forwarding: true, ..RenderConfig::with_key(private_key) }
+}
+
+/// What is known on every host: nothing but the MTU.
+pub fn render_input() -> RenderInput {
+    RenderInput::with_mtu(1420)
 }
 
 /// A host with its internal addresses on eth0, which has the default route, its endpoint's address there too, and a

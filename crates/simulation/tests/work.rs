@@ -10,7 +10,7 @@ use hostnet::{Change, HostState, plan, render};
 use mesh::{Granularity, Node, Peer, Perspective, PrivateKey, PublicKey};
 use simulation::{
     alone::Alone,
-    synthetic::{Cluster, Size, Stack, facts, render_config},
+    synthetic::{Cluster, Size, Stack, facts, render_config, render_input},
 };
 
 /// Clusters that tempt to look at everything for everything.
@@ -63,7 +63,7 @@ fn work(shape: Shape, nodes: usize) -> AllocationInfo {
     measure(|| {
         let topology = cluster.topology();
         let perspective = Perspective::of(&topology, &node.name).unwrap();
-        let rendered = render(&perspective, &facts, &config);
+        let rendered = render(&perspective, &facts, &config, &render_input());
         assert!(!plan(&HostState::default(), &rendered.state).is_empty());
     })
 }

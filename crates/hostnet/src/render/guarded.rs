@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use mesh::{Endpoint, Node, Object, Perspective, Segment, Topology, overlap::Covers, prefix};
 
-use super::{RenderConfig, carrier::is_ipip, resolve};
+use super::{RenderConfig, RenderInput, carrier::is_ipip, resolve};
 use crate::{
     Compatibility, HostFacts,
     guard::{Claim, Guard, Keep, Known, Report, Way},
@@ -24,10 +24,15 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    pub fn of(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderConfig) -> Self {
-        let lifelines = config.lifelines.iter();
+    pub fn of(
+        perspective: &Perspective<'_>,
+        facts: &HostFacts,
+        config: &RenderConfig,
+        input: &RenderInput,
+    ) -> Self {
+        let lifelines = input.lifelines.iter();
         let services = config.service_cidrs.iter().chain(&perspective.topology.config.services);
-        let kept = endpoints(perspective, config)
+        let kept = endpoints(perspective, input)
             .chain(of_location(perspective))
             .chain(of_host(facts))
             .chain(lifelines.map(|(at, lifeline)| (prefix::host(*at), Keep::Lifeline(*lifeline))))
@@ -43,7 +48,7 @@ impl Guarded {
             seen: perspective.seen_tunnel_ends().collect(),
         };
         let guarded = Self { verdicts: HashMap::new(), report: Report::default(), exposed: BTreeSet::new() };
-        let mut court = Court { guard: Guard::new(known), config, guarded };
+        let mut court = Court { guard: Guard::new(known), input, guarded };
         court.judge_mesh(perspective);
         court.guarded
     }
@@ -85,7 +90,7 @@ impl Guarded {
 /// Verdicts in the making.
 struct Court<'a> {
     guard: Guard,
-    config: &'a RenderConfig,
+    input: &'a RenderInput,
     guarded: Guarded,
 }
 
@@ -139,7 +144,7 @@ impl Court<'_> {
 
     fn judge(&mut self, destination: IpNet, origin: Origin, who: impl FnOnce() -> (Claim, Object)) {
         let exposed = self.may_expose(destination, origin);
-        let withdrawn = self.config.withdrawn.contains(&destination);
+        let withdrawn = self.input.withdrawn.contains(&destination);
         let written = origin == Origin::Written;
         if !written && !exposed && !withdrawn && !self.guard.touches(destination) {
             return;
@@ -170,7 +175,7 @@ impl Court<'_> {
 
     /// Whether an API server may be in a destination. Where no address of one is known, what objects ask for is suspicious.
     fn may_expose(&self, destination: IpNet, origin: Origin) -> bool {
-        let servers = &self.config.api_servers;
+        let servers = &self.input.api_servers;
         match origin {
             Origin::Written if servers.is_empty() => true,
             Origin::Written | Origin::Mesh | Origin::Neighbour => {
@@ -180,7 +185,7 @@ impl Court<'_> {
     }
 
     fn exposes(&self, routed: &[IpNet]) -> bool {
-        let servers = &self.config.api_servers;
+        let servers = &self.input.api_servers;
         let holds_server = |net: &IpNet| servers.iter().any(|server| net.contains(server));
         if servers.is_empty() { !routed.is_empty() } else { routed.iter().any(holds_server) }
     }
@@ -259,9 +264,9 @@ pub(super) fn of_nodes(topology: &Topology, written: &[(IpNet, usize)]) -> Vec<(
 /// Where tunnels lead to, or would if another node led.
 fn endpoints<'a>(
     perspective: &'a Perspective<'_>,
-    config: &'a RenderConfig,
+    input: &'a RenderInput,
 ) -> impl Iterator<Item = (IpNet, Keep)> + 'a {
-    let at = |endpoint: &Endpoint| Some(prefix::host(resolve(endpoint, config)?.ip()));
+    let at = |endpoint: &Endpoint| Some(prefix::host(resolve(endpoint, input)?.ip()));
     let segments = perspective.topology.segments.iter().flat_map(move |segment| {
         let leader = at(&perspective.segment_endpoint(segment));
         let leader = leader.map(|at| (at, Keep::Endpoint(segment.key, segment.leader().name.clone())));

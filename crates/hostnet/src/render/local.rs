@@ -74,7 +74,7 @@ impl Renderer<'_> {
         let family = Family::of(address);
         // Who says that the gateway's or a name server's address is his does not get what pods send there.
         let gateway = self.facts.routes.iter().any(|route| route.gateway == Some(address));
-        let taken = gateway || self.config.lifelines.get(&address) == Some(&Lifeline::NameServer);
+        let taken = gateway || self.input.lifelines.get(&address) == Some(&Lifeline::NameServer);
         if !self.encapsulates(node) || taken || !self.guarded.is_near(prefix::host(address)) {
             return;
         }

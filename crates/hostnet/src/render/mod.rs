@@ -22,7 +22,8 @@ use std::{
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, Role, prefix::Family,
+    DEFAULT_PORT, Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, Role,
+    prefix::Family,
 };
 
 use carrier::Carrier;
@@ -88,20 +89,16 @@ pub enum Responsible {
     Other,
 }
 
-/// What the operator decides for one host.
+/// What the operator decides for one host. It stays the same while an agent runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RenderConfig {
     /// The WireGuard interface.
     pub interface: LinkName,
     /// Who makes the WireGuard interface.
     pub interface_by: Responsible,
-    /// Bytes of the largest packet through the WireGuard interface.
-    pub mtu: u32,
     /// The host's private key.
     pub private_key: PrivateKey,
-    /// The preshared keys of Peers that refer to Secrets, as far as known.
-    pub preshared_keys: PresharedKeys,
-    /// The UDP port of WireGuard.
+    /// The UDP port of WireGuard, unless another one is forced.
     pub listen_port: u16,
     /// The bits of the firewall mark that are ours.
     pub marks: MarkBits,
@@ -121,6 +118,38 @@ pub struct RenderConfig {
     pub service_cidrs: Vec<IpNet>,
     /// Ranges that the mesh may have although the host has routes to them.
     pub allow_host_routes: Vec<IpNet>,
+}
+
+impl RenderConfig {
+    /// What `kg` does without flags.
+    pub fn with_key(private_key: PrivateKey) -> Self {
+        Self {
+            interface: "kilo0".parse().expect("the name is a valid one"),
+            interface_by: Responsible::Kilo,
+            private_key,
+            listen_port: DEFAULT_PORT,
+            marks: MarkBits::default(),
+            encapsulation: Encapsulation::Always,
+            encapsulation_type: EncapsulationType::default(),
+            compatibility: Compatibility::default(),
+            local_routes_by: Responsible::Kilo,
+            pod_nat_by: Responsible::Kilo,
+            accept_forwarding: false,
+            service_cidrs: Vec::new(),
+            allow_host_routes: Vec::new(),
+        }
+    }
+}
+
+/// What changes while an agent runs, besides the mesh and the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RenderInput {
+    /// Bytes of the largest packet through the WireGuard interface.
+    pub mtu: u32,
+    /// The UDP port of WireGuard that the Node's operator forces, because a router forwards it.
+    pub forced_port: Option<u16>,
+    /// The preshared keys of Peers that refer to Secrets, as far as known.
+    pub preshared_keys: PresharedKeys,
     /// Addresses that programs of the host need, and that answer without the mesh.
     pub lifelines: BTreeMap<IpAddr, Lifeline>,
     /// The addresses of API servers, wherever they answer.
@@ -129,6 +158,21 @@ pub struct RenderConfig {
     pub withdrawn: BTreeSet<IpNet>,
     /// The addresses that DNS names of endpoints resolve to, as far as known.
     pub resolved: BTreeMap<String, IpAddr>,
+}
+
+impl RenderInput {
+    /// With this MTU, in bytes, and nothing else known.
+    pub fn with_mtu(mtu: u32) -> Self {
+        Self {
+            mtu,
+            forced_port: None,
+            preshared_keys: PresharedKeys::default(),
+            lifelines: BTreeMap::new(),
+            api_servers: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
+            resolved: BTreeMap::new(),
+        }
+    }
 }
 
 /// The desired state of a host, and what stands in its way.
@@ -143,14 +187,20 @@ pub struct Rendered {
 }
 
 /// What a host's network should be.
-pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &RenderConfig) -> Rendered {
+pub fn render(
+    perspective: &Perspective<'_>,
+    facts: &HostFacts,
+    config: &RenderConfig,
+    input: &RenderInput,
+) -> Rendered {
     let mut renderer = Renderer {
         perspective,
         facts,
         config,
+        input,
         underlay: Underlay::of(perspective, facts),
         carrier: Carrier::of(config, facts),
-        guarded: Guarded::of(perspective, facts, config),
+        guarded: Guarded::of(perspective, facts, config, input),
         routes: Vec::new(),
         state: HostState::default(),
         problems: Problems::default(),
@@ -212,6 +262,7 @@ struct Renderer<'a> {
     perspective: &'a Perspective<'a>,
     facts: &'a HostFacts,
     config: &'a RenderConfig,
+    input: &'a RenderInput,
     underlay: Underlay,
     carrier: Carrier,
     guarded: Guarded,
@@ -227,7 +278,7 @@ impl Renderer<'_> {
         let lead = self.perspective.role == Role::Leader;
         let link = Link {
             kind: LinkKind::Wireguard,
-            mtu: (self.config.interface_by == Responsible::Kilo).then_some(self.config.mtu),
+            mtu: (self.config.interface_by == Responsible::Kilo).then_some(self.input.mtu),
             up: lead,
             managed: self.config.interface_by == Responsible::Kilo,
         };
@@ -236,7 +287,7 @@ impl Renderer<'_> {
         let peers = if lead { self.peers() } else { BTreeMap::new() };
         self.state.wireguard = Some(Wireguard {
             private_key: Some(self.config.private_key.clone()),
-            listen_port: self.config.listen_port,
+            listen_port: self.input.forced_port.unwrap_or(self.config.listen_port),
             mark: self.config.marks.underlay(),
             peers,
         });
@@ -246,7 +297,7 @@ impl Renderer<'_> {
         let peer = |peer: mesh::conf::ConfPeer| {
             let wireguard = WireguardPeer {
                 preshared_key: peer.preshared_key,
-                endpoint: peer.endpoint.as_ref().and_then(|endpoint| resolve(endpoint, self.config)),
+                endpoint: peer.endpoint.as_ref().and_then(|endpoint| resolve(endpoint, self.input)),
                 persistent_keepalive: peer.persistent_keepalive,
                 allowed_ips: peer
                     .allowed_ips
@@ -256,7 +307,7 @@ impl Renderer<'_> {
             };
             (peer.key, wireguard)
         };
-        self.perspective.conf_peers(&self.config.preshared_keys).into_iter().map(peer).collect()
+        self.perspective.conf_peers(&self.input.preshared_keys).into_iter().map(peer).collect()
     }
 
     fn addresses(&mut self) {
@@ -284,10 +335,10 @@ impl Renderer<'_> {
 }
 
 /// Where an endpoint is, as far as known.
-fn resolve(endpoint: &Endpoint, config: &RenderConfig) -> Option<SocketAddr> {
+fn resolve(endpoint: &Endpoint, input: &RenderInput) -> Option<SocketAddr> {
     let address = match &endpoint.host {
         Host::Ip(address) => *address,
-        Host::Dns(name) => *config.resolved.get(name)?,
+        Host::Dns(name) => *input.resolved.get(name)?,
     };
     Some(SocketAddr::new(address, endpoint.port))
 }

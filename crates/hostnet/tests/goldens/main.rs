@@ -12,8 +12,8 @@ use std::{
 };
 
 use hostnet::{
-    Encapsulation, HostFacts, HostState, Interface, RenderConfig, Responsible, Wireguard, WireguardPeer,
-    render,
+    Encapsulation, HostFacts, HostState, Interface, RenderConfig, RenderInput, Responsible, Wireguard,
+    WireguardPeer, render,
 };
 use ipnet::IpNet;
 use mesh::{
@@ -114,34 +114,27 @@ impl GoldenHost {
         let flag = |name| flag(&self.command, name);
         let responsible = |kilo| if kilo { Responsible::Kilo } else { Responsible::Other };
         RenderConfig {
-            interface: "kilo0".parse().unwrap(),
-            interface_by: Responsible::Kilo,
-            mtu: flag("--mtu").map_or(1420, |mtu| mtu.parse().unwrap()),
-            private_key: PrivateKey::from_random([1; 32]),
-            preshared_keys: Default::default(),
             // The Go agent listens on the port of its endpoint, which may be forced.
             listen_port: self.node.endpoint.as_ref().unwrap().port,
-            marks: Default::default(),
             encapsulation: flag("--encapsulate").unwrap().parse().unwrap(),
-            encapsulation_type: Default::default(),
-            compatibility: Default::default(),
             local_routes_by: responsible(flag("--local").as_deref() != Some("false")),
             pod_nat_by: responsible(flag("--cni").as_deref() != Some("false")),
             accept_forwarding: flag("--iptables-forward-rules").is_some(),
             service_cidrs: flag("--service-cidr").into_iter().map(|text| text.parse().unwrap()).collect(),
-            allow_host_routes: Vec::new(),
-            lifelines: Default::default(),
-            api_servers: Default::default(),
-            withdrawn: Default::default(),
-            resolved: self.resolved.clone(),
+            ..RenderConfig::with_key(PrivateKey::from_random([1; 32]))
         }
+    }
+
+    fn input(&self) -> RenderInput {
+        let mtu = flag(&self.command, "--mtu").map_or(1420, |mtu| mtu.parse().unwrap());
+        RenderInput { resolved: self.resolved.clone(), ..RenderInput::with_mtu(mtu) }
     }
 
     fn check(&self) {
         let perspective = Perspective::of(&self.topology, &self.node.name).unwrap();
         let config = self.config();
         assert_eq!(config.encapsulation, Encapsulation::Never, "{}: tunnels are not in the facts", self.name);
-        let rendered = render(&perspective, &self.facts, &config);
+        let rendered = render(&perspective, &self.facts, &config, &self.input());
         assert_eq!(rendered.problems, [], "{}", self.name);
         self.check_link(&rendered.state, perspective.role);
         self.check_ways(&rendered.state);

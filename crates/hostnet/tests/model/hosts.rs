@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "every test uses a part of the model")]
 
 use hostnet::{
-    Encapsulation, EncapsulationType, HostFacts, Interface, RenderConfig, Rendered, Responsible, render,
+    Encapsulation, EncapsulationType, HostFacts, Interface, RenderConfig, RenderInput, Rendered, render,
 };
 use ipnet::IpNet;
 use mesh::{Node, Perspective, PrivateKey, Topology};
@@ -18,25 +18,10 @@ use crate::clusters::Cluster;
 /// How the operator set up all hosts.
 pub fn config((encapsulation, encapsulation_type): (Encapsulation, EncapsulationType)) -> RenderConfig {
     RenderConfig {
-        interface: "kilo0".parse().unwrap(),
-        interface_by: Responsible::Kilo,
-        mtu: 1420,
-        private_key: PrivateKey::from_random([1; 32]),
-        preshared_keys: Default::default(),
-        listen_port: 51820,
-        marks: Default::default(),
         encapsulation,
         encapsulation_type,
-        compatibility: Default::default(),
-        local_routes_by: Responsible::Kilo,
-        pod_nat_by: Responsible::Kilo,
         accept_forwarding: true,
-        service_cidrs: Vec::new(),
-        allow_host_routes: Vec::new(),
-        lifelines: Default::default(),
-        api_servers: Default::default(),
-        withdrawn: Default::default(),
-        resolved: BTreeMap::new(),
+        ..RenderConfig::with_key(PrivateKey::from_random([1; 32]))
     }
 }
 
@@ -70,7 +55,7 @@ impl Mesh {
         let host = |node: &std::sync::Arc<Node>| {
             let perspective = Perspective::of(&topology, &node.name).unwrap();
             let facts = facts(node);
-            let rendered = render(&perspective, &facts, &config(encapsulation));
+            let rendered = render(&perspective, &facts, &config(encapsulation), &RenderInput::with_mtu(1420));
             let host = Host {
                 name: node.name.clone(),
                 location: node.location.clone(),

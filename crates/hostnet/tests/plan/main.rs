@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use hostnet::{Encapsulation, EncapsulationType, HostState, plan, render};
+use hostnet::{Encapsulation, EncapsulationType, HostState, RenderInput, plan, render};
 use ipnet::IpNet;
 use mesh::{Perspective, PublicKey, Topology, prefix::Family};
 use proptest::{prelude::*, sample};
@@ -101,7 +101,10 @@ fn rendered(
 ) -> Option<HostState> {
     let topology = Topology::new(cluster.config.clone(), cluster.nodes.clone(), cluster.peers.clone());
     let perspective = Perspective::of(&topology, name)?;
-    Some(render(&perspective, &facts(perspective.node), &config(encapsulation)).state)
+    Some(
+        render(&perspective, &facts(perspective.node), &config(encapsulation), &RenderInput::with_mtu(1420))
+            .state,
+    )
 }
 
 proptest! {

@@ -47,10 +47,10 @@ fn fixture(host: &'static str) -> Fixture {
     ];
     fixture.facts.routes.sort();
     fixture.config.service_cidrs = vec!["10.43.0.0/16".parse().unwrap(), "fd43::/112".parse().unwrap()];
-    fixture.config.lifelines =
+    fixture.input.lifelines =
         [(API.parse().unwrap(), Lifeline::ApiServer), (NAME_SERVER.parse().unwrap(), Lifeline::NameServer)]
             .into();
-    fixture.config.api_servers = [API.parse().unwrap()].into();
+    fixture.input.api_servers = [API.parse().unwrap()].into();
     fixture
 }
 
@@ -421,12 +421,12 @@ fn a_node_does_not_get_what_others_have() {
 #[test]
 fn an_api_server_behind_the_mesh_is_reached_through_it() {
     let mut fixture = fixture("a2");
-    fixture.config.lifelines.remove(&API.parse().unwrap());
+    fixture.input.lifelines.remove(&API.parse().unwrap());
     claim(&mut fixture, false, &["198.51.100.0/24".parse().unwrap(), "192.168.77.0/24".parse().unwrap()]);
     let rendered = fixture.rendered();
     assert_eq!(rendered.problems, []);
     assert_eq!(rendered.exposed, ["198.51.100.0/24".parse().unwrap()].into());
-    fixture.config.withdrawn = rendered.exposed;
+    fixture.input.withdrawn = rendered.exposed;
     let rendered = fixture.rendered();
     assert!(!rendered.state.routes.iter().any(|route| route.destination.to_string() == "198.51.100.0/24"));
     assert!(rendered.state.routes.iter().any(|route| route.destination.to_string() == "192.168.77.0/24"));
@@ -437,7 +437,7 @@ fn an_api_server_behind_the_mesh_is_reached_through_it() {
 #[test]
 fn an_api_server_that_nobody_knows_may_be_anywhere() {
     let mut fixture = fixture("a1");
-    fixture.config.api_servers.clear();
+    fixture.input.api_servers.clear();
     claim(&mut fixture, true, &["192.168.77.0/24".parse().unwrap(), "127.0.0.0/8".parse().unwrap()]);
     let exposed: Vec<String> = fixture.rendered().exposed.iter().map(ToString::to_string).collect();
     assert_eq!(exposed, ["10.5.0.1/32", "192.168.77.0/24"]);

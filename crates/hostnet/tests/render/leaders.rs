@@ -85,7 +85,7 @@ fn a_lifeline_at_the_address_of_a_leader() {
     for address in ["10.1.9.1", "203.0.113.77"] {
         let with = |lifeline, is_seen| {
             let mut fixture = fixture("a2", address);
-            fixture.config.lifelines.insert(address.parse().unwrap(), lifeline);
+            fixture.input.lifelines.insert(address.parse().unwrap(), lifeline);
             if is_seen { seen(fixture, address) } else { fixture }
         };
         check(&with(Lifeline::ApiServer, false), address, &[], true);

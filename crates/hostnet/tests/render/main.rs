@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hostnet::{Encapsulation, HostFacts, Interface, RenderConfig, Rendered, Responsible, render};
+use hostnet::{Encapsulation, HostFacts, Interface, RenderConfig, RenderInput, Rendered, render};
 use ipnet::IpNet;
 use mesh::{Granularity, Node, Peer, Perspective, PrivateKey, Problem, PublicKey, Topology, TopologyConfig};
 
@@ -25,6 +25,7 @@ struct Fixture {
     peers: Vec<Peer>,
     subnets: &'static str,
     config: RenderConfig,
+    input: RenderInput,
     facts: HostFacts,
 }
 
@@ -87,28 +88,9 @@ impl Fixture {
             default_interface: Some("eth0".parse().unwrap()),
             ..Default::default()
         };
-        let config = RenderConfig {
-            interface: "kilo0".parse().unwrap(),
-            interface_by: Responsible::Kilo,
-            mtu: 1420,
-            private_key: PrivateKey::from_random([1; 32]),
-            preshared_keys: Default::default(),
-            listen_port: 51820,
-            marks: Default::default(),
-            encapsulation,
-            encapsulation_type: Default::default(),
-            compatibility: Default::default(),
-            local_routes_by: Responsible::Kilo,
-            pod_nat_by: Responsible::Kilo,
-            accept_forwarding: false,
-            service_cidrs: Vec::new(),
-            allow_host_routes: Vec::new(),
-            lifelines: Default::default(),
-            api_servers: Default::default(),
-            withdrawn: Default::default(),
-            resolved: BTreeMap::new(),
-        };
-        Self { host, nodes, peers: Vec::new(), subnets, config, facts }
+        let config =
+            RenderConfig { encapsulation, ..RenderConfig::with_key(PrivateKey::from_random([1; 32])) };
+        Self { host, nodes, peers: Vec::new(), subnets, config, input: RenderInput::with_mtu(1420), facts }
     }
 
     fn topology(&self) -> Topology {
@@ -124,7 +106,7 @@ impl Fixture {
     fn rendered(&self) -> Rendered {
         let topology = self.topology();
         let perspective = Perspective::of(&topology, self.host).unwrap();
-        render(&perspective, &self.facts, &self.config)
+        render(&perspective, &self.facts, &self.config, &self.input)
     }
 
     /// What is wrong in the mesh as a whole, and for this host.

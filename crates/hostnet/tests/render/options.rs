@@ -100,7 +100,7 @@ fn names_of_endpoints() {
     known.endpoint = "known.example.com:4000".parse().ok();
     let mut unknown = peer("p2 10.5.0.2/32");
     unknown.endpoint = "unknown.example.com:4000".parse().ok();
-    fixture.config.resolved.insert("known.example.com".to_owned(), "192.0.2.7".parse().unwrap());
+    fixture.input.resolved.insert("known.example.com".to_owned(), "192.0.2.7".parse().unwrap());
     let keys = (known.key, unknown.key);
     fixture.peers = vec![known, unknown];
     let peers = fixture.rendered().state.wireguard.unwrap().peers;
@@ -117,7 +117,7 @@ fn only_pods_reach_an_endpoint_through_its_own_tunnel() {
     for node in fixture.nodes.iter_mut().filter(|node| node.name == "b1") {
         node.endpoint = "b.example.com:51820".parse().ok();
     }
-    fixture.config.resolved.insert("b.example.com".to_owned(), "10.1.9.1".parse().unwrap());
+    fixture.input.resolved.insert("b.example.com".to_owned(), "10.1.9.1".parse().unwrap());
     fixture.check(&[
         "link kilo0 wireguard mtu 1420 up",
         "address 10.4.0.1/16 kilo0",

@@ -17,7 +17,7 @@ use std::{
 
 use hostnet::{
     Change, Encapsulation, Handshake, HostFacts, HostState, Interface, Leftover, LegacyTable, Observation,
-    RenderConfig, Responsible,
+    RenderConfig,
 };
 use mesh::{
     Forced, Granularity, Node, PresharedKeys, PrivateKey, PublicKey, SecretRef, TopologyConfig,
@@ -307,27 +307,7 @@ pub fn config() -> Config {
             subnets: Subnets::default(),
             services: Vec::new(),
         },
-        render: RenderConfig {
-            interface: "kilo0".parse().unwrap(),
-            interface_by: Responsible::Kilo,
-            mtu: 0,
-            private_key: key(1),
-            preshared_keys: Default::default(),
-            listen_port: 51820,
-            marks: Default::default(),
-            encapsulation: Encapsulation::Never,
-            encapsulation_type: Default::default(),
-            compatibility: Default::default(),
-            local_routes_by: Responsible::Kilo,
-            pod_nat_by: Responsible::Kilo,
-            accept_forwarding: false,
-            service_cidrs: Vec::new(),
-            allow_host_routes: Vec::new(),
-            lifelines: Default::default(),
-            api_servers: Default::default(),
-            withdrawn: Default::default(),
-            resolved: BTreeMap::new(),
-        },
+        render: RenderConfig { encapsulation: Encapsulation::Never, ..RenderConfig::with_key(key(1)) },
         mtu: Mtu::Auto,
         discovery: DiscoveryConfig {
             hostname_addresses: Vec::new(),
