@@ -5,12 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
 };
 
 use ipnet::IpNet;
 use mesh::{
-    Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, PublicKey, Segment,
+    Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, PublicKey, Segment,
     conf::ConfPeer,
     prefix::{self, Family},
 };
@@ -20,10 +20,11 @@ use super::{
     Rendered,
     guarded::{Holdings, of_host, of_nodes},
     priority,
+    tunnels::{resolve, tunnels},
 };
 use crate::{
     Address, CLIENT_TABLE, HostFacts, HostState, Leftover, Lifeline, Link, LinkKind, LinkName, MarkBits,
-    NextHop, Route, Rule, Wireguard, WireguardPeer,
+    NextHop, Route, Rule, Wireguard,
     guard::{Claim, Guard, Keep, Known, Report},
 };
 
@@ -84,7 +85,6 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     let mut problems = further_ranges(perspective, config, &mut peers);
     problems.extend(not_public);
     let mut state = alone(config);
-    let resolve = |endpoint: &Endpoint| resolve(endpoint, config);
     let mut guarded = Judged::of(perspective, &peers, facts, config);
     let segments: HashMap<PublicKey, &Segment> =
         perspective.topology.segments.iter().map(|segment| (segment.key, segment)).collect();
@@ -97,17 +97,9 @@ pub fn render(perspective: &Perspective<'_>, facts: &HostFacts, config: &ClientC
     }
     problems.extend(guarded.report.problems());
     state.rules = rules(&state, facts, config, &mut problems);
-    let of_peer = |peer: ConfPeer| {
-        let wireguard = WireguardPeer {
-            endpoint: peer.endpoint.as_ref().and_then(resolve),
-            preshared_key: peer.preshared_key,
-            persistent_keepalive: peer.persistent_keepalive,
-            allowed_ips: peer.allowed_ips.iter().map(IpNet::trunc).collect(),
-        };
-        (peer.key, wireguard)
-    };
     if let Some(wireguard) = &mut state.wireguard {
-        wireguard.peers = peers.into_iter().map(of_peer).collect();
+        // What is accepted is not judged: a client forwards for nobody.
+        wireguard.peers = tunnels(peers, &config.resolved, std::iter::once);
     }
     Some(Rendered { state, problems: problems.into(), exposed: BTreeSet::new() })
 }
@@ -189,7 +181,7 @@ impl Judged {
         let leaders: HashMap<PublicKey, &str> =
             segments.map(|segment| (segment.key, segment.leader().name.as_str())).collect();
         let endpoint = |peer: &ConfPeer| {
-            let at = prefix::host(resolve(peer.endpoint.as_ref()?, config)?.ip());
+            let at = prefix::host(resolve(peer.endpoint.as_ref()?, &config.resolved)?.ip());
             Some(match leaders.get(&peer.key) {
                 Some(leader) => (at, Keep::Endpoint(peer.key, (*leader).to_owned())),
                 None => (at, Keep::PeerEndpoint(peer.key, String::new())),
@@ -279,12 +271,4 @@ fn route(destination: IpNet, config: &ClientConfig) -> Option<Route> {
         link,
         source: Some(source),
     })
-}
-
-fn resolve(endpoint: &Endpoint, config: &ClientConfig) -> Option<SocketAddr> {
-    let address = match &endpoint.host {
-        Host::Ip(address) => *address,
-        Host::Dns(name) => *config.resolved.get(name)?,
-    };
-    Some(SocketAddr::new(address, endpoint.port))
 }

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use mesh::{Endpoint, Node, Object, Perspective, Segment, Topology, overlap::Covers, prefix};
 
-use super::{RenderConfig, RenderInput, carrier::is_ipip, resolve};
+use super::{RenderConfig, RenderInput, carrier::is_ipip, tunnels::resolve};
 use crate::{
     Compatibility, HostFacts,
     guard::{Claim, Guard, Keep, Known, Report, Way},
@@ -266,7 +266,7 @@ fn endpoints<'a>(
     perspective: &'a Perspective<'_>,
     input: &'a RenderInput,
 ) -> impl Iterator<Item = (IpNet, Keep)> + 'a {
-    let at = |endpoint: &Endpoint| Some(prefix::host(resolve(endpoint, input)?.ip()));
+    let at = |endpoint: &Endpoint| Some(prefix::host(resolve(endpoint, &input.resolved)?.ip()));
     let segments = perspective.topology.segments.iter().flat_map(move |segment| {
         let leader = at(&perspective.segment_endpoint(segment));
         let leader = leader.map(|at| (at, Keep::Endpoint(segment.key, segment.leader().name.clone())));

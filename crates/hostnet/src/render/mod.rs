@@ -13,25 +13,26 @@ mod other_peers;
 mod outward;
 mod own;
 mod priority;
+mod tunnels;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     str::FromStr,
 };
 
 use ipnet::IpNet;
 use mesh::{
-    DEFAULT_PORT, Endpoint, Host, Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, Role,
-    prefix::Family,
+    DEFAULT_PORT, Object, Perspective, PresharedKeys, PrivateKey, Problem, Problems, Role, prefix::Family,
 };
 
 use carrier::Carrier;
 use guarded::Guarded;
+use tunnels::tunnels;
 
 use crate::{
     Address, Compatibility, HostFacts, HostState, Lifeline, Link, LinkKind, LinkName, MarkBits, Route,
-    Wireguard, WireguardPeer, state::Forwarding,
+    Wireguard, state::Forwarding,
 };
 
 /// When packets inside of a location are encapsulated.
@@ -284,30 +285,17 @@ impl Renderer<'_> {
         };
         self.state.links.insert(self.config.interface.clone(), link);
         // A member has no peers: nobody should hold a session with a node that does not forward.
-        let peers = if lead { self.peers() } else { BTreeMap::new() };
+        let peers = match lead {
+            true => self.perspective.conf_peers(&self.input.preshared_keys),
+            false => Vec::new(),
+        };
+        let peers = tunnels(peers, &self.input.resolved, |net| self.guarded.accepted(net));
         self.state.wireguard = Some(Wireguard {
             private_key: Some(self.config.private_key.clone()),
             listen_port: self.input.forced_port.unwrap_or(self.config.listen_port),
             mark: self.config.marks.underlay(),
             peers,
         });
-    }
-
-    fn peers(&self) -> BTreeMap<mesh::PublicKey, WireguardPeer> {
-        let peer = |peer: mesh::conf::ConfPeer| {
-            let wireguard = WireguardPeer {
-                preshared_key: peer.preshared_key,
-                endpoint: peer.endpoint.as_ref().and_then(|endpoint| resolve(endpoint, self.input)),
-                persistent_keepalive: peer.persistent_keepalive,
-                allowed_ips: peer
-                    .allowed_ips
-                    .iter()
-                    .flat_map(|net| self.guarded.accepted(net.trunc()))
-                    .collect(),
-            };
-            (peer.key, wireguard)
-        };
-        self.perspective.conf_peers(&self.input.preshared_keys).into_iter().map(peer).collect()
     }
 
     fn addresses(&mut self) {
@@ -332,13 +320,4 @@ impl Renderer<'_> {
     fn problem(&mut self, reason: &'static str, message: String) {
         self.problems.push(Problem::new(Object::Host, reason, message));
     }
-}
-
-/// Where an endpoint is, as far as known.
-fn resolve(endpoint: &Endpoint, input: &RenderInput) -> Option<SocketAddr> {
-    let address = match &endpoint.host {
-        Host::Ip(address) => *address,
-        Host::Dns(name) => *input.resolved.get(name)?,
-    };
-    Some(SocketAddr::new(address, endpoint.port))
 }
