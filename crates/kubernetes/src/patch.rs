@@ -22,8 +22,7 @@ use mesh::{Object, Problem};
 use serde_json::Value;
 
 use crate::{
-    Error, NodeObject, PeerObject,
-    encode::{self, AgentFacts},
+    Error, NodeObject, PeerObject, encode,
     explain::{Explanation, Resource, explain},
     object::{BlockAffinityObject, CiliumNodeObject},
     permission::{Annotations, Permission},
@@ -75,7 +74,7 @@ pub async fn tell(
     client: &Client,
     name: &str,
     current: &BTreeMap<String, String>,
-    facts: &AgentFacts,
+    facts: &mesh::Published,
     permission: &mut Permission,
 ) -> Told {
     let latest = write(client, name, encode::changed(current, facts), permission).await?;

@@ -60,12 +60,6 @@ impl PodCidrSource {
     pub(crate) fn joins_without_pods(self) -> bool {
         self != Self::Node
     }
-
-    /// What the agent of a node reads, as its Node tells; `None`: no agent has been there. Go agents do not tell and
-    /// read the Node. An error is a word that is none of ours.
-    pub(crate) fn published(object: &NodeObject) -> Option<Result<Self, String>> {
-        Some(published_text(object)?.parse())
-    }
 }
 
 impl FromStr for PodCidrSource {

@@ -10,17 +10,17 @@ use std::{
 use ipnet::IpNet;
 use kubernetes::{
     NodeObject, PeerObject, PodCidrSource, annotations, decode_node, decode_peer,
-    encode::{AgentFacts, cleared, encode, patch},
+    encode::{cleared, encode, patch},
 };
 use mesh::{
-    Endpoint, Granularity, Host, PublicKey,
+    Endpoint, Granularity, Host, PublicKey, Published,
     special::{check_address, check_host},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn facts() -> AgentFacts {
-    AgentFacts {
+fn facts() -> Published {
+    Published {
         endpoint: Some("203.0.113.1:51820".parse().unwrap()),
         internal_ips: vec!["10.1.0.1/16".parse().unwrap()],
         key: PublicKey::from_bytes([7; 32]).unwrap(),
@@ -29,12 +29,12 @@ fn facts() -> AgentFacts {
         last_seen: 1_700_000_000,
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
-        pod_cidr_source: PodCidrSource::Node,
+        pod_cidr_source: "node".to_owned(),
         settings: Default::default(),
     }
 }
 
-fn written(facts: &AgentFacts) -> BTreeMap<String, String> {
+fn written(facts: &Published) -> BTreeMap<String, String> {
     encode(facts).into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
 
@@ -51,10 +51,10 @@ fn annotations_of(patch: &Value) -> Value {
 fn only_what_changed_is_written() {
     let before = written(&facts());
     assert_eq!(patch(&before, &facts()), None);
-    let later = AgentFacts { last_seen: 1_700_000_030, ..facts() };
+    let later = Published { last_seen: 1_700_000_030, ..facts() };
     let change = patch(&before, &later).unwrap();
     assert_eq!(annotations_of(&change), json!({ "kilo.squat.ai/last-seen": "1700000030" }));
-    let dual = AgentFacts {
+    let dual = Published {
         internal_ips: vec!["10.1.0.1/16".parse().unwrap(), "fd00::1/64".parse().unwrap()],
         ..facts()
     };
@@ -76,7 +76,7 @@ fn a_bare_node_gets_all_but_the_lists() {
 #[test]
 fn another_source_of_pod_subnets_is_told() {
     let before = written(&facts());
-    let calico = AgentFacts { pod_cidr_source: PodCidrSource::Calico, ..facts() };
+    let calico = Published { pod_cidr_source: "calico".to_owned(), ..facts() };
     let change = patch(&before, &calico).unwrap();
     assert_eq!(annotations_of(&change), json!({ "kilo.squat.ai/pod-cidr-source": "calico" }));
     let back = patch(&written(&calico), &facts()).unwrap();
@@ -99,7 +99,7 @@ fn discovered_endpoints_are_sorted_as_go_sorts() {
     let plus = PublicKey::from_bytes([0xfb; 32]).unwrap();
     let letter = PublicKey::from_bytes([1; 32]).unwrap();
     let address: SocketAddr = "192.0.2.5:1005".parse().unwrap();
-    let facts = AgentFacts { discovered_endpoints: [(plus, address), (letter, address)].into(), ..facts() };
+    let facts = Published { discovered_endpoints: [(plus, address), (letter, address)].into(), ..facts() };
     let text = written(&facts)[annotations::DISCOVERED_ENDPOINTS].clone();
     let entry = r#"{"IP":"192.0.2.5","Port":1005,"Zone":""}"#;
     assert_eq!(text, format!(r#"{{"{plus}":{entry},"{letter}":{entry}}}"#));
@@ -164,8 +164,8 @@ prop_compose! {
         ),
         cni in nets(),
         pod_cidr_source in sources(),
-    ) -> AgentFacts {
-        AgentFacts {
+    ) -> Published {
+        Published {
             endpoint,
             internal_ips,
             key,
@@ -175,7 +175,7 @@ prop_compose! {
             discovered_endpoints,
             cni_compatibility_ips: cni,
             settings: Default::default(),
-            pod_cidr_source,
+            pod_cidr_source: pod_cidr_source.to_string(),
         }
     }
 }
@@ -192,9 +192,9 @@ proptest! {
             };
         }
         let object = node_with(&annotations);
-        let (node, problems) = decode_node(&object, annotations::REGION_LABEL, facts.pod_cidr_source);
+        let (node, problems) = decode_node(&object, annotations::REGION_LABEL, facts.pod_cidr_source.parse().unwrap());
         prop_assert_eq!(problems, vec![]);
-        prop_assert_eq!(AgentFacts::of(&object, &node), Some(facts));
+        prop_assert_eq!(Published::of(&node), Some(facts));
     }
 
     #[test]

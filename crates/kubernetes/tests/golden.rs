@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use kubernetes::{
     NodeObject, PeerObject, PodCidrSource, annotations, decode_node, decode_peer,
-    encode::{AgentFacts, encode, patch},
+    encode::{encode, patch},
     peer::{custom_resource_definition, custom_resource_definition_without_rules},
 };
+use mesh::Published;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -70,7 +71,7 @@ fn annotations_are_written_as_go_writes_them() {
             let metadata = json!({ "name": "a1", "annotations": written });
             let object: NodeObject = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
             let (node, _) = decode_node(&object, annotations::REGION_LABEL, PodCidrSource::Node);
-            let facts = AgentFacts::of(&object, &node).unwrap();
+            let facts = Published::of(&node).unwrap();
             assert_eq!(patch(&written, &facts), None, "{}", file.display());
             for (key, value) in encode(&facts) {
                 assert_eq!(written.get(key), value.as_ref(), "{}: {key}", file.display());

@@ -16,13 +16,9 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use kube::{Client, client::Body};
 use kubernetes::{
-    ApiAccess, PodCidrSource, annotations as name, connect,
-    encode::{AgentFacts, encode},
-    patch::tell,
-    patch_node,
-    permission::Permission,
+    ApiAccess, annotations as name, connect, encode::encode, patch::tell, patch_node, permission::Permission,
 };
-use mesh::Granularity;
+use mesh::{Granularity, Published};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -94,8 +90,8 @@ fn denied(what: &str) -> Option<(u16, String)> {
     Some((422, message))
 }
 
-fn facts(last_seen: i64) -> AgentFacts {
-    AgentFacts {
+fn facts(last_seen: i64) -> Published {
+    Published {
         endpoint: "203.0.113.1:51820".parse().ok(),
         internal_ips: vec!["10.1.0.1/24".parse().unwrap(), "fd01::1/64".parse().unwrap()],
         key: common::KEY.parse().unwrap(),
@@ -104,7 +100,7 @@ fn facts(last_seen: i64) -> AgentFacts {
         last_seen,
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
-        pod_cidr_source: PodCidrSource::Cilium,
+        pod_cidr_source: "cilium".to_owned(),
         settings: Default::default(),
     }
 }

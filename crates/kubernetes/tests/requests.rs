@@ -10,7 +10,7 @@ use apiserver::Deny;
 use common::{KEY, TestApi, node, peer};
 use kubernetes::{
     Error, PodCidrSource, Reporter,
-    encode::{AgentFacts, patch},
+    encode::patch,
     list_nodes, list_peers,
     patch::take_back,
     patch_node,
@@ -18,13 +18,13 @@ use kubernetes::{
     preshared_keys::{NAMESPACE, SECRET_TYPE, get_preshared_key},
     report,
 };
-use mesh::{Granularity, Object, Problem, SecretRef};
+use mesh::{Granularity, Object, Problem, Published, SecretRef};
 use serde_json::{Value, json};
 
 const REGION: &str = "topology.kubernetes.io/region";
 
-fn facts() -> AgentFacts {
-    AgentFacts {
+fn facts() -> Published {
+    Published {
         endpoint: Some("203.0.113.1:51820".parse().unwrap()),
         internal_ips: vec!["10.1.0.1/16".parse().unwrap(), "fd00::1/64".parse().unwrap()],
         key: KEY.parse().unwrap(),
@@ -33,7 +33,7 @@ fn facts() -> AgentFacts {
         last_seen: 1_700_000_000,
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
-        pod_cidr_source: PodCidrSource::Node,
+        pod_cidr_source: "node".to_owned(),
         settings: Default::default(),
     }
 }
@@ -94,7 +94,7 @@ async fn an_agent_writes_what_it_knows_and_takes_it_back() {
     assert_eq!(annotations["kilo.squat.ai/internal-ips"], "10.1.0.1/16,fd00::1/64");
     assert_eq!(patch(&annotations, &facts()), None);
     let (read, problems) = kubernetes::decode_node(&patched, REGION, PodCidrSource::Node);
-    assert_eq!((AgentFacts::of(&patched, &read), problems), (Some(facts()), vec![]));
+    assert_eq!((Published::of(&read), problems), (Some(facts()), vec![]));
 
     let mut permission = Permission::new(b"a");
     take_back(&client, "a", &mut permission).await.unwrap();

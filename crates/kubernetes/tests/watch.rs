@@ -285,7 +285,7 @@ async fn addresses_of_the_own_node_arrive() {
     assert_eq!(reader.nodes["own"].own.as_ref().unwrap().addresses, of("10.0.0.5"));
     own["status"] = json!({ "addresses": [{ "type": "InternalIP", "address": "10.0.0.6" }] });
     api.apply(own);
-    let facts = kubernetes::encode::AgentFacts {
+    let facts = mesh::Published {
         endpoint: None,
         internal_ips: Vec::new(),
         key: KEY.parse().unwrap(),
@@ -294,7 +294,7 @@ async fn addresses_of_the_own_node_arrive() {
         last_seen: 7,
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
-        pod_cidr_source: kubernetes::PodCidrSource::Node,
+        pod_cidr_source: "node".to_owned(),
         settings: Default::default(),
     };
     let mut permission = kubernetes::permission::Permission::new(b"own");

@@ -19,6 +19,7 @@ pub mod perspective;
 pub mod prefix;
 pub mod preshared;
 pub mod problem;
+mod published;
 pub mod segment;
 pub mod special;
 pub mod text;
@@ -32,6 +33,7 @@ pub use peer::Peer;
 pub use perspective::{Perspective, Role};
 pub use preshared::{PresharedKeySource, PresharedKeys, SecretRef};
 pub use problem::{Excerpt, Object, Problem, Problems};
+pub use published::Published;
 pub use segment::{Segment, SegmentName};
 pub use topology::{Topology, TopologyConfig};
 

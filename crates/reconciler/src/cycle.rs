@@ -8,10 +8,10 @@ use std::{
 
 use hostnet::{Handshake, Leftover, NextHop, Observation, RenderInput, Route};
 use ipnet::IpNet;
-use mesh::{Excerpt, Node, Perspective, Problem, PublicKey, Role, Topology, prefix::Family};
+use mesh::{Excerpt, Node, Perspective, Problem, PublicKey, Published, Role, Topology, prefix::Family};
 
 use crate::{
-    Now, PatchFailure, Status,
+    Now, PatchFailure,
     discovery::Discovered,
     intended::Intended,
     machine::{Action, Mtu, Reconciler},
@@ -312,7 +312,7 @@ impl Reconciler {
         });
         let discovered_endpoints =
             perspective.map_or_else(|| local.discovered_endpoints.clone(), worth_telling);
-        let status = Status {
+        let status = Published {
             endpoint: found.endpoint,
             internal_ips: found.internal_ips,
             key: self.key,
@@ -320,6 +320,12 @@ impl Reconciler {
             granularity: self.config.topology.granularity,
             discovered_endpoints,
             cni_compatibility_ips: local.cni_compatibility_ips.clone(),
+            pod_cidr_source: self
+                .config
+                .observer
+                .pod_cidr_source
+                .clone()
+                .unwrap_or_else(|| "node".to_owned()),
             settings: Box::new(local.settings.clone()),
             last_seen: now.unix,
         };

@@ -38,14 +38,14 @@ pub use view::{Counts, View};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hostnet::Lifeline;
 use ipnet::IpNet;
-use mesh::{Endpoint, Forced, Granularity, Node, Peer, Problem, PublicKey, Settings};
+use mesh::{Forced, Node, Peer, Problem};
 
 /// The time, by both clocks: decisions use the first, what is written for others the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,27 +117,4 @@ impl From<String> for PatchFailure {
     fn from(why: String) -> Self {
         Self { why, retry_after: None }
     }
-}
-
-/// What this node tells the others about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// Where its WireGuard listens.
-    pub endpoint: Option<Endpoint>,
-    /// Its private addresses.
-    pub internal_ips: Vec<IpNet>,
-    /// Its public key.
-    pub key: PublicKey,
-    /// Its WireGuard addresses with the length of the subnet, when it leads.
-    pub wireguard_ips: Vec<IpNet>,
-    /// The granularity it works with.
-    pub granularity: Granularity,
-    /// Where it sees peers that are behind NAT.
-    pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
-    /// Its addresses on another CNI's device.
-    pub cni_compatibility_ips: Vec<IpNet>,
-    /// What its agent was started with, as far as others have to have the same.
-    pub settings: Box<Settings>,
-    /// Unix seconds.
-    pub last_seen: i64,
 }

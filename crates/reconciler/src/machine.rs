@@ -9,10 +9,12 @@ use std::{
 
 use hostnet::{Change, HostFacts, HostState, LegacyTable, LinkKind, RenderConfig};
 use ipnet::IpNet;
-use mesh::{Forced, Node, Observer, PresharedKey, Problem, PublicKey, SecretRef, Topology, TopologyConfig};
+use mesh::{
+    Forced, Node, Observer, PresharedKey, Problem, PublicKey, Published, SecretRef, Topology, TopologyConfig,
+};
 
 use crate::{
-    NodeUpdate, Now, PeerUpdate, Status, Surroundings, Watch,
+    NodeUpdate, Now, PeerUpdate, Surroundings, Watch,
     announced::Announced,
     discovery::DiscoveryConfig,
     endpoints::Endpoints,
@@ -81,7 +83,7 @@ pub enum Action {
     /// Change the host: [`Reconciler::handle_applied`].
     Apply(Vec<Change>),
     /// Tell the others: [`Reconciler::handle_patched`].
-    Patch(Status),
+    Patch(Published),
     /// Look a name up: [`Reconciler::handle_resolved`].
     Resolve(String),
     /// Read a preshared key: [`Reconciler::handle_key`].

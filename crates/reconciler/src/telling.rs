@@ -8,10 +8,10 @@
 
 use std::time::{Duration, Instant};
 
-use mesh::Node;
+use mesh::{Node, Published};
 use pace::{Backoff, Jitter};
 
-use crate::{Now, PatchFailure, Status};
+use crate::{Now, PatchFailure};
 
 /// The first pause before the node writes again what somebody else has overwritten. The pauses double, so that two writers who
 /// contradict each other do not keep the API busy.
@@ -33,8 +33,8 @@ pub struct Telling {
     insist: Backoff,
     /// When it is, or was last, to be told again because somebody else has changed it.
     insisted: Option<Instant>,
-    sent: Option<Status>,
-    wanted: Option<Status>,
+    sent: Option<Published>,
+    wanted: Option<Published>,
     /// Whether an answer is waited for.
     patching: bool,
     failure: Option<PatchFailure>,
@@ -64,8 +64,8 @@ impl Telling {
     }
 
     /// This is what the others should know.
-    pub fn want(&mut self, status: Status, now: Instant) {
-        let same = |before: &Status| Status { last_seen: status.last_seen, ..before.clone() } == status;
+    pub fn want(&mut self, status: Published, now: Instant) {
+        let same = |before: &Published| Published { last_seen: status.last_seen, ..before.clone() } == status;
         if !self.wanted.as_ref().is_some_and(same) {
             self.due(now);
             self.wanted = Some(status);
@@ -114,7 +114,7 @@ impl Telling {
     }
 
     /// What to tell the others now, if anything: when it changed, and as a heartbeat. [`Telling::answered`] is waited for.
-    pub fn next(&mut self, now: Now) -> Option<Status> {
+    pub fn next(&mut self, now: Now) -> Option<Published> {
         if self.patching || self.next.is_none_or(|at| at > now.instant) {
             return None;
         }
@@ -144,7 +144,7 @@ impl Telling {
         self.retry.succeed();
         self.not_before = None;
         let changed_meanwhile = match (&self.sent, &self.wanted) {
-            (Some(sent), Some(wanted)) => Status { last_seen: sent.last_seen, ..wanted.clone() } != *sent,
+            (Some(sent), Some(wanted)) => Published { last_seen: sent.last_seen, ..wanted.clone() } != *sent,
             _ => false,
         };
         // At a start every node leads until it knows the others: it takes that back as soon as it has said it.

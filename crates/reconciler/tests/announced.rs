@@ -7,14 +7,14 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use hostnet::{HostRoute, Interface, MAIN_TABLE};
-use mesh::{Forced, Node};
-use reconciler::{NodeUpdate, Status, Watch};
+use mesh::{Forced, Node, Published};
+use reconciler::{NodeUpdate, Watch};
 use support::{World, key, node};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// `endpoint | internal addresses`.
-fn text(status: &Status) -> String {
+fn text(status: &Published) -> String {
     let endpoint = status.endpoint.as_ref().and_then(mesh::Endpoint::ip).map(|ip| ip.to_string());
     let internal: Vec<_> = status.internal_ips.iter().map(ToString::to_string).collect();
     format!("{} | {}", endpoint.unwrap_or_default(), internal.join(" "))

@@ -10,9 +10,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use hostnet::HostFacts;
 use hosts::{OTHERS, add};
-use mesh::{Forced, Node};
+use mesh::{Forced, Node, Published};
 use proptest::prelude::*;
-use reconciler::{NodeUpdate, Status, Watch};
+use reconciler::{NodeUpdate, Watch};
 use support::{World, key, node};
 
 /// A host: its links, what its status names, and what it announces.
@@ -171,7 +171,7 @@ struct Seen {
     history: Vec<String>,
 }
 
-fn text(status: &Status) -> String {
+fn text(status: &Published) -> String {
     let endpoint = status.endpoint.as_ref().and_then(mesh::Endpoint::ip).map(|ip| ip.to_string());
     let internal: Vec<_> = status.internal_ips.iter().map(ToString::to_string).collect();
     format!("{} | {}", endpoint.unwrap_or_default(), internal.join(" "))

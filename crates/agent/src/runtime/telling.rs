@@ -2,30 +2,18 @@
 
 use std::time::Instant;
 
-use kubernetes::encode::AgentFacts;
 use kubernetes::patch::CONTROLLER;
-use reconciler::{Status, View};
+use mesh::Published;
+use reconciler::View;
 
 use super::{Done, Runtime};
 
 impl Runtime {
-    pub(super) fn patch(&mut self, status: Status) {
-        let facts = AgentFacts {
-            endpoint: status.endpoint,
-            internal_ips: status.internal_ips,
-            key: status.key,
-            wireguard_ips: status.wireguard_ips,
-            granularity: status.granularity,
-            last_seen: status.last_seen,
-            discovered_endpoints: status.discovered_endpoints,
-            cni_compatibility_ips: status.cni_compatibility_ips,
-            pod_cidr_source: self.setup.pod_cidr_source,
-            settings: *status.settings,
-        };
+    pub(super) fn patch(&mut self, status: Published) {
         let (client, node) = (self.client.clone(), self.setup.reconciler.node.clone());
         let (annotations, mut permission) = (self.annotations.clone(), self.permission.clone());
         self.tasks.push(Box::pin(async move {
-            let told = kubernetes::patch::tell(&client, &node, &annotations, &facts, &mut permission).await;
+            let told = kubernetes::patch::tell(&client, &node, &annotations, &status, &mut permission).await;
             Done::Patched(told, permission)
         }));
     }

@@ -12,12 +12,12 @@ use std::{
 };
 
 use kubernetes::{
-    NodeObject, PodCidrSource, annotations,
-    encode::{AgentFacts, patch},
+    NodeObject, annotations,
+    encode::patch,
     patch::{CONTROLLER, REPORTED_KINDS, Reporter, patch_node, report, take_back},
     permission::Permission,
 };
-use mesh::{Granularity, Object, Problem, PublicKey};
+use mesh::{Granularity, Object, Problem, PublicKey, Published};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -234,8 +234,8 @@ fn the_annotations_of_agents_and_operators_are_those_of_the_documentation() {
     assert!(documentation.contains(annotations::AGENT_PREFIX));
 }
 
-fn facts() -> AgentFacts {
-    AgentFacts {
+fn facts() -> Published {
+    Published {
         endpoint: Some("203.0.113.1:51820".parse().unwrap()),
         internal_ips: vec!["10.1.0.1/16".parse().unwrap(), "fd00::1/64".parse().unwrap()],
         key: PublicKey::from_bytes([7; 32]).unwrap(),
@@ -245,7 +245,7 @@ fn facts() -> AgentFacts {
         discovered_endpoints: [(PublicKey::from_bytes([8; 32]).unwrap(), "192.0.2.1:4444".parse().unwrap())]
             .into(),
         cni_compatibility_ips: vec!["10.42.0.1/24".parse().unwrap(), "fd42::1/64".parse().unwrap()],
-        pod_cidr_source: PodCidrSource::Cilium,
+        pod_cidr_source: "cilium".to_owned(),
         settings: Default::default(),
     }
 }
@@ -301,12 +301,12 @@ async fn what_agents_write_passes() {
         "spec": { "podCIDR": "10.42.0.0/24", "podCIDRs": ["10.42.0.0/24"] },
     }));
     let client = api.client().await;
-    let alone = AgentFacts {
+    let alone = Published {
         internal_ips: Vec::new(),
         wireguard_ips: Vec::new(),
         discovered_endpoints: BTreeMap::new(),
         cni_compatibility_ips: Vec::new(),
-        pod_cidr_source: PodCidrSource::Node,
+        pod_cidr_source: "node".to_owned(),
         settings: Default::default(),
         last_seen: 1_700_000_030,
         ..facts()

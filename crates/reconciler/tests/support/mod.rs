@@ -20,12 +20,11 @@ use hostnet::{
     RenderConfig,
 };
 use mesh::{
-    Forced, Granularity, Node, PresharedKeys, PrivateKey, PublicKey, SecretRef, TopologyConfig,
+    Forced, Granularity, Node, PresharedKeys, PrivateKey, PublicKey, Published, SecretRef, TopologyConfig,
     allocation::Subnets,
 };
 use reconciler::{
-    Action, Config, Mtu, NodeUpdate, Now, PatchFailure, Reconciler, Status, View, Watch,
-    discovery::DiscoveryConfig,
+    Action, Config, Mtu, NodeUpdate, Now, PatchFailure, Reconciler, View, Watch, discovery::DiscoveryConfig,
 };
 use simulation::machine::Machine;
 
@@ -42,7 +41,7 @@ pub struct World {
     pub handshakes: BTreeMap<PublicKey, Handshake>,
     pub now: Now,
     pub view: View,
-    pub patches: Vec<Status>,
+    pub patches: Vec<Published>,
     pub applied: Vec<Change>,
     pub asked: Vec<String>,
     pub observations: usize,
@@ -285,7 +284,7 @@ impl World {
 }
 
 /// Node `a` after it has told this.
-fn told(status: &Status) -> Node {
+fn told(status: &Published) -> Node {
     Node {
         endpoint: status.endpoint.clone(),
         key: Some(status.key),

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, collections::VecDeque, sync::Arc, time::Duration};
 
+use mesh::Published;
 use mesh::{Node, Peer};
-use reconciler::Status;
 
 /// What has changed; `None`: it is gone.
 #[derive(Debug, Clone)]
@@ -104,20 +104,11 @@ impl Api {
     ///
     /// # Errors
     /// When there is no such Node.
-    pub fn patch(&mut self, time: Duration, name: &str, status: &Status) -> Result<(), String> {
+    pub fn patch(&mut self, time: Duration, name: &str, status: &Published) -> Result<(), String> {
         if !self.nodes.contains_key(name) {
             return Err(format!("nodes {name:?} not found"));
         }
-        self.edit_node(time, name, |node| {
-            node.endpoint.clone_from(&status.endpoint);
-            node.internal_ips.clone_from(&status.internal_ips);
-            node.key = Some(status.key);
-            node.wireguard_ips.clone_from(&status.wireguard_ips);
-            node.settings.clone_from(&status.settings);
-            node.granularity = Some(status.granularity);
-            node.discovered_endpoints.clone_from(&status.discovered_endpoints);
-            node.last_seen = status.last_seen;
-        });
+        self.edit_node(time, name, |node| node.publish(status));
         Ok(())
     }
 }
