@@ -112,7 +112,7 @@ fn why_nobody(nodes: &[Node], now: i64) -> String {
     let complete = nodes.iter().filter(|node| node.lacks().is_empty());
     match complete.map(|node| node.last_seen).max() {
         Some(0) => {
-            ": no agent has ever told that it runs (kilo.squat.ai/last-seen); look at the agents' logs"
+            ": no agent has published a heartbeat yet (kilo.squat.ai/last-seen); look at the agents' logs"
                 .to_owned()
         }
         Some(last_seen) => format!(

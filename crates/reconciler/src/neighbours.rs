@@ -119,9 +119,10 @@ impl Neighbours {
                 false => (node.as_ref(), *net, own, &ours),
             };
             let message = format!(
-                "its private network {} and {}, that of node {}, are in one location, but {} does not answer from one to \
-                 the other, so their pods do not reach each other; give the node a location of its own with the \
-                 annotation kilo.squat.ai/location, or connect the networks",
+                "its private network {} and {}, that of node {}, are in one location, but {} does not answer on the TCP \
+                 port of --listen, so they probably do not reach each other; open that port between the nodes or, if \
+                 nothing connects the networks, give the node a location of its own with the annotation \
+                 kilo.squat.ai/location",
                 address.trunc(),
                 other_net.trunc(),
                 other.name,

@@ -104,6 +104,8 @@ fn a_neighbour_that_does_not_answer_is_in_another_network() {
     assert_eq!(said(&world), [""; 0], "one question may be lost");
     world.pass(Duration::from_secs(10), &nodes);
     assert_eq!(said(&world), ["OtherNetwork node b"]);
+    // A firewall that drops the question looks the same.
+    assert!(world.view.problems[0].message.contains("open that port"), "{:?}", world.view.problems);
     assert_eq!(world.asked_neighbours, [far; 3], "one of each network is asked");
     // Where more nodes are on the other side, it is the own one.
     let further = near("e", 5, "10.0.7.5/24");

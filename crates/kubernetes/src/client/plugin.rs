@@ -139,7 +139,7 @@ fn read(stdout: &[u8], version: &str) -> Result<Credential, String> {
     Ok(Credential { token, certificate, until })
 }
 
-/// What a plugin that asks for it is told of the cluster.
+/// The cluster, for a plugin that asks for it (`provideClusterInfo`).
 ///
 /// # Errors
 /// When the certificate authority cannot be read.
